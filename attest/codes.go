@@ -1,0 +1,141 @@
+package attest
+
+import "fmt"
+
+// Code is an enumerated reason. The same code stands in verdicts, log leaves, metrics,
+// refusals on the wire, command output and the documentation.
+type Code string
+
+// The codes. remedies must have one line for each.
+const (
+	CodeMalformed             Code = "malformed"
+	CodeNotGenuine            Code = "not_genuine"
+	CodeNotBound              Code = "not_bound"
+	CodeKindNotAllowed        Code = "kind_not_allowed"
+	CodeMeasurementNotAllowed Code = "measurement_not_allowed"
+	CodeRevoked               Code = "revoked"
+	CodeExpired               Code = "expired"
+	CodeNoReferenceValues     Code = "no_reference_values"
+	CodePolicyMissing         Code = "policy_missing"
+	CodeDebug                 Code = "debug"
+	CodeMigratable            Code = "migratable"
+	CodeTCBBelowFloor         Code = "tcb_below_floor"
+	CodeTCBStatus             Code = "tcb_status"
+	CodeCertificateMismatch   Code = "certificate_mismatch"
+	CodeVMPL                  Code = "vmpl"
+	CodeSEPTVEDisable         Code = "sept_ve_disable"
+	CodeXFAM                  Code = "xfam"
+	CodeSEAM                  Code = "seam"
+	CodeCollateralMissing     Code = "collateral_missing"
+	CodeCollateralStale       Code = "collateral_stale"
+	CodeNoEndorsement         Code = "no_endorsement"
+	CodeSecureBootOff         Code = "secure_boot_off"
+	CodeReplayMismatch        Code = "replay_mismatch"
+	CodePCRSelection          Code = "pcr_selection"
+	CodeSimulated             Code = "simulated"
+	CodeWrongMesh             Code = "wrong_mesh"
+	CodeWrongIncarnation      Code = "wrong_incarnation"
+	CodeWrongPeer             Code = "wrong_peer"
+	CodeWrongVersion          Code = "wrong_version"
+	CodeReflection            Code = "reflection"
+	CodeNoCredential          Code = "no_credential"
+	CodeCredentialExpired     Code = "credential_expired"
+	CodeRetired               Code = "retired"
+	CodeNotStarted            Code = "not_started"
+	CodeNotSeat               Code = "not_seat"
+	CodeBehind                Code = "behind"
+	CodeStale                 Code = "stale"
+	CodeUnavailable           Code = "unavailable"
+	CodeBusy                  Code = "busy"
+	CodeShutdown              Code = "shutdown"
+	CodeDuplicate             Code = "duplicate"
+	CodeProtocol              Code = "protocol"
+)
+
+// remedies says what a person does about a code.
+var remedies = map[Code]string{
+	CodeMalformed:             "check that the file or peer speaks this format and version",
+	CodeNotGenuine:            "the evidence was not signed by the claimed hardware; fetch it again from the machine itself",
+	CodeNotBound:              "the evidence was made for another connection; if it repeats, somebody is relaying",
+	CodeKindNotAllowed:        "run on a platform whose kind genesis admits for this role",
+	CodeMeasurementNotAllowed: "propose the measurement (meshnode policy approve DRAFT, then policy propose) or run an allowed release",
+	CodeRevoked:               "upgrade to an allowed release; the organisations voted this measurement out",
+	CodeExpired:               "the allowed-set entry is outside its validity; propose a newer one",
+	CodeNoReferenceValues:     "give reference values with --policy to decide whether this software is wanted",
+	CodePolicyMissing:         "the policy has no section for this kind of evidence; add it",
+	CodeDebug:                 "start the guest with debugging disabled",
+	CodeMigratable:            "start the guest with migration disabled",
+	CodeTCBBelowFloor:         "update the platform firmware and microcode, then fetch new certificates",
+	CodeTCBStatus:             "update the platform to a TCB level whose status the policy accepts",
+	CodeCertificateMismatch:   "fetch the certificate that belongs to this chip and this TCB",
+	CodeVMPL:                  "make the report at the privilege level the policy names",
+	CodeSEPTVEDisable:         "start the TD with SEPT_VE_DISABLE set",
+	CodeXFAM:                  "start the TD with an XFAM the policy allows",
+	CodeSEAM:                  "update the TDX module to one the policy names",
+	CodeCollateralMissing:     "put the vendor's certificates or collateral beside the evidence",
+	CodeCollateralStale:       "fetch newer collateral from the vendor",
+	CodeNoEndorsement:         "trust the attestation key by certificate, activation or a TEE report that names it",
+	CodeSecureBootOff:         "enable Secure Boot in the guest's firmware",
+	CodeReplayMismatch:        "the log does not explain the registers; fetch log and quote from the same boot",
+	CodePCRSelection:          "quote the registers the policy requires, in a SHA-256 or stronger bank",
+	CodeSimulated:             "simulated evidence protects nothing from its host; use it for trials only",
+	CodeWrongMesh:             "give both nodes the same genesis file",
+	CodeWrongIncarnation:      "fetch the newest policy state; the mesh has been recovered since",
+	CodeWrongPeer:             "the address answers with another identity; refresh the peer's URL",
+	CodeWrongVersion:          "run releases that speak a common protocol version",
+	CodeReflection:            "a peer returned our own messages; it is not an honest node",
+	CodeNoCredential:          "enrol the node with its organisation's enroller",
+	CodeCredentialExpired:     "renew the credential at the organisation's enroller",
+	CodeRetired:               "a newer boot of this node is known; stop the old process",
+	CodeNotStarted:            "wait until every founding organisation's seat is up and Bootstrap is committed",
+	CodeNotSeat:               "only seats speak this protocol",
+	CodeBehind:                "fetch the newest policy state and connect again",
+	CodeStale:                 "restore the connection to a majority of the seats",
+	CodeUnavailable:           "try again when the service answers",
+	CodeBusy:                  "try again later",
+	CodeShutdown:              "the peer is stopping",
+	CodeDuplicate:             "the other connection to this peer stays in use",
+	CodeProtocol:              "the peer broke the protocol; compare versions",
+}
+
+// Codes returns every code that has a remedy, for documentation and tests.
+func Codes() []Code {
+	out := make([]Code, 0, len(remedies))
+	for c := range remedies {
+		out = append(out, c)
+	}
+	return out
+}
+
+// Reason is one finding: what was judged, what was got, what was wanted, what to do.
+type Reason struct {
+	Code   Code   `json:"code"`
+	Claim  string `json:"claim,omitempty"`
+	Got    string `json:"got,omitempty"`
+	Want   string `json:"want,omitempty"`
+	Remedy string `json:"remedy,omitempty"`
+}
+
+// NewReason returns a reason with the remedy of its code.
+func NewReason(code Code, claim, got, want string) Reason {
+	return Reason{code, claim, got, want, remedies[code]}
+}
+
+// String returns "code: claim: got G, want W".
+func (r Reason) String() string {
+	s := string(r.Code)
+	if r.Claim != "" {
+		s += ": " + r.Claim
+	}
+	if r.Got != "" || r.Want != "" {
+		s += fmt.Sprintf(": got %s, want %s", orDash(r.Got), orDash(r.Want))
+	}
+	return s
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "nothing"
+	}
+	return s
+}

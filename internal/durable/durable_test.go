@@ -1,0 +1,103 @@
+package durable
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+var errInjected = errors.New("injected")
+
+// Each step of a write fails once: the file then holds the old or the new content, never
+// a mixture, and no temporary file stays.
+func TestEveryStepFails(t *testing.T) {
+	for _, op := range []Op{OpCreate, OpWrite, OpSync, OpRename, OpDirSync} {
+		root := t.TempDir()
+		armed := false
+		d, err := Open(root, WithFault(func(o Op, _ string) error {
+			if armed && o == op {
+				return errInjected
+			}
+			return nil
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := d.WriteFile("a/b", []byte("old"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		armed = true
+		if err := d.WriteFile("a/b", []byte("new"), 0o600); !errors.Is(err, errInjected) {
+			t.Fatalf("%s: got %v", op, err)
+		}
+		got, err := d.ReadFile("a/b", 10)
+		if err != nil || (string(got) != "old" && string(got) != "new") {
+			t.Errorf("%s: got %q, %v", op, got, err)
+		}
+		if op != OpDirSync && string(got) != "old" {
+			t.Errorf("%s: content changed before the rename", op)
+		}
+		left, _ := filepath.Glob(filepath.Join(root, "a", ".*tmp*"))
+		if len(left) != 0 {
+			t.Errorf("%s: left %v", op, left)
+		}
+	}
+}
+
+func TestReadLimitAndRemove(t *testing.T) {
+	d, err := Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Replace("x", []byte("12345"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Sync("x"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.ReadFile("x", 4); err == nil {
+		t.Error("a file over the limit was read")
+	}
+	if err := d.Remove("x"); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Remove("x"); err != nil {
+		t.Errorf("removing an absent file: %v", err)
+	}
+	if _, err := os.Stat(d.Path("x")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("still there: %v", err)
+	}
+}
+
+func TestLockNamesHolder(t *testing.T) {
+	d, err := Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	release, err := d.Lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Lock(); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "pid") {
+		t.Errorf("got %v", err)
+	}
+	release()
+	again, err := d.Lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	again()
+}
+
+func TestOpenRefusesFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "f")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(file); err == nil {
+		t.Error("a file was opened as a directory")
+	}
+}
