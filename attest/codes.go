@@ -33,6 +33,10 @@ const (
 	CodeReplayMismatch        Code = "replay_mismatch"
 	CodePCRSelection          Code = "pcr_selection"
 	CodeSimulated             Code = "simulated"
+	CodeUnsupported           Code = "unsupported"
+	CodeSMT                   Code = "smt"
+	CodeSigningKey            Code = "signing_key"
+	CodeMaskedChipID          Code = "masked_chip_id"
 	CodeWrongMesh             Code = "wrong_mesh"
 	CodeWrongIncarnation      Code = "wrong_incarnation"
 	CodeWrongPeer             Code = "wrong_peer"
@@ -50,6 +54,15 @@ const (
 	CodeShutdown              Code = "shutdown"
 	CodeDuplicate             Code = "duplicate"
 	CodeProtocol              Code = "protocol"
+	// Refusals of ordered commands.
+	CodeThreshold       Code = "threshold"
+	CodeWrongSigner     Code = "wrong_signer"
+	CodeStaleBase       Code = "stale_base"
+	CodeReplayed        Code = "replayed"
+	CodeProposalExpired Code = "proposal_expired"
+	CodeQuorumLoss      Code = "quorum_loss"
+	CodeUnknownEntry    Code = "unknown_entry"
+	CodeLimit           Code = "limit"
 )
 
 // remedies says what a person does about a code.
@@ -79,6 +92,10 @@ var remedies = map[Code]string{
 	CodeReplayMismatch:        "the log does not explain the registers; fetch log and quote from the same boot",
 	CodePCRSelection:          "quote the registers the policy requires, in a SHA-256 or stronger bank",
 	CodeSimulated:             "simulated evidence protects nothing from its host; use it for trials only",
+	CodeUnsupported:           "this release cannot verify this product or format version; use a newer one",
+	CodeSMT:                   "start the guest with a policy that forbids simultaneous multithreading",
+	CodeSigningKey:            "have the report signed by a key the policy accepts (VCEK or VLEK)",
+	CodeMaskedChipID:          "turn off chip id masking (MASK_CHIP_ID) on the host",
 	CodeWrongMesh:             "give both nodes the same genesis file",
 	CodeWrongIncarnation:      "fetch the newest policy state; the mesh has been recovered since",
 	CodeWrongPeer:             "the address answers with another identity; refresh the peer's URL",
@@ -96,6 +113,14 @@ var remedies = map[Code]string{
 	CodeShutdown:              "the peer is stopping",
 	CodeDuplicate:             "the other connection to this peer stays in use",
 	CodeProtocol:              "the peer broke the protocol; compare versions",
+	CodeThreshold:             "collect signatures of more organisations (meshnode policy approve), then propose again",
+	CodeWrongSigner:           "sign with a key that genesis lists for this role and organisation",
+	CodeStaleBase:             "the allowed set was widened since; make the proposal again on the present base",
+	CodeReplayed:              "this was ordered before; there is nothing to do",
+	CodeProposalExpired:       "make the proposal again with a later expiry",
+	CodeQuorumLoss:            "move the seats to another measurement first, or set confirm_quorum_loss in the proposal",
+	CodeUnknownEntry:          "compare with the entries that meshnode policy show lists",
+	CodeLimit:                 "remove what is no longer needed and try again",
 }
 
 // Codes returns every code that has a remedy, for documentation and tests.
