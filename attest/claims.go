@@ -73,10 +73,13 @@ type TDXClaims struct {
 	MROwner       string `json:"mrowner"`
 	MROwnerConfig string `json:"mrownerconfig"`
 	FMSPC         string `json:"fmspc,omitempty"`
-	// TCBStatus is "" where no collateral was given: cannot decide.
-	TCBStatus  string   `json:"tcb_status,omitempty"`
-	Advisories []string `json:"advisories,omitempty"`
-	TCBDate    string   `json:"tcb_date,omitempty"`
+	// TCBStatus is Intel's status of platform, TDX module and quoting enclave converged,
+	// "NoMatchingLevel", or "" where no collateral was given: cannot decide.
+	TCBStatus string `json:"tcb_status,omitempty"`
+	// CollateralStale reports that collateral was given but is not valid at the time.
+	CollateralStale bool     `json:"collateral_stale,omitempty"`
+	Advisories      []string `json:"advisories,omitempty"`
+	TCBDate         string   `json:"tcb_date,omitempty"`
 }
 
 // VTPMClaims are facts of a TPM quote and of the parts of its event log that the quote

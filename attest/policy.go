@@ -14,6 +14,9 @@ type Policy struct {
 	// where AllowNoReferences is set (meshnode appraise without --policy), else a denial.
 	References        []Reference
 	AllowNoReferences bool
+	// AllowUnbound accepts claims whose report data was not compared: samples appraised
+	// offline. On a connection it stays false.
+	AllowUnbound bool
 	// Revoked were references once: their code is "revoked", not "measurement_not_allowed".
 	Revoked []Reference
 
@@ -68,6 +71,7 @@ func StrictPolicy() Policy {
 	return Policy{
 		Kinds:             []string{KindSEVSNP, KindTDX, KindVTPM},
 		AllowNoReferences: true,
+		AllowUnbound:      true,
 		SEVSNP: &SEVSNPPolicy{AllowSMT: true, AllowVLEK: true, AllowMaskedID: true, VMPL: []uint32{0, 1, 2, 3},
 			MinimumTCB: map[string]TCB{"Milan": {}, "Genoa": {}, "Turin": {}}},
 		TDX:  &TDXPolicy{RequireSEPTVEDisable: true, XFAMAllowed: 0x6DBE7, TCBStatuses: []string{"UpToDate"}},

@@ -1,0 +1,366 @@
+package attest
+
+import (
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// AR4SI values of the trustworthiness vector (draft-ietf-rats-ar4si §2.3).
+const (
+	vectorAffirming       = 2
+	vectorWarning         = 32
+	vectorContraindicated = 96
+)
+
+// tier says what one reason does to the verdict; the worst reason decides.
+type tier int
+
+const (
+	tierNote tier = iota // shown, changes nothing
+	tierWarning
+	tierUndecided // not bad: a fact that the policy needs is missing
+	tierRefusal
+)
+
+// part is the component of the vector that a reason speaks about.
+type part func(*Vector) *int8
+
+func hardware(v *Vector) *int8      { return &v.Hardware }
+func executables(v *Vector) *int8   { return &v.Executables }
+func configuration(v *Vector) *int8 { return &v.Configuration }
+func runtimeOpaque(v *Vector) *int8 { return &v.RuntimeOpaque }
+func identity(v *Vector) *int8      { return &v.InstanceIdentity }
+
+// appraisal gathers reasons; it is local to one call of Appraise.
+type appraisal struct {
+	claims Claims
+	policy Policy
+	result Result
+	tiers  []tier
+}
+
+// add records a reason. Each component of the vector keeps the worst of its reasons; an
+// undecided one makes it 0, "no claim".
+func (a *appraisal) add(t tier, p part, r Reason) {
+	a.result.Reasons = append(a.result.Reasons, r)
+	a.tiers = append(a.tiers, t)
+	if p == nil {
+		return
+	}
+	switch c := p(&a.result.Vector); {
+	case t == tierRefusal:
+		*c = vectorContraindicated
+	case t == tierUndecided && *c != vectorContraindicated:
+		*c = 0
+	case t == tierWarning && *c == vectorAffirming:
+		*c = vectorWarning
+	}
+}
+
+func (a *appraisal) refuse(p part, code Code, claim, got, want string) {
+	a.add(tierRefusal, p, NewReason(code, claim, got, want))
+}
+
+// Appraise opens the third door: it judges authentic claims under a policy at a time and
+// returns every reason, those that refuse first. It is a pure function of its arguments.
+//
+// The verdict is that of the worst reason: contraindicated if the policy refuses, none if
+// a fact the policy needs is missing (collateral, endorsement), warning if nothing names
+// the software as wanted, else affirming. Claims that are not genuine are refused without
+// looking at anything else. Simulated evidence can be affirming where the policy has a
+// Sim section, but carries the reason "simulated" and claims no hardware.
+func Appraise(c Claims, p Policy, at time.Time) Result {
+	a := &appraisal{claims: c, policy: p, result: Result{Kind: c.Kind, Epoch: p.Epoch, At: at}}
+	if !c.Genuine {
+		a.refuse(hardware, CodeNotGenuine, "genuine", "false", "true")
+		return a.finish()
+	}
+	a.result.Measurement = c.Measurement
+	kinds, err := ParseKinds(c.Kind)
+	if err != nil {
+		a.refuse(nil, CodeMalformed, "kind", c.Kind, "known kinds in order")
+		return a.finish()
+	}
+	if !slices.Contains(p.Kinds, c.Kind) {
+		a.refuse(nil, CodeKindNotAllowed, "kind", c.Kind, list(p.Kinds))
+	}
+	if !c.Bound && !p.AllowUnbound {
+		a.refuse(identity, CodeNotBound, "report_data", "not compared", "the report data of this exchange")
+	}
+	a.result.Vector.Configuration = vectorAffirming
+	a.reference()
+	for _, k := range kinds {
+		switch k {
+		case KindSEVSNP:
+			a.sevsnp()
+		case KindTDX:
+			a.tdx()
+		case KindVTPM:
+			a.vtpm()
+		case KindSim:
+			a.sim()
+		}
+	}
+	return a.finish()
+}
+
+// finish orders the reasons by weight and takes the verdict of the worst.
+func (a *appraisal) finish() Result {
+	worst := tierNote
+	for _, t := range a.tiers {
+		worst = max(worst, t)
+	}
+	var ordered []Reason
+	for t := tierRefusal; t >= tierNote; t-- {
+		for i, r := range a.result.Reasons {
+			if a.tiers[i] == t {
+				ordered = append(ordered, r)
+			}
+		}
+	}
+	a.result.Reasons = ordered
+	a.result.Verdict = map[tier]Verdict{
+		tierNote: VerdictAffirming, tierWarning: VerdictWarning,
+		tierUndecided: VerdictNone, tierRefusal: VerdictContraindicated,
+	}[worst]
+	return a.result
+}
+
+// matches reports whether r names the software of c, whatever the time.
+func (r Reference) matches(c Claims) bool {
+	if r.Kind != c.Kind || r.Measurement == "" || r.Measurement != c.Measurement {
+		return false
+	}
+	for name, want := range r.Registers {
+		if got, ok := c.Registers[name]; !ok || got != want {
+			return false
+		}
+	}
+	return true
+}
+
+// valid reports whether at is within r's validity.
+func (r Reference) valid(at time.Time) bool {
+	return (r.NotBefore.IsZero() || !at.Before(r.NotBefore)) && (r.NotAfter.IsZero() || !at.After(r.NotAfter))
+}
+
+// reference looks for a reference value that names the measured software.
+func (a *appraisal) reference() {
+	p, c := a.policy, a.claims
+	var outside *Reference
+	for _, r := range p.References {
+		if !r.matches(c) {
+			continue
+		}
+		if r.valid(a.result.At) {
+			a.result.Reference = r.ID
+			a.result.Vector.Executables = vectorAffirming
+			return
+		}
+		outside = &r
+	}
+	got := orDash(c.Measurement)
+	for _, r := range p.Revoked {
+		if r.matches(c) {
+			a.refuse(executables, CodeRevoked, "measurement", got, "a measurement that was not revoked")
+			return
+		}
+	}
+	switch {
+	case outside != nil:
+		a.refuse(executables, CodeExpired, "measurement", got+" at "+a.result.At.UTC().Format(time.RFC3339),
+			"the validity of "+outside.ID)
+	case len(p.References) == 0 && p.AllowNoReferences:
+		a.add(tierWarning, nil, NewReason(CodeNoReferenceValues, "measurement", got, ""))
+		a.result.Vector.Executables = vectorWarning
+	default:
+		a.refuse(executables, CodeMeasurementNotAllowed, "measurement", got, a.wantedMeasurement())
+	}
+}
+
+// wantedMeasurement describes the reference values of this kind without flooding a line.
+func (a *appraisal) wantedMeasurement() string {
+	var want []string
+	for _, r := range a.policy.References {
+		if r.Kind == a.claims.Kind {
+			want = append(want, r.Measurement)
+		}
+	}
+	if len(want) > 3 {
+		return fmt.Sprintf("one of %d reference values", len(want))
+	}
+	return list(want)
+}
+
+func (a *appraisal) sevsnp() {
+	p, c := a.policy.SEVSNP, a.claims.SEVSNP
+	if !a.section(p != nil, c != nil, KindSEVSNP) {
+		return
+	}
+	a.result.Vector.Hardware, a.result.Vector.RuntimeOpaque = vectorAffirming, vectorAffirming
+	if c.Debug && !p.AllowDebug {
+		a.refuse(runtimeOpaque, CodeDebug, "sevsnp.debug", "true", "false")
+		a.result.Vector.Configuration = vectorContraindicated
+	}
+	if c.MigrateMA && !p.AllowMigrateMA {
+		a.refuse(configuration, CodeMigratable, "sevsnp.migrate_ma", "true", "false")
+	}
+	if c.SMT && !p.AllowSMT {
+		a.refuse(configuration, CodeSMT, "sevsnp.smt", "true", "false")
+	}
+	switch {
+	case c.SigningKey != "VCEK" && c.SigningKey != "VLEK":
+		a.refuse(hardware, CodeSigningKey, "sevsnp.signing_key", c.SigningKey, "VCEK or VLEK")
+	case c.SigningKey == "VLEK" && !p.AllowVLEK:
+		a.refuse(hardware, CodeSigningKey, "sevsnp.signing_key", c.SigningKey, "VCEK")
+	}
+	if strings.Trim(c.ChipID, "0") == "" && !p.AllowMaskedID {
+		a.refuse(hardware, CodeMaskedChipID, "sevsnp.chip_id", "masked", "the chip's id")
+	}
+	if !slices.Contains(p.VMPL, c.VMPL) {
+		a.refuse(configuration, CodeVMPL, "sevsnp.vmpl", fmt.Sprint(c.VMPL), list(p.VMPL))
+	}
+	floor, ok := p.MinimumTCB[c.Product]
+	if !ok {
+		a.refuse(hardware, CodeTCBBelowFloor, "sevsnp.product", c.Product, "a product the policy has a floor for")
+		return
+	}
+	// The reported TCB is what the key certifies; the committed one is what the host can
+	// no longer roll back below.
+	if !floor.atMost(c.ReportedTCB) {
+		a.refuse(hardware, CodeTCBBelowFloor, "sevsnp.reported_tcb", c.ReportedTCB.String(), "at least "+floor.String())
+	}
+	if !floor.atMost(c.CommittedTCB) {
+		a.refuse(hardware, CodeTCBBelowFloor, "sevsnp.committed_tcb", c.CommittedTCB.String(), "at least "+floor.String())
+	}
+}
+
+// atMost reports whether every component of t is at most that of u.
+func (t TCB) atMost(u TCB) bool {
+	return t.FMC <= u.FMC && t.BootLoader <= u.BootLoader && t.TEE <= u.TEE && t.SNP <= u.SNP && t.Microcode <= u.Microcode
+}
+
+// String returns the components under the names of AMD's key distribution service.
+func (t TCB) String() string {
+	s := fmt.Sprintf("bl=%d tee=%d snp=%d ucode=%d", t.BootLoader, t.TEE, t.SNP, t.Microcode)
+	if t.FMC != 0 {
+		s = fmt.Sprintf("fmc=%d ", t.FMC) + s
+	}
+	return s
+}
+
+// Bits of TDATTRIBUTES (Intel TDX Module Base Architecture Specification).
+const (
+	tdAttrTUD        = 0xff    // "TD under debug" group: any bit voids confidentiality
+	tdAttrMigratable = 1 << 29 // may be moved to another machine
+)
+
+func (a *appraisal) tdx() {
+	p, c := a.policy.TDX, a.claims.TDX
+	if !a.section(p != nil, c != nil, KindTDX) {
+		return
+	}
+	a.result.Vector.Hardware, a.result.Vector.RuntimeOpaque = vectorAffirming, vectorAffirming
+	attributes, err1 := littleEndianHex(c.TDAttributes)
+	xfam, err2 := littleEndianHex(c.XFAM)
+	if err1 != nil || err2 != nil {
+		a.refuse(configuration, CodeMalformed, "tdx.td_attributes", c.TDAttributes+" "+c.XFAM, "8 bytes in hex each")
+		return
+	}
+	if (c.Debug || attributes&tdAttrTUD != 0) && !p.AllowDebug {
+		a.refuse(runtimeOpaque, CodeDebug, "tdx.debug", "true", "false")
+		a.result.Vector.Configuration = vectorContraindicated
+	}
+	if attributes&tdAttrMigratable != 0 {
+		a.refuse(configuration, CodeMigratable, "tdx.td_attributes", c.TDAttributes, "MIGRATABLE clear")
+	}
+	if !c.SEPTVEDisable && p.RequireSEPTVEDisable {
+		a.refuse(configuration, CodeSEPTVEDisable, "tdx.sept_ve_disable", "false", "true")
+	}
+	if extra := xfam &^ p.XFAMAllowed; extra != 0 {
+		a.refuse(configuration, CodeXFAM, "tdx.xfam", fmt.Sprintf("%#x", xfam), fmt.Sprintf("no bit outside %#x", p.XFAMAllowed))
+	}
+	switch {
+	case c.TCBStatus == "" && c.CollateralStale:
+		a.add(tierUndecided, hardware, NewReason(CodeCollateralStale, "tdx.tcb_status", "collateral not valid at this time", list(p.TCBStatuses)))
+	case c.TCBStatus == "":
+		a.add(tierUndecided, hardware, NewReason(CodeCollateralMissing, "tdx.tcb_status", "no collateral", list(p.TCBStatuses)))
+	case !slices.Contains(p.TCBStatuses, c.TCBStatus):
+		a.refuse(hardware, CodeTCBStatus, "tdx.tcb_status", c.TCBStatus, list(p.TCBStatuses))
+	}
+}
+
+// littleEndianHex reads 8 bytes as Intel lays them out.
+func littleEndianHex(s string) (uint64, error) {
+	b, err := hex.DecodeString(s)
+	if err != nil || len(b) != 8 {
+		return 0, fmt.Errorf("%q is not 8 bytes of hex", s)
+	}
+	slices.Reverse(b)
+	return strconv.ParseUint(hex.EncodeToString(b), 16, 64)
+}
+
+func (a *appraisal) vtpm() {
+	p, c := a.policy.VTPM, a.claims.VTPM
+	if !a.section(p != nil, c != nil, KindVTPM) {
+		return
+	}
+	a.result.Vector.InstanceIdentity = vectorAffirming
+	if c.AKTrust == "" {
+		a.add(tierUndecided, identity, NewReason(CodeNoEndorsement, "vtpm.ak_trust", "an attestation key nobody vouches for", "certificate"))
+	}
+	if !slices.Contains(p.Banks, c.Bank) {
+		a.refuse(configuration, CodePCRSelection, "vtpm.bank", c.Bank, list(p.Banks))
+	}
+	if len(p.RequiredPCRs) == 0 {
+		a.refuse(configuration, CodePCRSelection, "vtpm.pcrs", list(c.PCRs), "a policy that names the registers it needs")
+	}
+	for _, n := range p.RequiredPCRs {
+		if !slices.Contains(c.PCRs, n) {
+			a.refuse(configuration, CodePCRSelection, "vtpm.pcrs", list(c.PCRs), list(p.RequiredPCRs))
+			break
+		}
+	}
+	if !c.LogReplayed {
+		a.add(tierUndecided, executables, NewReason(CodeCollateralMissing, "vtpm.log_replayed", "no event log", "the log of this boot"))
+	}
+	if p.RequireSecureBoot {
+		switch {
+		case c.SecureBoot == nil && c.LogReplayed:
+			a.refuse(configuration, CodeSecureBootOff, "vtpm.secure_boot", "not in the authenticated log", "true")
+		case c.SecureBoot != nil && !*c.SecureBoot:
+			a.refuse(configuration, CodeSecureBootOff, "vtpm.secure_boot", "false", "true")
+		}
+	}
+}
+
+func (a *appraisal) sim() {
+	if !a.section(a.policy.Sim != nil, a.claims.Sim != nil, KindSim) {
+		return
+	}
+	a.add(tierNote, nil, NewReason(CodeSimulated, "kind", KindSim, "hardware, outside trials"))
+}
+
+// section reports whether policy and claims both have the section of a kind; that one is
+// missing is a refusal, never a skipped check.
+func (a *appraisal) section(inPolicy, inClaims bool, kind string) bool {
+	if !inPolicy {
+		a.refuse(nil, CodePolicyMissing, "policy."+kind, "", "the demands on "+kind)
+	}
+	if !inClaims {
+		a.refuse(nil, CodeMalformed, kind, "", "the claims of "+kind)
+	}
+	return inPolicy && inClaims
+}
+
+// list prints values for a reason.
+func list[T any](values []T) string {
+	if len(values) == 0 {
+		return "none"
+	}
+	return strings.Trim(strings.Join(strings.Fields(fmt.Sprint(values)), ", "), "[]")
+}
