@@ -1,3 +1,5 @@
+// Package deps keeps in go.mod what is not imported yet: nobody imports it, and it goes when the last
+// room that needs one of these modules stands.
 package deps
 
 import (
