@@ -5,6 +5,7 @@ import "github.com/spf13/cobra"
 // subcommands lists every subcommand, each made by the file of its name.
 func subcommands() []*cobra.Command {
 	return []*cobra.Command{
+		simPlatformCommand(),
 		versionCommand(),
 	}
 }
