@@ -54,6 +54,21 @@ const (
 	CodeShutdown              Code = "shutdown"
 	CodeDuplicate             Code = "duplicate"
 	CodeProtocol              Code = "protocol"
+	CodeSchema                Code = "schema"
+	CodeNonFinite             Code = "non_finite"
+	CodeWeight                Code = "bad_weight"
+	CodeRootMismatch          Code = "root_mismatch"
+	CodeStaleRound            Code = "stale_round"
+	CodeUnknownJob            Code = "unknown_job"
+	CodeJobEnded              Code = "job_ended"
+	CodeJobNotSigned          Code = "job_not_signed"
+	CodeNotParticipant        Code = "not_participant"
+	CodeNotEligible           Code = "not_eligible"
+	CodeNotAggregator         Code = "not_aggregator"
+	CodeBelowMinimum          Code = "below_minimum"
+	CodeDuplicateUpdate       Code = "duplicate_update"
+	CodeBadSignature          Code = "bad_signature"
+	CodeResultMismatch        Code = "result_mismatch"
 	// Refusals of ordered commands.
 	CodeThreshold       Code = "threshold"
 	CodeWrongSigner     Code = "wrong_signer"
@@ -113,6 +128,21 @@ var remedies = map[Code]string{
 	CodeShutdown:              "the peer is stopping",
 	CodeDuplicate:             "the other connection to this peer stays in use",
 	CodeProtocol:              "the peer broke the protocol; compare versions",
+	CodeSchema:                "train the model that the round names; its tensors keep their names, types and shapes",
+	CodeNonFinite:             "lower the learning rate or look for broken rows; NaN and infinity are never averaged",
+	CodeWeight:                "report the number of rows trained on; the job bounds it",
+	CodeRootMismatch:          "fetch the file again; its bytes are not those that were signed",
+	CodeStaleRound:            "fetch the current round and attempt; this one is closed",
+	CodeUnknownJob:            "submit the job first (meshnode job submit)",
+	CodeJobEnded:              "submit a new job; this one has committed its last round or failed",
+	CodeJobNotSigned:          "have an organisation that takes part sign the job with its govern key",
+	CodeNotParticipant:        "wait for the next round; this node was not in the round when it opened",
+	CodeNotEligible:           "restore the node's attestation; it may not take part in rounds now",
+	CodeNotAggregator:         "let the aggregator that the round names close and commit it",
+	CodeBelowMinimum:          "bring more trainers up or lower min_participants in a new job",
+	CodeDuplicateUpdate:       "send one update for each round and attempt",
+	CodeBadSignature:          "the statement was not signed by the node it names",
+	CodeResultMismatch:        "the sum does not give this result; ask the aggregator's organisation for the evidence",
 	CodeThreshold:             "collect signatures of more organisations (meshnode policy approve), then propose again",
 	CodeWrongSigner:           "sign with a key that genesis lists for this role and organisation",
 	CodeStaleBase:             "the allowed set was widened since; make the proposal again on the present base",

@@ -19,6 +19,7 @@ const (
 	TypeMembership        = "https://attestmesh.github.io/meshnode/membership/v1"
 	TypeJob               = "https://attestmesh.github.io/meshnode/job/v1"
 	TypeUpdate            = "https://attestmesh.github.io/meshnode/update/v1"
+	TypeRoundClose        = "https://attestmesh.github.io/meshnode/round-close/v1"
 	TypeRound             = "https://attestmesh.github.io/meshnode/round/v1"
 	TypeHead              = "https://attestmesh.github.io/meshnode/head/v1"
 	TypeTimeSample        = "https://attestmesh.github.io/meshnode/time-sample/v1"
