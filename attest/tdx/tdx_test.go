@@ -1,0 +1,311 @@
+package tdx
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-tdx-guest/abi"
+	"github.com/google/go-tdx-guest/testing/testdata"
+
+	"github.com/attestmesh/meshnode/attest"
+)
+
+func TestGenuineWithoutCollateral(t *testing.T) {
+	c, err := scheme(t).Verify(context.Background(), evidence(rawQuote()), nil, sampleAt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !c.Genuine || c.Bound || c.TDX.TCBStatus != "" || c.TDX.FMSPC != "50806f000000" {
+		t.Errorf("got %+v %+v", c, c.TDX)
+	}
+	// This TD lacks SEPT_VE_DISABLE, so it is refused; with that allowed, nothing decides.
+	p := attest.StrictPolicy()
+	if r := attest.Appraise(c, p, sampleAt); r.Verdict != attest.VerdictContraindicated || r.Code() != attest.CodeSEPTVEDisable {
+		t.Errorf("got %s %v", r.Verdict, r.Reasons)
+	}
+	p.TDX.RequireSEPTVEDisable = false
+	if r := attest.Appraise(c, p, sampleAt); r.Verdict != attest.VerdictNone || r.Code() != attest.CodeCollateralMissing {
+		t.Errorf("got %s %v", r.Verdict, r.Reasons)
+	}
+	data := attest.ReportData(rawQuote()[568:632])
+	if c, err := scheme(t).Verify(context.Background(), evidence(rawQuote()), &data, sampleAt); err != nil || !c.Bound {
+		t.Errorf("got %v, %v", c.Bound, err)
+	}
+	data[0]++
+	if _, err := scheme(t).Verify(context.Background(), evidence(rawQuote()), &data, sampleAt); code(t, err) != attest.CodeNotBound {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestEveryFlippedBit covers header, body, both signatures, the attestation key, the QE
+// report and its authentication data.
+func TestEveryFlippedBit(t *testing.T) {
+	s, q := scheme(t), rawQuote()
+	parsed, err := parseQuote(rawQuote())
+	if err != nil {
+		t.Fatal(err)
+	}
+	chainAt := bytes.Index(q, parsed.chain)
+	step := 5
+	if testing.Short() {
+		step = 41
+	}
+	for bit := 0; bit < chainAt*8; bit += step {
+		q[bit/8] ^= 1 << (bit % 8)
+		c, err := s.Verify(context.Background(), evidence(q), nil, sampleAt)
+		if err == nil || c.Genuine {
+			t.Errorf("bit %d of byte %#x: accepted", bit%8, bit/8)
+		} else if k := code(t, err); bit/8 < signedSize && k != attest.CodeNotGenuine {
+			t.Errorf("bit %d of byte %#x: %s, want not_genuine", bit%8, bit/8, k)
+		}
+		q[bit/8] ^= 1 << (bit % 8)
+	}
+	for bit := range 48 * 8 { // every bit of the header
+		q[bit/8] ^= 1 << (bit % 8)
+		if _, err := s.Verify(context.Background(), evidence(q), nil, sampleAt); err == nil || code(t, err) != attest.CodeNotGenuine {
+			t.Errorf("header bit %d: got %v", bit, err)
+		}
+		if !LooksLike(q) {
+			t.Errorf("header bit %d: not taken for a quote", bit)
+		}
+		q[bit/8] ^= 1 << (bit % 8)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	raw := rawQuote()
+	edit := func(f func([]byte)) []byte {
+		out := append([]byte(nil), raw...)
+		f(out)
+		return out
+	}
+	wrongKind := evidence(raw)
+	wrongKind.Kind = attest.KindSEVSNP
+	for name, tc := range map[string]struct {
+		ev   attest.Evidence
+		at   time.Time
+		want attest.Code
+	}{
+		"truncated by one":    {evidence(raw[:len(raw)-1]), sampleAt, attest.CodeMalformed},
+		"trailing byte":       {evidence(append(append([]byte(nil), raw...), 0)), sampleAt, attest.CodeMalformed},
+		"header alone":        {evidence(raw[:48]), sampleAt, attest.CodeMalformed},
+		"huge section":        {evidence(edit(func(b []byte) { binary.LittleEndian.PutUint32(b[632:], 1<<31) })), sampleAt, attest.CodeMalformed},
+		"tiny section":        {evidence(edit(func(b []byte) { binary.LittleEndian.PutUint32(b[632:], 1) })), sampleAt, attest.CodeMalformed},
+		"huge auth data":      {evidence(edit(func(b []byte) { binary.LittleEndian.PutUint16(b[1218:], 0xffff) })), sampleAt, attest.CodeMalformed},
+		"another root's time": {evidence(raw), time.Date(2060, 1, 1, 0, 0, 0, 0, time.UTC), attest.CodeNotGenuine},
+		"not yet":             {evidence(raw), time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC), attest.CodeNotGenuine},
+		"the zero time":       {evidence(raw), time.Time{}, attest.CodeNotGenuine},
+		"wrong kind":          {wrongKind, sampleAt, attest.CodeMalformed},
+		"two quotes":          {evidence(raw, attest.Item{Type: attest.TypeTDXQuote, Data: raw}), sampleAt, attest.CodeMalformed},
+		"foreign item":        {evidence(raw, attest.Item{Type: attest.TypeSEVSNPReport, Data: raw}), sampleAt, attest.CodeMalformed},
+		"nothing":             {attest.Evidence{}, sampleAt, attest.CodeMalformed},
+		"foreign enclave":     {evidence(edit(func(b []byte) { b[bytes.Index(b, mrsigner(t))] ^= 1 })), sampleAt, attest.CodeNotGenuine},
+	} {
+		c, err := scheme(t).Verify(context.Background(), tc.ev, nil, tc.at)
+		if err == nil || c.Genuine {
+			t.Errorf("%s: accepted", name)
+		} else if got := code(t, err); got != tc.want {
+			t.Errorf("%s: got %v, want %s", name, err, tc.want)
+		}
+	}
+	for i := range len(raw) {
+		if _, err := parseQuote(raw[:i]); err == nil {
+			t.Fatalf("a quote cut at %d was parsed", i)
+		}
+	}
+	if _, err := new(Scheme).Verify(context.Background(), evidence(raw), nil, sampleAt); err == nil {
+		t.Error("the zero scheme accepted")
+	}
+}
+
+func mrsigner(t *testing.T) []byte {
+	t.Helper()
+	q, err := parseQuote(rawQuote())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return q.qeMRSigner()
+}
+
+// TestLibraryAcceptsTrailingBytes is why parseQuote stands in front.
+func TestLibraryAcceptsTrailingBytes(t *testing.T) {
+	longer := append(rawQuote(), "more"...)
+	if _, err := abi.QuoteToProto(longer); err != nil {
+		t.Errorf("the library refuses trailing bytes now: %v", err)
+	}
+	if _, err := parseQuote(longer); err == nil {
+		t.Error("we accept trailing bytes")
+	}
+}
+
+// TestLibraryPanics is why vendor code runs under recover, behind parseQuote.
+func TestLibraryPanics(t *testing.T) {
+	crafted := rawQuote()
+	binary.LittleEndian.PutUint16(crafted[1218:], 0xffff) // size of the QE authentication data
+	panicked := func() (p bool) {
+		defer func() { p = recover() != nil }()
+		_, _ = abi.QuoteToProto(crafted)
+		return
+	}()
+	if !panicked {
+		t.Error("the library does not panic on a crafted size any more")
+	}
+	if _, err := scheme(t).Verify(context.Background(), evidence(crafted), nil, sampleAt); err == nil {
+		t.Error("accepted")
+	}
+}
+
+func TestSamples(t *testing.T) {
+	dir, samples := loadSamples(t)
+	for _, want := range samples {
+		c, err := scheme(t).Verify(context.Background(), want.load(t, dir), nil, want.At)
+		if want.Version == 5 {
+			if err == nil || code(t, err) != attest.CodeUnsupported {
+				t.Errorf("%s: got %v, want unsupported", want.Name, err)
+			}
+			continue
+		}
+		if (err == nil && c.Genuine) != want.Genuine {
+			t.Errorf("%s: genuine %v (%v), want %v", want.Name, c.Genuine, err, want.Genuine)
+			continue
+		}
+		if !want.Genuine {
+			if code(t, err) != attest.CodeNotGenuine {
+				t.Logf("%s: refused as %v", want.Name, err)
+			}
+			continue
+		}
+		status, _, _ := strings.Cut(want.TCBStatus, "(")
+		if c.Measurement != want.Measurement || c.ReportData != want.ReportData || c.TDX.Debug != want.Debug ||
+			c.TDX.TEETCBSVN != want.TEETCBSVN || c.TDX.FMSPC != want.FMSPC || c.TDX.TCBStatus != status {
+			t.Errorf("%s: got %+v %+v, want %+v", want.Name, c, c.TDX, want)
+		}
+		for i, r := range want.RTMR {
+			if c.Registers[[]string{"rtmr0", "rtmr1", "rtmr2", "rtmr3"}[i]] != r {
+				t.Errorf("%s: RTMR%d differs", want.Name, i)
+			}
+		}
+	}
+}
+
+// TestCollateral takes a sample with full collateral and spoils one thing at a time.
+func TestCollateral(t *testing.T) {
+	dir, samples := loadSamples(t)
+	var good sample
+	for _, s := range samples {
+		if s.Name == "tdx-v4-collateral-202506" {
+			good = s
+		}
+	}
+	for i, c := range collateralTypes {
+		ev := good.load(t, dir)
+		ev.Items = append(ev.Items[:1+i:1+i], ev.Items[2+i:]...)
+		got, err := scheme(t).Verify(context.Background(), ev, nil, good.At)
+		if err != nil || got.TDX.TCBStatus != "" {
+			t.Errorf("without %s: status %q, %v", c.file, got.TDX.TCBStatus, err)
+		}
+		ev = good.load(t, dir)
+		spoiled := ev.Items[1+i].Data
+		at := len(spoiled) / 2
+		if c.itemType != attest.TypeTDXTCBChain {
+			at = bytes.Index(spoiled, []byte("2025"))
+			if at < 0 {
+				at = len(spoiled) - 20
+			}
+		}
+		spoiled[at] ^= 1
+		if got, err := scheme(t).Verify(context.Background(), ev, nil, good.At); err == nil {
+			t.Errorf("spoiled %s: accepted with status %q", c.file, got.TDX.TCBStatus)
+		}
+	}
+	for name, at := range map[string]time.Time{"before issue": good.At.AddDate(0, 0, -20), "after next update": good.At.AddDate(0, 1, 0)} {
+		got, err := scheme(t).Verify(context.Background(), good.load(t, dir), nil, at)
+		if err != nil || got.TDX.TCBStatus != "" || !got.TDX.CollateralStale {
+			t.Errorf("%s: got %+v, %v", name, got.TDX, err)
+		}
+		if r := attest.Appraise(got, attest.StrictPolicy(), at); r.Verdict != attest.VerdictNone || r.Code() != attest.CodeCollateralStale {
+			t.Errorf("%s: got %s %v", name, r.Verdict, r.Reasons)
+		}
+	}
+	// Collateral of another platform is not silently used.
+	mismatches := 0
+	for _, s := range samples {
+		if s.Version == 4 && s.Files["tcb_info"] != "" && s.FMSPC != good.FMSPC {
+			ev := s.load(t, dir)
+			ev.Items[0] = good.load(t, dir).Items[0]
+			_, err := scheme(t).Verify(context.Background(), ev, nil, s.At)
+			if k := code(t, err); k != attest.CodeCertificateMismatch && k != attest.CodeNotGenuine {
+				t.Errorf("collateral of %s: got %v", s.Name, err)
+			} else if k == attest.CodeCertificateMismatch {
+				mismatches++
+			}
+		}
+	}
+	if mismatches == 0 {
+		t.Error("no other platform's collateral was refused for its FMSPC")
+	}
+}
+
+func TestEventLog(t *testing.T) {
+	dir := filepath.Join(sharedEvidence(t), "eventlog")
+	for _, tc := range []struct{ name, file string }{{"ccel-gcp-tdx-rtmr", "eventlog.bin"}, {"dstack-eventlog", "event_log.json"}} {
+		quote, log := read(t, dir, tc.name, "quote.bin"), read(t, dir, tc.name, tc.file)
+		at := time.Date(2026, 5, 15, 0, 0, 0, 0, time.UTC)
+		if _, err := scheme(t).Verify(context.Background(), evidence(quote, attest.Item{Type: attest.TypeEventLog, Data: log}), nil, at); err != nil {
+			t.Errorf("%s: %v", tc.name, err)
+		}
+		if _, err := scheme(t).Verify(context.Background(), evidence(rawQuote(), attest.Item{Type: attest.TypeEventLog, Data: log}), nil, at); err == nil ||
+			code(t, err) != attest.CodeReplayMismatch {
+			t.Errorf("%s under another quote: got %v", tc.name, err)
+		}
+	}
+}
+
+func TestConverge(t *testing.T) {
+	for _, tc := range []struct{ platform, part, want string }{
+		{upToDate, upToDate, upToDate}, {revoked, upToDate, revoked}, {outOfDate, upToDate, outOfDate},
+		{configuration, upToDate, configuration}, {swHardening, outOfDate, outOfDate}, {upToDate, outOfDate, outOfDate},
+		{configuration, outOfDate, outOfDateConfiguration}, {configurationAndHardening, outOfDate, outOfDateConfiguration},
+		{revoked, outOfDate, revoked}, {outOfDateConfiguration, outOfDate, outOfDateConfiguration},
+		{upToDate, revoked, revoked}, {upToDate, "Sunny", "Sunny"},
+	} {
+		if got := converge(tc.platform, tc.part); got != tc.want {
+			t.Errorf("converge(%s, %s) = %s, want %s", tc.platform, tc.part, got, tc.want)
+		}
+	}
+}
+
+func FuzzParseQuote(f *testing.F) {
+	f.Add(rawQuote())
+	f.Add(rawQuote()[:700])
+	s := scheme(f)
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		q, err := parseQuote(raw)
+		if err == nil && (len(q.qeReport) != qeReportSize || len(q.signature) != 64 || len(q.body) != bodySize) {
+			t.Errorf("parsed %+v", q)
+		}
+		if c, err := s.Verify(context.Background(), evidence(raw), nil, sampleAt); err == nil && !c.Genuine {
+			t.Error("neither refused nor genuine")
+		}
+	})
+}
+
+func FuzzCollateral(f *testing.F) {
+	f.Add(testdata.TcbInfoBody)
+	f.Add(testdata.QeIdentityBody)
+	s := scheme(f)
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		var v tcbInfo
+		if err := signedBody(raw, "tcbInfo", s.root, &v); err == nil {
+			t.Error("the root never signed this")
+		}
+		if _, err := s.tcbSigner(raw); err == nil {
+			t.Error("a chain out of noise")
+		}
+	})
+}
