@@ -121,7 +121,21 @@ func (d *Dir) Remove(name string) error {
 	return d.syncDir(filepath.Dir(path))
 }
 
-// Sync makes earlier Replaces of the named files durable.
+// Discard deletes name, or an empty directory of that name, but not durably: after a
+// crash it may be back. An absent file is no error.
+func (d *Dir) Discard(name string) error {
+	path := d.Path(filepath.FromSlash(name))
+	if err := d.fault(OpRemove, path); err != nil {
+		return err
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// Sync makes earlier Replaces of the named files durable, with the directories between
+// them and d.
 func (d *Dir) Sync(names ...string) error {
 	dirs := map[string]bool{}
 	for _, name := range names {
@@ -138,7 +152,12 @@ func (d *Dir) Sync(names ...string) error {
 		if err != nil {
 			return err
 		}
-		dirs[filepath.Dir(path)] = true
+		for dir := filepath.Dir(path); !dirs[dir]; dir = filepath.Dir(dir) {
+			dirs[dir] = true
+			if dir == d.path || !strings.HasPrefix(dir, d.path) {
+				break
+			}
+		}
 	}
 	for dir := range dirs {
 		if err := d.syncDir(dir); err != nil {
