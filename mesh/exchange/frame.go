@@ -1,0 +1,214 @@
+package exchange
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/fxamacker/cbor/v2"
+
+	"github.com/attestmesh/meshnode/attest"
+)
+
+// FrameType is the first byte of a frame.
+type FrameType uint8
+
+// The frames. 7 and 8 are used on streams of an attested connection, not in the exchange.
+const (
+	FrameHelloI  FrameType = 1
+	FrameHelloR  FrameType = 2
+	FrameAttI    FrameType = 3
+	FrameAttR    FrameType = 4
+	FrameAck     FrameType = 5
+	FrameRefusal FrameType = 6
+	FrameAccept  FrameType = 7 // a stream was accepted, or a farewell heard; empty
+	FrameClose   FrameType = 8 // why the connection is being closed; a REFUSAL body
+)
+
+// String returns the frame's name.
+func (t FrameType) String() string {
+	switch t {
+	case FrameHelloI:
+		return "HELLO_I"
+	case FrameHelloR:
+		return "HELLO_R"
+	case FrameAttI:
+		return "ATT_I"
+	case FrameAttR:
+		return "ATT_R"
+	case FrameAck:
+		return "ACK"
+	case FrameRefusal:
+		return "REFUSAL"
+	case FrameAccept:
+		return "ACCEPT"
+	case FrameClose:
+		return "CLOSE"
+	}
+	return fmt.Sprintf("frame type %d", uint8(t))
+}
+
+const frameHeader = 5
+
+// FrameError is a frame that the reader did not expect or that is above its limit.
+type FrameError struct{ Got, Want string }
+
+// Error implements error.
+func (e *FrameError) Error() string { return "frame: got " + e.Got + ", want " + e.Want }
+
+// RefusedError is a REFUSAL received instead of the expected frame.
+type RefusedError struct{ Reasons []attest.Reason }
+
+// Error implements error.
+func (e *RefusedError) Error() string { return "refused: " + joinReasons(e.Reasons) }
+
+// WriteFrame writes one frame in one Write.
+func WriteFrame(w io.Writer, kind FrameType, body []byte) error {
+	buf := make([]byte, frameHeader, frameHeader+len(body))
+	buf[0] = byte(kind)
+	binary.BigEndian.PutUint32(buf[1:], uint32(len(body)))
+	_, err := w.Write(append(buf, body...))
+	return err
+}
+
+// ReadFrame reads exactly one frame of type want with a body of at most limit bytes.
+// Errors: *RefusedError for a REFUSAL, *FrameError for another type or a larger body, else
+// the reader's.
+func ReadFrame(r io.Reader, want FrameType, limit int) ([]byte, error) {
+	var header [frameHeader]byte
+	if _, err := io.ReadFull(r, header[:]); err != nil {
+		return nil, err
+	}
+	kind, size := FrameType(header[0]), binary.BigEndian.Uint32(header[1:])
+	if kind == FrameRefusal {
+		limit = MaxRefusal
+	} else if kind != want {
+		return nil, &FrameError{kind.String(), want.String()}
+	}
+	if uint64(size) > uint64(limit) {
+		return nil, &FrameError{fmt.Sprintf("%s of %d bytes", kind, size), fmt.Sprintf("at most %d", limit)}
+	}
+	var body bytes.Buffer
+	body.Grow(min(int(size), growFirst))
+	if _, err := io.CopyN(&body, r, int64(size)); err != nil {
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		return nil, err
+	}
+	if kind == FrameRefusal {
+		reasons, err := DecodeReasons(body.Bytes())
+		if err != nil {
+			return nil, &FrameError{err.Error(), "a canonical REFUSAL"}
+		}
+		return nil, &RefusedError{reasons}
+	}
+	return body.Bytes(), nil
+}
+
+type wireReason struct {
+	_                      struct{} `cbor:",toarray"`
+	Code, Claim, Got, Want string
+}
+
+// EncodeReasons returns the body of a REFUSAL or CLOSE. Longer lists and texts are cut.
+func EncodeReasons(reasons []attest.Reason) []byte {
+	wire := make([]wireReason, 0, len(reasons))
+	for _, r := range reasons[:min(len(reasons), MaxReasons)] {
+		if !validCode(string(r.Code)) {
+			r.Code = attest.CodeProtocol
+		}
+		wire = append(wire, wireReason{Code: string(r.Code), Claim: printable(r.Claim), Got: printable(r.Got), Want: printable(r.Want)})
+	}
+	out, err := cborEncode.Marshal(wire)
+	if err != nil {
+		panic(err) // strings always encode
+	}
+	return out
+}
+
+// DecodeReasons reads the body of a REFUSAL or CLOSE. Remedies come from the code, never
+// from the peer.
+func DecodeReasons(body []byte) ([]attest.Reason, error) {
+	if len(body) > MaxRefusal {
+		return nil, fmt.Errorf("reasons: %d bytes, the limit is %d", len(body), MaxRefusal)
+	}
+	var wire []wireReason
+	if err := decodeCanonical(body, &wire); err != nil {
+		return nil, fmt.Errorf("reasons: %w", err)
+	}
+	if len(wire) > MaxReasons {
+		return nil, fmt.Errorf("reasons: %d, the limit is %d", len(wire), MaxReasons)
+	}
+	var out []attest.Reason
+	for _, w := range wire {
+		if !validCode(w.Code) {
+			return nil, fmt.Errorf("reasons: a code of %d bytes, want snake_case", len(w.Code))
+		}
+		for _, s := range []string{w.Claim, w.Got, w.Want} {
+			if printable(s) != s {
+				return nil, fmt.Errorf("reasons: code %s has text that is too long or not printable", w.Code)
+			}
+		}
+		out = append(out, attest.NewReason(attest.Code(w.Code), w.Claim, w.Got, w.Want))
+	}
+	return out, nil
+}
+
+func validCode(s string) bool {
+	if s == "" || len(s) > maxCode {
+		return false
+	}
+	return strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789_") == ""
+}
+
+// printable cuts s and keeps printable ASCII only: what a peer says may reach a terminal.
+func printable(s string) string {
+	n := 0
+	return strings.Map(func(r rune) rune {
+		if n++; n > maxReasonText {
+			return -1
+		}
+		if r < ' ' || r > '~' {
+			return '?'
+		}
+		return r
+	}, s)
+}
+
+var (
+	cborEncode = must(cbor.CoreDetEncOptions().EncMode())
+	cborDecode = must(cbor.DecOptions{
+		DupMapKey:        cbor.DupMapKeyEnforcedAPF,
+		IndefLength:      cbor.IndefLengthForbidden,
+		TagsMd:           cbor.TagsForbidden,
+		MaxArrayElements: 16,
+		MaxNestedLevels:  4,
+	}.DecMode())
+)
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// decodeCanonical decodes body into out and requires that body is out's only encoding.
+func decodeCanonical[T any](body []byte, out *T) error {
+	var tmp T
+	if err := cborDecode.Unmarshal(body, &tmp); err != nil {
+		return err
+	}
+	back, err := cborEncode.Marshal(tmp)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(back, body) {
+		return fmt.Errorf("not in canonical form")
+	}
+	*out = tmp
+	return nil
+}

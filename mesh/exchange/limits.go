@@ -1,0 +1,43 @@
+package exchange
+
+import (
+	"time"
+
+	"github.com/attestmesh/meshnode/attest"
+)
+
+// Protocol constants.
+const (
+	// Version is the only version spoken.
+	Version = 1
+	// NonceSize is the size of a HELLO's nonce.
+	NonceSize = 32
+	// ExporterLabel is the TLS exporter label of the binder.
+	ExporterLabel = "EXPORTER-meshnode-attest-v1"
+
+	transcriptLabel = "meshnode-attest/v1 transcript"
+	ekmSize         = 32
+)
+
+// Limits on peers' bytes and time.
+const (
+	// MaxHello bounds a HELLO, Credential included.
+	MaxHello = 4 << 10
+	// MaxAttestation bounds an ATT: evidence, inclusion path and framing.
+	MaxAttestation = attest.MaxEvidence + 8<<10
+	// MaxRefusal bounds a REFUSAL.
+	MaxRefusal = 16 << 10
+	// MaxReasons bounds the reasons of one refusal.
+	MaxReasons = 16
+	// HelloTimeout is how long a peer may take for its HELLO.
+	HelloTimeout = 2 * time.Second
+	// TotalTimeout bounds the whole exchange, quotes of both sides included.
+	TotalTimeout = 10 * time.Second
+	// RefusalLinger is how long a refusing side waits for its refusal to be read.
+	RefusalLinger = 500 * time.Millisecond
+
+	maxReasonText = 256 // bytes of a claim, got or want: MaxReasons of them fit MaxRefusal
+	maxCode       = 64
+	refusalDrain  = 64 << 10 // bytes thrown away while a refusal lingers
+	growFirst     = 64 << 10 // a frame's buffer grows beyond this only as bytes arrive
+)

@@ -1,0 +1,296 @@
+package mesh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	ic "github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/peerstore"
+	"github.com/libp2p/go-libp2p/core/sec"
+	"github.com/libp2p/go-libp2p/core/transport"
+	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
+	"github.com/libp2p/go-libp2p/p2p/host/peerstore/pstoremem"
+	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
+	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	"github.com/libp2p/go-libp2p/p2p/net/upgrader"
+	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
+	ma "github.com/multiformats/go-multiaddr"
+	mss "github.com/multiformats/go-multistream"
+
+	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/internal/identity"
+)
+
+// libp2pMesh is a Mesh over a libp2p swarm.
+type libp2pMesh struct {
+	*hub
+	swarm *swarm.Swarm
+	// closers are released in reverse order after the swarm.
+	closers []func() error
+}
+
+// NewLibp2p returns a mesh that listens on cfg.Listen. Nothing is left behind on error.
+func NewLibp2p(cfg Config) (Mesh, error) {
+	h, err := newHub(cfg)
+	if err != nil {
+		return nil, err
+	}
+	m := &libp2pMesh{hub: h}
+	if err := m.start(); err != nil {
+		return nil, errors.Join(fmt.Errorf("mesh: start libp2p: %w", err), m.Close())
+	}
+	return m, nil
+}
+
+func (m *libp2pMesh) start() error {
+	key, err := ic.UnmarshalEd25519PrivateKey(m.cfg.Key)
+	if err != nil {
+		return err
+	}
+	store, err := pstoremem.NewPeerstore()
+	if err != nil {
+		return err
+	}
+	m.closers = append(m.closers, store.Close)
+	if err := errors.Join(store.AddPrivKey(peer.ID(m.self), key), store.AddPubKey(peer.ID(m.self), key.GetPublic())); err != nil {
+		return err
+	}
+	// Fixed limits, not scaled to this machine's memory: a mesh behaves alike everywhere.
+	limits, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(rcmgr.DefaultLimits.Scale(4<<30, 8<<10)), rcmgr.WithMetricsDisabled())
+	if err != nil {
+		return err
+	}
+	m.closers = append(m.closers, limits.Close)
+	if m.swarm, err = swarm.NewSwarm(peer.ID(m.self), store, eventbus.NewBus(),
+		swarm.WithConnectionGater(gater{}), swarm.WithResourceManager(limits), swarm.WithDialRanker(oneByOne),
+		swarm.WithDialTimeout(DialTimeout), swarm.WithDialTimeoutLocal(DialTimeout),
+		swarm.WithUDPBlackHoleSuccessCounter(nil), swarm.WithIPv6BlackHoleSuccessCounter(nil)); err != nil {
+		return err
+	}
+	t, err := m.newTransport(key, limits)
+	if err != nil {
+		return err
+	}
+	if err := m.swarm.AddTransport(t); err != nil {
+		return err
+	}
+	m.swarm.SetStreamHandler(m.acceptStream)
+	m.swarm.Notify(&network.NotifyBundle{ConnectedF: m.connected, DisconnectedF: m.disconnected})
+	for _, a := range m.cfg.Listen {
+		addr, err := ma.NewMultiaddr(a)
+		if err != nil {
+			return fmt.Errorf("listen address %q: %w", a, err)
+		}
+		if err := m.swarm.Listen(addr); err != nil {
+			return fmt.Errorf("listen on %s: %w", a, err)
+		}
+	}
+	return nil
+}
+
+// newTransport returns the only transport, with all guards in its upgrader.
+func (m *libp2pMesh) newTransport(key ic.PrivKey, limits network.ResourceManager) (transport.Transport, error) {
+	muxers := []upgrader.StreamMuxer{{ID: yamux.ID, Muxer: muxerGuard{newYamux()}}}
+	s, err := m.newSecurity(SecurityID, key, muxers)
+	if err != nil {
+		return nil, err
+	}
+	var up transport.Upgrader
+	if up, err = upgrader.New([]sec.SecureTransport{s}, muxers, nil, limits, gater{}); err != nil {
+		return nil, err
+	}
+	if m.cfg.WrapListener != nil {
+		up = hookedUpgrader{up, m.cfg.WrapListener}
+	}
+	if m.cfg.Transport != nil {
+		return m.cfg.Transport(up, limits)
+	}
+	return tcp.NewTCPTransport(up, limits, nil, tcp.DisableReuseport())
+}
+
+// newYamux is libp2p's muxer with keep-alives that notice a vanished peer sooner.
+func newYamux() *yamux.Transport {
+	config := *yamux.DefaultTransport.Config()
+	config.KeepAliveInterval = keepAlive
+	config.ConnectionWriteTimeout = keepAlive
+	return (*yamux.Transport)(&config)
+}
+
+// oneByOne dials a peer's addresses in order, each when the one before failed or was slow:
+// a race would cost the loser's exchange a quote at both ends.
+func oneByOne(addrs []ma.Multiaddr) []network.AddrDelay {
+	out := make([]network.AddrDelay, len(addrs))
+	for i, a := range addrs {
+		out[i] = network.AddrDelay{Addr: a, Delay: time.Duration(i) * addressDelay}
+	}
+	return out
+}
+
+// Addrs implements Mesh.
+func (m *libp2pMesh) Addrs() []string {
+	addrs, err := m.swarm.InterfaceListenAddresses()
+	if err != nil {
+		addrs = m.swarm.ListenAddresses()
+	}
+	out := make([]string, len(addrs))
+	for i, a := range addrs {
+		out[i] = a.String()
+	}
+	return out
+}
+
+// connected is called by libp2p before any stream of c exists; it must not block.
+func (m *libp2pMesh) connected(_ network.Network, c network.Conn) {
+	var s *Session
+	if !c.As(&s) || m.register(s, &libp2pCarrier{c, m.hub}) == nil {
+		_ = c.Close()
+	}
+}
+
+// disconnected is called by libp2p after connected, once, when c is closed.
+func (m *libp2pMesh) disconnected(_ network.Network, c network.Conn) {
+	var s *Session
+	if c.As(&s) {
+		if l := m.bySession(s); l != nil {
+			l.finish()
+		}
+	}
+}
+
+// acceptStream is called by libp2p in a goroutine of the stream; it leaves that goroutine
+// for one that Close waits for.
+func (m *libp2pMesh) acceptStream(raw network.Stream) {
+	if !m.spawn(func() { m.serve(raw) }) {
+		_ = raw.Reset()
+	}
+}
+
+func (m *libp2pMesh) serve(raw network.Stream) {
+	var s *Session
+	var l *link
+	if raw.Conn().As(&s) {
+		l = m.bySession(s)
+	}
+	if l == nil || raw.SetDeadline(time.Now().Add(OpenTimeout)) != nil {
+		_ = raw.ResetWithError(network.StreamGated)
+		return
+	}
+	// Any name is negotiated: whether it is spoken here is answered with a reason.
+	mux := mss.NewMultistreamMuxer[Protocol]()
+	mux.AddHandlerWithFunc("any", func(p Protocol) bool { return p == controlProtocol || validateProtocol(p) == nil }, nil)
+	p, _, err := mux.Negotiate(raw)
+	if err != nil {
+		_ = raw.ResetWithError(network.StreamProtocolNegotiationFailed)
+		return
+	}
+	l.accept(p, raw)
+}
+
+// Dial implements Mesh.
+func (m *libp2pMesh) Dial(ctx context.Context, to identity.PeerID, addrs []string) (Link, error) {
+	return m.dialPeer(ctx, to, addrs, m.connect)
+}
+
+func (m *libp2pMesh) connect(ctx context.Context, to identity.PeerID, addrs []string) error {
+	dialable, err := parseAddrs(to, addrs)
+	if err != nil {
+		return err
+	}
+	// Neither addresses of an earlier dial nor its back-off have a say in this one.
+	store := m.swarm.Peerstore()
+	store.ClearAddrs(peer.ID(to))
+	store.AddAddrs(peer.ID(to), dialable, peerstore.TempAddrTTL)
+	m.swarm.Backoff().Clear(peer.ID(to))
+	ctx = network.WithForceDirectDial(network.WithDialPeerTimeout(ctx, DialTimeout), "meshnode")
+	for {
+		c, err := m.swarm.DialPeer(ctx, peer.ID(to))
+		if err != nil {
+			return err
+		}
+		var s *Session
+		if !c.As(&s) {
+			_ = c.Close()
+			return errors.New("a connection without a verdict")
+		}
+		l := m.bySession(s)
+		if l == nil || l.down() == nil {
+			return nil // live, or already gone: the caller looks into the table
+		}
+		// libp2p still knows a connection whose farewell is being said.
+		select {
+		case <-l.done:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func parseAddrs(to identity.PeerID, addrs []string) ([]ma.Multiaddr, error) {
+	out := make([]ma.Multiaddr, 0, len(addrs))
+	for _, a := range addrs {
+		addr, err := ma.NewMultiaddr(a)
+		if err != nil {
+			return nil, fmt.Errorf("address %q: %w", a, err)
+		}
+		bare, id := peer.SplitAddr(addr)
+		if id != "" && identity.PeerID(id) != to {
+			return nil, &Refusal{Peer: to, Reasons: []attest.Reason{attest.NewReason(attest.CodeWrongPeer, "address", id.String(), to.String())}}
+		}
+		out = append(out, bare)
+	}
+	if len(out) == 0 {
+		return nil, errors.New("no address")
+	}
+	return out, nil
+}
+
+// Close implements Mesh.
+func (m *libp2pMesh) Close() error {
+	if !m.shutdown() {
+		return nil
+	}
+	var errs []error
+	if m.swarm != nil {
+		errs = append(errs, m.swarm.Close())
+	}
+	errs = append(errs, m.wait())
+	for i := len(m.closers) - 1; i >= 0; i-- {
+		errs = append(errs, m.closers[i]())
+	}
+	return errors.Join(errs...)
+}
+
+// libp2pCarrier is the connection under a link.
+type libp2pCarrier struct {
+	conn network.Conn
+	hub  *hub
+}
+
+func (c *libp2pCarrier) open(ctx context.Context, p Protocol) (Stream, error) {
+	s, err := c.conn.NewStream(ctx)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = s.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	if deadline, ok := ctx.Deadline(); ok {
+		err = s.SetDeadline(deadline)
+	}
+	if err == nil {
+		err = mss.SelectProtoOrFail(p, s)
+	}
+	if err != nil {
+		if !c.hub.spawn(func() { _ = s.Reset() }) {
+			_ = s.Reset()
+		}
+		return nil, err
+	}
+	return s, nil
+}
+
+func (c *libp2pCarrier) close() { _ = c.conn.Close() }

@@ -1,0 +1,41 @@
+package mesh
+
+import (
+	"time"
+
+	"github.com/attestmesh/meshnode/mesh/exchange"
+)
+
+// Limits on peers' bytes and time.
+const (
+	// OpenTimeout bounds opening a stream whose context has no deadline, and the peer's part
+	// in opening one here.
+	OpenTimeout = 10 * time.Second
+	// DialTimeout bounds one dial over all addresses of a peer, whatever the contexts say.
+	DialTimeout = 30 * time.Second
+	// FarewellTimeout is how long Close tries to tell the peer its reason.
+	FarewellTimeout = 500 * time.Millisecond
+	// MaxProtocol bounds a protocol name in bytes.
+	MaxProtocol = 128
+
+	// crossingWindow: two links established closer than this may come from crossing dials.
+	crossingWindow = exchange.TotalTimeout
+	// duplicateGrace is how long the losing link of two stays usable.
+	duplicateGrace = 250 * time.Millisecond
+	// settleTimeout is how long the end that does not decide waits for the one that does.
+	settleTimeout = 5 * time.Second
+	// maxLinksPerPeer bounds the live links of one peer, spares included.
+	maxLinksPerPeer = 4
+	// closeTimeout is how long Mesh.Close waits for handlers that do not return.
+	closeTimeout = 5 * time.Second
+	// tlsTimeout bounds the TLS handshake before the exchange.
+	tlsTimeout = 5 * time.Second
+	// addressDelay is how long a dial waits for one address before it tries the next too.
+	addressDelay = 3 * time.Second
+	// keepAlive is the interval of the muxer's pings, and how long an answer may take: a
+	// peer that vanished without a word is noticed after at most twice this.
+	keepAlive = 5 * time.Second
+)
+
+// controlProtocol is the mesh's own; Judge is not asked about it.
+const controlProtocol Protocol = "/meshnode/control/1"

@@ -1,0 +1,202 @@
+// Package mesh makes connections on which both ends have proved what they run, and nothing
+// else. A connection exists for the rest of meshnode only as a Link, a Link exists only
+// after the exchange of package exchange has finished on that very connection, and each
+// stream of it is permitted one by one.
+//
+// Two implementations, NewLibp2p and NewMemory, share the exchange, the links and every
+// rule below; one conformance suite runs over both.
+//
+// # Links
+//
+// One Link per connection. Links and Link show at most one live link per peer. If both ends
+// dialled at once there are two for a moment; the end with the lower peer id decides:
+//
+//   - both dialled by the same end: the newer stays, since an end dials only when it has none;
+//   - established more than ten seconds apart: the newer stays, its dialler had lost the other;
+//   - else: the one that the lower peer id dialled stays.
+//
+// It keeps the other open a quarter of a second more, so that nobody is ever without, and
+// closes it with code duplicate. The other end waits; should nothing be closed within five
+// seconds, the older connection is dead at the decider and is closed here.
+//
+// # Streams
+//
+// A stream is opened with multistream-select and then admitted by one frame of the
+// acceptor: ACCEPT (type 7, empty) or REFUSAL, so that Open reports the peer's reason at no
+// extra round trip. Both ends ask Judge.Permit. The protocol /meshnode/control/1 is the
+// mesh's own: its opener sends CLOSE (type 8, one reason), the peer notes it as the link's
+// cause, answers ACCEPT and lets the opener close the connection.
+//
+// # Guards of the libp2p implementation
+//
+// The security protocol /meshnode-atls/1.0.0 is the only one offered; it wraps libp2p's TLS
+// 1.3 and returns a connection only after the exchange. The muxer refuses a connection that
+// did not come from it, and so does the connection gater. The only transport is TCP, since
+// QUIC, WebTransport and WebRTC have handshakes of their own; port reuse is off, since
+// simultaneous opens break TLS. The constructor of the security protocol refuses every key
+// but the node's. There is no host around the swarm: no identify, ping, relay, AutoNAT or
+// hole punching exists that would have to be turned off.
+package mesh
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/transport"
+	manet "github.com/multiformats/go-multiaddr/net"
+
+	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/internal/identity"
+	"github.com/attestmesh/meshnode/mesh/exchange"
+)
+
+// The vocabulary of the exchange, under the names that users of a mesh know.
+type (
+	// Protocol names what a stream speaks, as "/meshnode/raft/1".
+	Protocol = exchange.Protocol
+	// Subject is who a peer is.
+	Subject = exchange.Subject
+	// Session is the verdict about the peer of one connection.
+	Session = exchange.Session
+	// Judge is the Relying Party's opinion of peers.
+	Judge = exchange.Judge
+	// Refusal is the error of a connection or stream that one side refused.
+	Refusal = exchange.Refusal
+)
+
+// Stream is one permitted, ordered, bidirectional byte stream. Close ends both directions,
+// CloseWrite only ours: the peer reads io.EOF. After Reset both ends get an error. Deadlines
+// of the past end blocked calls at once.
+type Stream interface {
+	io.ReadWriteCloser
+	CloseWrite() error
+	Reset() error
+	SetDeadline(time.Time) error
+}
+
+// Link is one attested connection. Methods are safe for concurrent use.
+type Link interface {
+	// Peer is the peer of the connection, by its identity key.
+	Peer() identity.PeerID
+	// Session is the verdict that opened the link.
+	Session() *Session
+	// Open opens a stream. A *Refusal says who did not permit it and why. Without a
+	// deadline in ctx it waits at most OpenTimeout.
+	Open(ctx context.Context, p Protocol) (Stream, error)
+	// Close ends every stream at once, tells the peer the reason (best effort, 500 ms) and
+	// closes the connection. It returns when the link is down; later calls change nothing.
+	Close(reason attest.Reason) error
+	// Done is closed when the link is down, whoever ended it.
+	Done() <-chan struct{}
+	// Cause is why the link is down or going down: our reason, the peer's, or code
+	// unavailable for a lost connection. It is the zero Reason while the link lives.
+	Cause() attest.Reason
+}
+
+// Mesh makes and accepts links. Methods are safe for concurrent use.
+type Mesh interface {
+	// Self is this node's peer id.
+	Self() identity.PeerID
+	// Addrs are the addresses that peers can dial, as resolved after listening.
+	Addrs() []string
+	// Handle accepts streams of p. The handler runs in a goroutine of its stream and must
+	// return soon after the stream fails. A nil handler takes p away.
+	Handle(p Protocol, handler func(Link, Stream))
+	// Notify calls f once for every link, those that exist already included. Calls come one
+	// after another from one goroutine; a link may be down before f hears of it.
+	Notify(f func(Link))
+	// Dial returns the live link to peer, or makes one. Concurrent dials of one peer are one
+	// dial. There is no back-off here: the caller decides when to try again. A *Refusal
+	// says who refused and why.
+	Dial(ctx context.Context, peer identity.PeerID, addrs []string) (Link, error)
+	// Links returns the live links, at most one per peer, in no order.
+	Links() []Link
+	// Link returns the live link to peer.
+	Link(peer identity.PeerID) (Link, bool)
+	// Close closes all links with code shutdown, stops listening and waits for handlers. It
+	// must not be called by a handler or a notified function.
+	Close() error
+}
+
+// Config makes a Mesh. Key, MeshID, Incarnation, Epoch, Credential, Quoter and Judge are
+// required; the functions are asked at every exchange and must not block.
+type Config struct {
+	Key         ed25519.PrivateKey
+	MeshID      identity.MeshID
+	Incarnation func() identity.Incarnation
+	Epoch       func() identity.Epoch
+	Credential  func() []byte
+	Quoter      *attest.Quoter // running; its owner stops it after Close
+	Judge       Judge
+
+	// Listen are multiaddrs (libp2p) or any names (memory). Listening on each must succeed.
+	Listen []string
+	// OnRefusal, if set, hears every refused exchange, either way. It must not block.
+	OnRefusal func(Refusal)
+	// Log, if set, gets one line for each exchange that failed.
+	Log *slog.Logger
+
+	// Transport makes the only libp2p transport; nil: TCP without port reuse. It must
+	// upgrade its connections with the given upgrader, where the guards live.
+	Transport func(transport.Upgrader, network.ResourceManager) (transport.Transport, error)
+	// WrapListener, if set, stands between the sockets and libp2p: it sees raw connections
+	// first and may drop them.
+	WrapListener func(manet.Listener) manet.Listener
+}
+
+func (c *Config) validate() error {
+	if len(c.Key) != ed25519.PrivateKeySize {
+		return fmt.Errorf("mesh: a key of %d bytes, want Ed25519", len(c.Key))
+	}
+	var missing []string
+	for name, ok := range map[string]bool{
+		"MeshID": !c.MeshID.IsZero(), "Incarnation": c.Incarnation != nil, "Epoch": c.Epoch != nil,
+		"Credential": c.Credential != nil, "Quoter": c.Quoter != nil, "Judge": c.Judge != nil,
+	} {
+		if !ok {
+			missing = append(missing, name)
+		}
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("mesh: configuration without %s", strings.Join(missing, ", "))
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return nil
+}
+
+// params returns what the exchange needs for one connection.
+func (c *Config) params(self, peer identity.PeerID, initiator bool, export exchange.Exporter) exchange.Params {
+	return exchange.Params{
+		Self: self, Peer: peer, Initiator: initiator, MeshID: c.MeshID, Incarnation: c.Incarnation(), Epoch: c.Epoch(),
+		Credential: c.Credential(), Prover: c.Quoter, Judge: c.Judge, Export: export,
+	}
+}
+
+// report tells log and owner why an exchange failed and returns the error for the caller.
+func (c *Config) report(peer identity.PeerID, err error) error {
+	if err == nil {
+		return nil
+	}
+	c.Log.Info("exchange failed", "peer", peer.String(), "error", err)
+	var r *Refusal
+	if !errors.As(err, &r) {
+		return err
+	}
+	told := r.Normalize()
+	if c.OnRefusal != nil {
+		c.OnRefusal(told)
+	}
+	return &told
+}
+
+// ErrClosed is returned by a Mesh after Close.
+var ErrClosed = errors.New("mesh: closed")
