@@ -1,0 +1,178 @@
+package consensus
+
+import (
+	"crypto/ed25519"
+	"fmt"
+	"time"
+
+	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/internal/envelope"
+	"github.com/attestmesh/meshnode/internal/identity"
+	"github.com/sigstore/sigstore/pkg/signature"
+)
+
+// Credential says whose node a peer id is, never that it may enter.
+type Credential struct {
+	MeshID       identity.MeshID      `json:"mesh_id"`
+	Incarnation  identity.Incarnation `json:"incarnation"`
+	Organisation identity.OrgID       `json:"organisation"`
+	Node         identity.NodeName    `json:"node"`
+	Peer         identity.PeerID      `json:"peer"`
+	// Cosigner is the Ed25519 key that signs checkpoints, never Statements.
+	Cosigner   envelope.PublicKey `json:"cosigner"`
+	Roles      []string           `json:"roles"`
+	BootSeq    identity.BootSeq   `json:"boot_seq"`
+	Checkpoint CheckpointSeen     `json:"checkpoint,omitzero"`
+	Issued     time.Time          `json:"issued"`
+	Expires    time.Time          `json:"expires"`
+
+	raw []byte
+}
+
+// CheckpointSeen is the newest checkpoint that the enroller had seen: a node that knows
+// only a smaller log has been rolled back.
+type CheckpointSeen struct {
+	Size uint64 `json:"size"`
+	Root string `json:"root"` // SHA-256 in hex
+}
+
+// Ref is the stable name of the node.
+func (c *Credential) Ref() identity.NodeRef {
+	return identity.NodeRef{Org: c.Organisation, Name: c.Node}
+}
+
+// CosignerKey returns the checkpoint key.
+func (c *Credential) CosignerKey() ed25519.PublicKey {
+	k, _ := c.Cosigner.PublicKey.(ed25519.PublicKey)
+	return k
+}
+
+// HasRole reports whether the enroller granted role.
+func (c *Credential) HasRole(role string) bool { return covers(c.Roles, []string{role}) }
+
+// Raw returns the envelope that was parsed.
+func (c *Credential) Raw() []byte { return c.raw }
+
+// SignCredential normalises c (roles, times), signs it with an enroll key and returns the
+// envelope.
+func SignCredential(s signature.Signer, c Credential) ([]byte, error) {
+	c.Roles = NormaliseRoles(c.Roles)
+	c.Issued, c.Expires = canonicalTime(c.Issued), canonicalTime(c.Expires)
+	if err := c.check(); err != nil {
+		return nil, fmt.Errorf("credential: %w", err)
+	}
+	env, err := envelope.SignStatement(s, envelope.TypeCredential, nodeSubject(c.Ref(), c.Peer), c)
+	if err != nil {
+		return nil, fmt.Errorf("credential: %w", err)
+	}
+	raw := env.Marshal()
+	if len(raw) > MaxCredential {
+		return nil, fmt.Errorf("credential: %d bytes, the limit is %d", len(raw), MaxCredential)
+	}
+	return raw, nil
+}
+
+// ParseCredential decodes a Credential without judging who signed it.
+func ParseCredential(raw []byte) (*Credential, error) {
+	c, _, err := decodeCredential(raw)
+	return c, err
+}
+
+func decodeCredential(raw []byte) (*Credential, *envelope.Envelope, error) {
+	if len(raw) > MaxCredential {
+		return nil, nil, fmt.Errorf("credential: %d bytes, the limit is %d", len(raw), MaxCredential)
+	}
+	env, err := envelope.Parse(raw)
+	if err != nil {
+		return nil, nil, fmt.Errorf("credential: %w", err)
+	}
+	st, err := envelope.Decode[Credential](env.Payload, envelope.TypeCredential)
+	if err != nil {
+		return nil, nil, fmt.Errorf("credential: %w", err)
+	}
+	c := &st.Predicate
+	if err := c.check(); err != nil {
+		return nil, nil, fmt.Errorf("credential: %w", err)
+	}
+	if err := checkSubject(st.Subject, nodeSubject(c.Ref(), c.Peer)); err != nil {
+		return nil, nil, fmt.Errorf("credential: %w", err)
+	}
+	c.raw = raw
+	return c, env, nil
+}
+
+func (c *Credential) check() error {
+	if c.MeshID.IsZero() {
+		return fmt.Errorf("mesh_id is zero")
+	}
+	if err := c.Ref().Validate(); err != nil {
+		return err
+	}
+	peerKey, err := c.Peer.PublicKey()
+	if err != nil {
+		return err
+	}
+	if c.CosignerKey() == nil {
+		return fmt.Errorf("cosigner: want an Ed25519 key")
+	}
+	if c.CosignerKey().Equal(peerKey) {
+		return fmt.Errorf("cosigner: the key of the peer id must not sign checkpoints")
+	}
+	if err := checkRoles(c.Roles); err != nil {
+		return err
+	}
+	if c.BootSeq == 0 {
+		return fmt.Errorf("boot_seq is zero")
+	}
+	if c.Checkpoint != (CheckpointSeen{}) {
+		if err := checkHex("checkpoint root", c.Checkpoint.Root, 32); err != nil {
+			return err
+		}
+	}
+	if err := checkTime("issued", c.Issued); err != nil {
+		return err
+	}
+	if err := checkTime("expires", c.Expires); err != nil {
+		return err
+	}
+	if life := c.Expires.Sub(c.Issued); life <= 0 || life > MaxCredentialLifetime {
+		return fmt.Errorf("valid for %s, want more than nothing and at most %s", life, MaxCredentialLifetime)
+	}
+	return nil
+}
+
+// VerifyCredential decides whether raw is a Credential of this mesh and incarnation, by an
+// enroll key of the organisation it names, and valid at now; a zero now does not judge
+// validity. The error carries a Reason.
+func (g *Genesis) VerifyCredential(inc identity.Incarnation, raw []byte, now time.Time) (*Credential, error) {
+	c, env, err := decodeCredential(raw)
+	if err != nil {
+		return nil, refuseErr(attest.CodeNoCredential, "credential", err)
+	}
+	if c.MeshID != g.meshID {
+		return nil, refuse(attest.CodeWrongMesh, "credential mesh_id", c.MeshID.Short(), g.meshID.Short())
+	}
+	if c.Incarnation != inc {
+		return nil, refuse(attest.CodeWrongIncarnation, "credential incarnation", fmt.Sprint(c.Incarnation), fmt.Sprint(inc))
+	}
+	if len(env.Signatures) != 1 {
+		return nil, refuse(attest.CodeNoCredential, "credential", fmt.Sprintf("%d signatures", len(env.Signatures)), "one, by an enroll key")
+	}
+	keys := g.OrgKeys(c.Organisation, KeyEnroll)
+	if len(keys) == 0 {
+		return nil, refuse(attest.CodeNoCredential, "credential organisation", string(c.Organisation), "an organisation of genesis")
+	}
+	if _, err := env.Verify(keys); err != nil {
+		return nil, refuseErr(attest.CodeNoCredential, "credential signature", err)
+	}
+	if now.IsZero() {
+		return c, nil
+	}
+	if !now.Before(c.Expires) {
+		return nil, refuse(attest.CodeCredentialExpired, "credential", c.Expires.Format(time.RFC3339), "later than "+now.UTC().Format(time.RFC3339))
+	}
+	if c.Issued.After(now.Add(ClockSkew)) {
+		return nil, refuse(attest.CodeCredentialExpired, "credential issued", c.Issued.Format(time.RFC3339), "not after "+now.UTC().Format(time.RFC3339))
+	}
+	return c, nil
+}

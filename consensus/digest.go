@@ -1,0 +1,127 @@
+package consensus
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"maps"
+	"slices"
+
+	"github.com/attestmesh/meshnode/internal/identity"
+)
+
+// The images are what digests are taken of: deterministic CBOR arrays of the state, with
+// every map as a list in order. Anything that decides an Apply must be in them.
+type policyImage struct {
+	_           struct{} `cbor:",toarray"`
+	Version     int
+	MeshID      []byte
+	Incarnation uint64
+	Epoch       uint64
+	Base        uint64
+	Entries     []string // ids, which are hashes of the content
+	Revoked     []string
+	Seen        [][]byte
+	Chain       []byte // SHA-256 over the SHA-256 of every envelope, in order
+	ChainLength int
+	ChainBytes  int
+}
+
+type nodeImage struct {
+	_           struct{} `cbor:",toarray"`
+	Ref         string
+	Credential  []byte // SHA-256 of the envelope
+	Measured    bool
+	Kind        string
+	Measurement string
+	Reference   string
+	Evicted     string
+	Seat        bool
+	Removed     string
+}
+
+type edgeImage struct {
+	_        struct{} `cbor:",toarray"`
+	Subject  []byte
+	Verifier []byte
+	Envelope []byte // SHA-256
+}
+
+type retiredImage struct {
+	_    struct{} `cbor:",toarray"`
+	Peer []byte
+	Ref  string
+}
+
+type stateImage struct {
+	_       struct{} `cbor:",toarray"`
+	Policy  []byte
+	Now     int64 // Unix ms, 0 before the first tick
+	TickSeq uint64
+	Nodes   []nodeImage
+	Edges   []edgeImage
+	Retired []retiredImage
+}
+
+// PolicyDigest is equal exactly if two policy states are: what seats sign so that others
+// can tell that a chain they replayed is the newest.
+func (s *PolicyState) PolicyDigest() [32]byte {
+	im := policyImage{Version: FSMVersion, MeshID: s.genesis.meshID[:], Incarnation: uint64(s.incarnation), Epoch: uint64(s.epoch), Base: s.base,
+		Entries: slices.Sorted(maps.Keys(s.entries)), Revoked: slices.Sorted(maps.Keys(s.revoked)), ChainLength: len(s.chain), ChainBytes: s.chainBytes}
+	for id := range s.seen {
+		im.Seen = append(im.Seen, id[:])
+	}
+	slices.SortFunc(im.Seen, bytes.Compare)
+	h := sha256.New()
+	for _, raw := range s.chain {
+		sum := sha256.Sum256(raw)
+		h.Write(sum[:])
+	}
+	im.Chain = h.Sum(nil)
+	return digestOf(im)
+}
+
+// Digest is a digest of the full state: equal on every replica after the same commands.
+func (s *State) Digest() [32]byte {
+	policy := s.PolicyDigest()
+	im := stateImage{Policy: policy[:], TickSeq: s.tickSeq}
+	if !s.now.IsZero() {
+		im.Now = s.now.UnixMilli()
+	}
+	for _, ref := range s.refs() {
+		n := s.nodes[ref]
+		ni := nodeImage{Ref: ref.String(), Credential: sum(n.cred.raw), Evicted: string(n.evicted), Seat: n.seat, Removed: string(n.removed)}
+		if n.run != nil {
+			ni.Measured, ni.Kind, ni.Measurement, ni.Reference = true, n.run.Kind, n.run.Measurement, n.run.Reference
+		}
+		im.Nodes = append(im.Nodes, ni)
+	}
+	for _, subject := range sortedPeers(s.edges) {
+		verifiers := s.edges[subject]
+		for _, verifier := range sortedPeers(verifiers) {
+			im.Edges = append(im.Edges, edgeImage{Subject: []byte(subject), Verifier: []byte(verifier), Envelope: sum(verifiers[verifier].raw)})
+		}
+	}
+	for _, peer := range sortedPeers(s.retired) {
+		im.Retired = append(im.Retired, retiredImage{Peer: []byte(peer), Ref: s.retired[peer].String()})
+	}
+	return digestOf(im)
+}
+
+func sortedPeers[V any](m map[identity.PeerID]V) []identity.PeerID {
+	return slices.Sorted(maps.Keys(m))
+}
+
+func sum(b []byte) []byte {
+	h := sha256.Sum256(b)
+	return h[:]
+}
+
+// digestOf encodes integers, strings and lists of them, which cannot fail; were it to, all
+// replicas would agree on the zero digest and none on a wrong one.
+func digestOf(image any) [32]byte {
+	raw, err := wire.enc.Marshal(image)
+	if err != nil {
+		return [32]byte{}
+	}
+	return sha256.Sum256(raw)
+}

@@ -1,0 +1,80 @@
+// Package consensus is the governance core of a mesh: who the organisations are, which
+// nodes are theirs, which software they allow, and what each of them has found out about
+// the others. It is pure. Nothing here reads a clock, the network or randomness, and no
+// goroutine is started; State is a function of the commands it was given, in order.
+//
+// # Signed things
+//
+// Each is one DSSE envelope over an in-toto Statement (package envelope), and the envelope
+// as ordered is the log leaf:
+//
+//	genesis             every founding organisation's govern key   subject: name, SHA-256 of the nonce
+//	bootstrap           every organisation's enroll key            subject: "mesh", the mesh id
+//	credential          one enroll key of the node's organisation  subject: org/node, SHA-256 of the peer id
+//	proposal            govern keys of enough member organisations subject: "mesh", the mesh id
+//	attestation-result  the verifier's peer key                    subject: org/node, SHA-256 of the subject's peer id
+//	time-sample         a seat's peer key                          subject: "mesh", the mesh id
+//	membership          nobody: derived by Apply, checked by replay  subject: org/node, SHA-256 of the peer id
+//
+// The mesh id is the SHA-256 of the genesis payload. Approvals of a proposal are signatures
+// over the same payload bytes, gathered before it is submitted; its id is the SHA-256 of
+// the payload. Decoders check sizes first, demand the one canonical encoding, and never
+// panic. Times are UTC with at most milliseconds. Optional fields are absent when unset.
+//
+// # Entries
+//
+// An Entry allows one measurement, of one kind of evidence, to hold a set of roles. Its id
+// is computed: the first 16 hex characters of the SHA-256 of its compact JSON without the
+// id. A file may state the id; it is then checked. Every entry has the role "member".
+// Entry.Supersedes names the entries it is meant to replace, for people and for audits:
+// both are in force until the old one is removed or passes its not_after.
+//
+// # Classes of proposals
+//
+// N is the number of member organisations. The class is computed from the entries before
+// and after, never declared: if every entry after was an entry before, the proposal is
+// narrow and needs ⌊N/2⌋+1 organisations; anything else widens and needs
+// max(⌊N/2⌋+1, ⌈2N/3⌉). An entry that some other entry happens to cover is still an
+// addition: otherwise two narrowings would not commute. A widening binds the base it was
+// signed on and raises it; a narrowing names its target absolutely and never goes stale.
+// Both raise the epoch. Adding back a revoked measurement takes an explicit readmit, so
+// that a widening signed earlier cannot undo a removal that was ordered meanwhile.
+//
+// # Commands
+//
+// What Raft orders is deterministic CBOR (RFC 8949 §4.2): the array [1, kind, body]. The
+// body of the kinds of this package is an array of envelopes as byte strings:
+//
+//	bootstrap   [genesis, bootstrap]    leaves: both, as leaf 0 and 1
+//	credential  [credential]            leaf: itself; a removed seat adds a membership leaf
+//	results     [result, …]             leaves: those accepted
+//	proposal    [proposal]              leaf: itself, then one membership leaf per removed seat
+//	tick        [time-sample, …]        leaves: one membership leaf per removed seat
+//
+// An unknown version or kind is ErrUnknownCommand: the replica must halt, on every node
+// alike, because skipping a removal would fail open. A command that Apply refuses changes
+// nothing and has no leaf. Apply checks every signature except those of results, which
+// CheckResults checks before an entry is stored, so that they can be verified in parallel.
+// New action or command kinds need a higher fsm_version in genesis.
+//
+// # Time
+//
+// A tick carries samples that seats signed for the next tick number. With samples of
+// ⌊2n/3⌋+1 seats the time becomes their lower median. With fewer, every missing seat is
+// counted as having sampled the present time and the step is at most TickInterval, so
+// that a lone leader cannot run the clock ahead. Time never falls. Before the first tick
+// the time is zero: proposals are refused, expiries of credentials are not judged.
+//
+// # Nodes and edges
+//
+// The newest boot of a node wins; older peer ids are retired for ever, with the edges they
+// gave and got. A node's own measurement is the one that most distinct other
+// organisations' affirming edges name, a tie keeping the older finding. A node whose measurement
+// leaves the allowed set is evicted; a seat's node then leaves the Raft configuration for
+// good, while its organisation keeps its vote on proposals. A proposal that would evict
+// so many seats that the rest is no quorum is refused unless it is confirmed in its signed bytes; a
+// tick that would (an entry passing its not_after) evicts no seat.
+//
+// Sources: DESIGN §7, §8, §13; TUF's threshold rules (theupdateframework.io, §5.3) for
+// counting organisations and not keys.
+package consensus

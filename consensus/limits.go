@@ -1,0 +1,66 @@
+package consensus
+
+import "time"
+
+// Limits on what peers and files may hand us. Sizes are checked before anything is parsed.
+const (
+	// MinOrganisations and MaxOrganisations bound the founders; seven voters is where
+	// Raft's latency stops being worth it.
+	MinOrganisations = 2
+	MaxOrganisations = 7
+	// MaxKeys bounds one organisation's keys: three roles, each in rotation, and spares.
+	MaxKeys = 8
+	// MaxEntries bounds the allowed set; a snapshot of it stays small.
+	MaxEntries = 200
+	// MaxRegisters bounds the further measured values of an entry: TDX and TPM have 24.
+	MaxRegisters = 32
+	// MaxRevoked bounds the remembered removals.
+	MaxRevoked = 4096
+	// MaxSupersedes bounds the entries that one entry replaces.
+	MaxSupersedes = 8
+	// MaxRoots and MaxWitnesses bound lists of genesis.
+	MaxRoots     = 8
+	MaxWitnesses = 16
+	// MaxActions bounds one proposal.
+	MaxActions = 32
+	// MaxProposalLifetime is the longest time from creation to expiry.
+	MaxProposalLifetime = 14 * 24 * time.Hour
+	// MaxCredential bounds an encoded Credential: it must fit a HELLO of 4 KiB.
+	MaxCredential = 3 << 10
+	// MaxCredentialLifetime is the longest validity of a Credential, ClockSkew what we
+	// grant an enroller's clock.
+	MaxCredentialLifetime = 24 * time.Hour
+	ClockSkew             = 10 * time.Minute
+	// MaxRoles bounds the roles of a Credential or entry: there are four.
+	MaxRoles = 4
+	// MaxResult bounds one encoded attestation result, MaxResultLifetime its validity.
+	MaxResult         = 4 << 10
+	MaxResultLifetime = time.Hour
+	// HeartbeatAfter is how old an unchanged edge must be to be logged again: once per
+	// lifetime, with half of it left to get through.
+	HeartbeatAfter = MaxResultLifetime / 2
+	// MaxCodes bounds the codes of one result.
+	MaxCodes = 16
+	// MaxResults bounds one results command.
+	MaxResults = 128
+	// MaxVerifiers bounds the edges that the nodes of one organisation hold on one
+	// subject: eligibility counts organisations, so more would only cost memory.
+	MaxVerifiers = 8
+	// MaxTimeSample bounds one encoded time sample.
+	MaxTimeSample = 2 << 10
+	// MaxCommand bounds an encoded command of any kind.
+	MaxCommand = 1 << 20
+	// MaxNodes bounds the nodes of one organisation, DefaultNodes is what genesis gets
+	// where its file names no number.
+	MaxNodes     = 1024
+	DefaultNodes = 256
+	// MaxRetired bounds the retired peer ids of one organisation: 4 reboots a day of
+	// 20 nodes for two years.
+	MaxRetired = 1 << 16
+	// MaxChain and MaxChainBytes bound a policy chain.
+	MaxChain      = 1 << 14
+	MaxChainBytes = 64 << 20
+	// TickInterval is the time between two ticks, and the largest step without a quorum
+	// of samples.
+	TickInterval = 2 * time.Second
+)

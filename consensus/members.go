@@ -1,0 +1,188 @@
+package consensus
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/internal/envelope"
+	"github.com/attestmesh/meshnode/internal/identity"
+)
+
+// Changes that a Membership statement names.
+const ChangeSeatRemoved = "seat-removed"
+
+// Membership is a statement that Apply derives and nobody signs: whoever replays the log
+// derives the same.
+type Membership struct {
+	MeshID      identity.MeshID      `json:"mesh_id"`
+	Incarnation identity.Incarnation `json:"incarnation"`
+	Epoch       identity.Epoch       `json:"epoch"`
+	Change      string               `json:"change"`
+	Node        identity.NodeRef     `json:"node"`
+	Peer        identity.PeerID      `json:"peer"`
+	Code        attest.Code          `json:"code"`
+	// Cause is "proposal ID", "tick SEQ" or "credential DIGEST".
+	Cause string `json:"cause"`
+}
+
+func membershipLeaf(m Membership) ([]byte, error) {
+	payload, err := envelope.NewPayload(envelope.TypeMembership, nodeSubject(m.Node, m.Peer), m)
+	if err != nil {
+		return nil, fmt.Errorf("membership: %w", err)
+	}
+	return (&envelope.Envelope{Payload: payload}).Marshal(), nil
+}
+
+// ParseMembership decodes a derived membership leaf, which carries no signature.
+func ParseMembership(raw []byte) (*Membership, error) {
+	env, err := envelope.Parse(raw)
+	if err != nil {
+		return nil, fmt.Errorf("membership: %w", err)
+	}
+	if len(env.Signatures) != 0 {
+		return nil, fmt.Errorf("membership: %d signatures, want none", len(env.Signatures))
+	}
+	st, err := envelope.Decode[Membership](env.Payload, envelope.TypeMembership)
+	if err != nil {
+		return nil, fmt.Errorf("membership: %w", err)
+	}
+	m := &st.Predicate
+	if err := checkSubject(st.Subject, nodeSubject(m.Node, m.Peer)); err != nil {
+		return nil, fmt.Errorf("membership: %w", err)
+	}
+	if m.Change != ChangeSeatRemoved {
+		return nil, fmt.Errorf("membership: change %.40q", m.Change)
+	}
+	return m, nil
+}
+
+// VerifyCredential decides whether raw is a Credential of this mesh at now and of no boot
+// older than the newest one ordered. The error carries a Reason.
+func (s *State) VerifyCredential(raw []byte, now time.Time) (*Credential, error) {
+	c, err := s.PolicyState.VerifyCredential(raw, now)
+	if err != nil {
+		return nil, err
+	}
+	if _, ok := s.retired[c.Peer]; ok {
+		return nil, refuse(attest.CodeRetired, "peer "+c.Peer.Short(), "retired", "a newer boot of "+c.Ref().String())
+	}
+	if ref, ok := s.peers[c.Peer]; ok && ref != c.Ref() {
+		return nil, refuse(attest.CodeRetired, "peer "+c.Peer.Short(), "known as "+ref.String(), c.Ref().String())
+	}
+	n, ok := s.nodes[c.Ref()]
+	if !ok || c.BootSeq > n.cred.BootSeq {
+		return c, nil
+	}
+	if c.BootSeq < n.cred.BootSeq || c.Peer != n.cred.Peer {
+		return nil, refuse(attest.CodeRetired, c.Ref().String()+" boot_seq", fmt.Sprint(c.BootSeq), fmt.Sprintf("newer than %d", n.cred.BootSeq))
+	}
+	return c, nil
+}
+
+// applyCredential registers a new boot of a node, or a renewal for the same boot.
+func (s *State) applyCredential(raw []byte) (Outcome, error) {
+	c, err := s.VerifyCredential(raw, s.now)
+	if err != nil {
+		return Outcome{}, err
+	}
+	old := s.nodes[c.Ref()]
+	if old == nil {
+		if err := s.checkRoom(c.Organisation); err != nil {
+			return Outcome{}, err
+		}
+	}
+	if err := s.checkKeys(c); err != nil {
+		return Outcome{}, err
+	}
+	out := Outcome{Leaves: [][]byte{raw}}
+	switch {
+	case old != nil && old.cred.Peer == c.Peer:
+		if c.BootSeq != old.cred.BootSeq || !c.CosignerKey().Equal(old.cred.CosignerKey()) {
+			return Outcome{}, refuse(attest.CodeRetired, "credential of "+c.Ref().String(), "the same peer with another boot_seq or cosigner key", "a new identity at every boot")
+		}
+		if !c.Expires.After(old.cred.Expires) {
+			return Outcome{}, refuse(attest.CodeReplayed, "credential of "+c.Ref().String(), c.Expires.Format(time.RFC3339), "a later expiry than "+old.cred.Expires.Format(time.RFC3339))
+		}
+		if old.inRaft() && !c.HasRole(RoleSeat) {
+			return Outcome{}, refuse(attest.CodeNotSeat, "credential of "+c.Ref().String(), "a seat's renewal without the role", RoleSeat)
+		}
+		old.cred = c
+		return out, nil
+	case old != nil:
+		if err := s.retire(&out, old, "credential "+sha256Hex(raw)); err != nil {
+			return Outcome{}, err
+		}
+	}
+	s.nodes[c.Ref()] = &node{cred: c}
+	s.peers[c.Peer] = c.Ref()
+	return out, nil
+}
+
+// checkRoom enforces the quotas of one organisation.
+func (s *State) checkRoom(org identity.OrgID) error {
+	nodes := 0
+	for ref := range s.nodes {
+		if ref.Org == org {
+			nodes++
+		}
+	}
+	if limit := s.genesis.Limits.Nodes; nodes >= limit {
+		return refuse(attest.CodeLimit, "nodes of "+string(org), fmt.Sprint(nodes), fmt.Sprintf("at most %d", limit))
+	}
+	return nil
+}
+
+// checkKeys demands that no other node has either key of c, and no organisation.
+func (s *State) checkKeys(c *Credential) error {
+	peerKey, err := c.Peer.PublicKey()
+	if err != nil {
+		return refuseErr(attest.CodeMalformed, "credential", err)
+	}
+	for ref, n := range s.nodes {
+		if ref == c.Ref() {
+			continue
+		}
+		otherPeer, err := n.cred.Peer.PublicKey()
+		if err != nil {
+			return refuseErr(attest.CodeMalformed, "credential", err)
+		}
+		if c.CosignerKey().Equal(n.cred.CosignerKey()) || c.CosignerKey().Equal(otherPeer) || peerKey.Equal(n.cred.CosignerKey()) {
+			return refuse(attest.CodeDuplicate, "credential of "+c.Ref().String(), "a key in use by another node", "keys of its own")
+		}
+	}
+	if _, _, ok := s.genesis.KeyOwner(c.CosignerKey()); ok || c.CosignerKey().Equal(s.LogKey()) {
+		return refuse(attest.CodeDuplicate, "credential of "+c.Ref().String(), "a key of an organisation or the log as cosigner key", "keys of its own")
+	}
+	if _, _, ok := s.genesis.KeyOwner(peerKey); ok || peerKey.Equal(s.LogKey()) {
+		return refuse(attest.CodeDuplicate, "credential of "+c.Ref().String(), "a key of an organisation or the log as peer key", "keys of its own")
+	}
+	return nil
+}
+
+// retire makes room for a newer boot: the old peer is out for ever, with its edges.
+func (s *State) retire(out *Outcome, old *node, cause string) error {
+	ref, peer := old.cred.Ref(), old.cred.Peer
+	retired := 0
+	for _, r := range s.retired {
+		if r.Org == ref.Org {
+			retired++
+		}
+	}
+	if retired >= MaxRetired {
+		return refuse(attest.CodeLimit, "retired peers of "+string(ref.Org), fmt.Sprint(retired), fmt.Sprintf("at most %d", MaxRetired))
+	}
+	if old.inRaft() {
+		if err := s.removeSeat(out, old, attest.CodeRetired, cause); err != nil {
+			return err
+		}
+	}
+	s.retired[peer] = ref
+	delete(s.peers, peer)
+	delete(s.edges, peer)
+	for _, verifiers := range s.edges {
+		delete(verifiers, peer)
+	}
+	out.Retired = append(out.Retired, peer)
+	return nil
+}

@@ -1,0 +1,231 @@
+package consensus
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/internal/identity"
+)
+
+// State is the replicated state of governance: a function of genesis and the commands
+// applied, in order. It is not safe for concurrent use; whoever owns it lets Apply run
+// alone.
+type State struct {
+	*PolicyState
+	now     time.Time
+	tickSeq uint64
+	nodes   map[identity.NodeRef]*node
+	peers   map[identity.PeerID]identity.NodeRef // current peers of nodes
+	retired map[identity.PeerID]identity.NodeRef
+	// edges[subject][verifier] is the newest edge between two current peers.
+	edges map[identity.PeerID]map[identity.PeerID]*AttestationResult
+}
+
+// node is the newest boot of one node.
+type node struct {
+	cred *Credential
+	run  *measured
+	// evicted is set while run is not allowed.
+	evicted attest.Code
+	// seat is set for the nodes of Bootstrap; removed says why one has left the Raft
+	// configuration, for good.
+	seat    bool
+	removed attest.Code
+}
+
+// NewState returns the state before the first command. g must come from ParseGenesis.
+func NewState(g *Genesis) *State {
+	return &State{PolicyState: newPolicyState(g), nodes: map[identity.NodeRef]*node{}, peers: map[identity.PeerID]identity.NodeRef{},
+		retired: map[identity.PeerID]identity.NodeRef{}, edges: map[identity.PeerID]map[identity.PeerID]*AttestationResult{}}
+}
+
+// Outcome is what one command did.
+type Outcome struct {
+	// Reason is why the command was refused; it then had no effect and no leaf.
+	Reason *attest.Reason
+	// Leaves are to be appended to the log, in order.
+	Leaves       [][]byte
+	EpochChanged bool
+	// Evicted are peers whose measurement is not allowed any more, Retired peers that a
+	// newer boot replaced. Connections to both are to be closed.
+	Evicted []identity.PeerID
+	Retired []identity.PeerID
+	// SeatsChanged says that Seats is another list than before.
+	SeatsChanged bool
+	// Skipped are the results of a batch that were left out.
+	Skipped []Skip
+	// Proposal describes the proposal that took effect.
+	Proposal *Accepted
+}
+
+// Skip is one result that was left out, and why.
+type Skip struct {
+	Index  int
+	Reason attest.Reason
+}
+
+// Accepted is a proposal that took effect.
+type Accepted struct {
+	ID            ProposalID       `json:"id"`
+	Class         Class            `json:"class"`
+	Epoch         identity.Epoch   `json:"epoch"`
+	Base          uint64           `json:"base"`
+	Organisations []identity.OrgID `json:"organisations"`
+}
+
+// Apply executes one command. Equal states give equal outcomes for equal commands.
+func (s *State) Apply(c Command) Outcome {
+	out, err := s.apply(c)
+	if err != nil {
+		return Outcome{Reason: ReasonOf(err)}
+	}
+	return out
+}
+
+func (s *State) apply(c Command) (Outcome, error) {
+	lo, hi, ok := envelopeCount(c.Kind)
+	if c.V != CommandVersion || !ok {
+		return Outcome{}, refuse(attest.CodeWrongVersion, "command", fmt.Sprintf("version %d kind %.20q", c.V, c.Kind), "a command of governance")
+	}
+	envelopes, err := c.envelopes(lo, hi)
+	if err != nil {
+		return Outcome{}, refuseErr(attest.CodeMalformed, string(c.Kind), err)
+	}
+	if c.Kind == KindBootstrap {
+		return s.applyBootstrap(envelopes[0], envelopes[1])
+	}
+	if !s.Started() {
+		return Outcome{}, refuse(attest.CodeNotStarted, string(c.Kind), "before Bootstrap", "after Bootstrap")
+	}
+	switch c.Kind {
+	case KindCredential:
+		return s.applyCredential(envelopes[0])
+	case KindResults:
+		return s.applyResults(envelopes)
+	case KindProposal:
+		return s.applyProposal(envelopes[0])
+	default: // KindTick: envelopeCount knows no other
+		return s.applyTick(envelopes)
+	}
+}
+
+func (s *State) applyBootstrap(genesisRaw, bootstrapRaw []byte) (Outcome, error) {
+	if err := s.start(genesisRaw, bootstrapRaw); err != nil {
+		return Outcome{}, err
+	}
+	for _, c := range s.bootstrap.seats {
+		s.nodes[c.Ref()] = &node{cred: c, seat: true}
+		s.peers[c.Peer] = c.Ref()
+	}
+	return Outcome{Leaves: [][]byte{genesisRaw, bootstrapRaw}, SeatsChanged: true}, nil
+}
+
+func (s *State) applyProposal(raw []byte) (Outcome, error) {
+	if s.now.IsZero() {
+		return Outcome{}, refuse(attest.CodeNotStarted, "proposal", "before the first tick", "a known time, to judge expiry")
+	}
+	c, err := s.judge(raw, s.now)
+	if err != nil {
+		return Outcome{}, err
+	}
+	trial := *s
+	trial.PolicyState = s.PolicyState.clone()
+	trial.commit(c)
+	if lost := trial.seatsLost(); !c.proposal.ConfirmQuorumLoss && len(lost) > 0 && len(s.Seats())-len(lost) < s.Quorum() {
+		return Outcome{}, refuse(attest.CodeQuorumLoss, "proposal", fmt.Sprintf("evicts the seats %s", lost), fmt.Sprintf("%d of %d seats to remain", s.Quorum(), len(s.Seats())))
+	}
+	s.PolicyState = trial.PolicyState
+	out := Outcome{Leaves: [][]byte{raw}, EpochChanged: true,
+		Proposal: &Accepted{ID: c.proposal.id, Class: c.class, Epoch: s.epoch, Base: s.base, Organisations: c.orgs}}
+	err = s.reevaluate(&out, "proposal "+c.proposal.id.String(), true)
+	return out, err
+}
+
+func (s *State) applyTick(envelopes [][]byte) (Outcome, error) {
+	next, err := s.sampledTime(envelopes)
+	if err != nil {
+		return Outcome{}, err
+	}
+	s.now = next
+	s.tickSeq++
+	// Time alone must not stop the mesh: see the package comment.
+	evictSeats := len(s.Seats())-len(s.seatsLost()) >= s.Quorum()
+	var out Outcome
+	err = s.reevaluate(&out, fmt.Sprintf("tick %d", s.tickSeq), evictSeats)
+	return out, err
+}
+
+// seatsLost returns the seats whose measurement is not allowed under s.
+func (s *State) seatsLost() []identity.NodeRef {
+	var lost []identity.NodeRef
+	for _, ref := range s.refs() {
+		if n := s.nodes[ref]; n.inRaft() && n.run != nil && s.allows(*n.run, n.cred.Roles, s.now) != "" {
+			lost = append(lost, ref)
+		}
+	}
+	return lost
+}
+
+// reevaluate judges every node under the present policy and time, and adds evictions and
+// membership leaves to out.
+func (s *State) reevaluate(out *Outcome, cause string, evictSeats bool) error {
+	for _, ref := range s.refs() {
+		n := s.nodes[ref]
+		if n.run == nil {
+			continue
+		}
+		code := s.allows(*n.run, n.cred.Roles, s.now)
+		if code != "" && n.inRaft() && !evictSeats {
+			continue
+		}
+		if code != "" && n.evicted == "" {
+			out.Evicted = append(out.Evicted, n.cred.Peer)
+		}
+		n.evicted = code
+		if code != "" && n.inRaft() {
+			if err := s.removeSeat(out, n, code, cause); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (s *State) removeSeat(out *Outcome, n *node, code attest.Code, cause string) error {
+	leaf, err := membershipLeaf(Membership{MeshID: s.genesis.meshID, Incarnation: s.incarnation, Epoch: s.epoch, Change: ChangeSeatRemoved,
+		Node: n.cred.Ref(), Peer: n.cred.Peer, Code: code, Cause: cause})
+	if err != nil {
+		return err
+	}
+	n.removed = code
+	out.SeatsChanged = true
+	out.Leaves = append(out.Leaves, leaf)
+	return nil
+}
+
+func (n *node) inRaft() bool { return n.seat && n.removed == "" }
+
+// refs returns the names of all nodes in order.
+func (s *State) refs() []identity.NodeRef {
+	return slices.SortedFunc(maps.Keys(s.nodes), compareRefs)
+}
+
+func compareRefs(a, b identity.NodeRef) int {
+	if c := strings.Compare(string(a.Org), string(b.Org)); c != 0 {
+		return c
+	}
+	return strings.Compare(string(a.Name), string(b.Name))
+}
+
+// seatOf returns the organisation whose seat peer holds now.
+func (s *State) seatOf(peer identity.PeerID) (identity.OrgID, bool) {
+	ref, ok := s.peers[peer]
+	if !ok || !s.nodes[ref].inRaft() {
+		return "", false
+	}
+	return ref.Org, true
+}
