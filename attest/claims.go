@@ -87,7 +87,7 @@ type TDXClaims struct {
 type VTPMClaims struct {
 	// AKTrust says why the attestation key is believed: "" (it is not), "certificate".
 	AKTrust       string `json:"ak_trust,omitempty"`
-	AKDigest      string `json:"ak_digest"`
+	AKDigest      string `json:"ak_digest"` // SHA-256 of the SubjectPublicKeyInfo
 	Bank          string `json:"bank"`
 	PCRs          []int  `json:"pcrs"`
 	LogReplayed   bool   `json:"log_replayed"`
