@@ -1,0 +1,85 @@
+package main
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/base64"
+	"fmt"
+
+	"github.com/attestmesh/meshnode/consensus"
+	"github.com/attestmesh/meshnode/internal/envelope"
+	"github.com/spf13/cobra"
+)
+
+func keygenCommand() *cobra.Command {
+	var role, alg, out string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "keygen --role ROLE -o FILE",
+		Short: "Make a signing key of an organisation",
+		Long: `Make a signing key of an organisation: PKCS#8 PEM, readable by its owner only.
+
+A key has one role. govern signs genesis and proposals and belongs on a machine that is
+off most of the time; enroll signs Credentials and is online at the enroller; emergency is
+kept for suspensions. Genesis lists the public half, which this command prints.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			key, err := newKey(role, alg)
+			if err != nil {
+				return err
+			}
+			if out == "" {
+				return usageError("add -o FILE", "no file for the key")
+			}
+			if err := writeKey(out, key); err != nil {
+				return err
+			}
+			return printKey(cmd, role, alg, key.Public(), asJSON)
+		},
+	}
+	cmd.Flags().StringVar(&role, "role", "", "govern, enroll or emergency")
+	cmd.Flags().StringVar(&alg, "alg", "ed25519", "ed25519, or p256 for govern and emergency keys")
+	cmd.Flags().StringVarP(&out, "output", "o", "", "file to write; it must not exist")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	return cmd
+}
+
+func newKey(role, alg string) (crypto.Signer, error) {
+	switch role {
+	case consensus.KeyGovern, consensus.KeyEmergency:
+	case consensus.KeyEnroll:
+		if alg != "ed25519" {
+			return nil, usageError("leave --alg out", "--alg %s: enroll keys are Ed25519", alg)
+		}
+	default:
+		return nil, usageError("add --role govern, --role enroll or --role emergency", "--role %q: unknown role", role)
+	}
+	switch alg {
+	case "ed25519":
+		_, key, err := ed25519.GenerateKey(rand.Reader)
+		return key, err
+	case "p256":
+		return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	}
+	return nil, usageError("use ed25519 or p256", "--alg %q: unknown algorithm", alg)
+}
+
+func printKey(cmd *cobra.Command, role, alg string, pub crypto.PublicKey, asJSON bool) error {
+	id, err := envelope.KeyID(pub)
+	if err != nil {
+		return err
+	}
+	der, err := envelope.MarshalPublic(pub)
+	if err != nil {
+		return err
+	}
+	text := base64.StdEncoding.EncodeToString(der)
+	if asJSON {
+		return printJSON(cmd.OutOrStdout(), map[string]string{"role": role, "alg": alg, "key_id": id, "public": text})
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "%s key (%s)\n  key id  %s\n  public  %s\n", role, alg, id, text)
+	return nil
+}
