@@ -1,0 +1,217 @@
+package enroll
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/consensus"
+	"github.com/attestmesh/meshnode/internal/durable"
+	"github.com/attestmesh/meshnode/internal/envelope"
+	"github.com/attestmesh/meshnode/internal/identity"
+	"github.com/sigstore/sigstore/pkg/signature"
+)
+
+// Config is what an enroller is made of. Every field but Log is required.
+type Config struct {
+	Genesis *consensus.Genesis
+	// Key is an enroll key that genesis names; it says which organisation this is.
+	Key ed25519.PrivateKey
+	// Releases is the organisation's own list.
+	Releases Releases
+	// Schemes decide what evidence is genuine, one for each kind on the list.
+	Schemes []attest.Scheme
+	// Dir holds the state; the enroller takes it for itself.
+	Dir *durable.Dir
+	// Now is the wall clock.
+	Now func() time.Time
+	Log *slog.Logger
+}
+
+// Server is an enroller.
+type Server struct {
+	cfg     Config
+	org     identity.OrgID
+	scope   scope
+	signer  signature.Signer
+	schemes map[string]attest.Scheme
+	store   *store
+	cert    tls.Certificate
+	spki    string
+	release func()
+	limiter limiter
+	slots   chan struct{} // one token per appraisal
+	failed  chan struct{} // closed once the store cannot write
+	fail    func()
+}
+
+// NewServer checks cfg, takes the directory (the error wraps durable.ErrInUse where
+// another enroller has it) and reads its state. Serve must follow, or Close.
+func NewServer(cfg Config) (*Server, error) {
+	s := &Server{cfg: cfg, schemes: map[string]attest.Scheme{}, slots: make(chan struct{}, maxAppraisals), failed: make(chan struct{})}
+	s.fail = sync.OnceFunc(func() { close(s.failed) })
+	if cfg.Log == nil {
+		s.cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if err := s.check(); err != nil {
+		return nil, fmt.Errorf("enroller: %w", err)
+	}
+	release, err := cfg.Dir.Lock()
+	if err != nil {
+		return nil, fmt.Errorf("enroller: %w", err)
+	}
+	s.release = release
+	if err := s.open(); err != nil {
+		release()
+		return nil, fmt.Errorf("enroller: %w", err)
+	}
+	return s, nil
+}
+
+func (s *Server) check() (err error) {
+	cfg := s.cfg
+	if cfg.Genesis == nil || cfg.Dir == nil || cfg.Now == nil || len(cfg.Key) != ed25519.PrivateKeySize {
+		return errors.New("genesis, key, directory and clock are all needed")
+	}
+	org, role, ok := cfg.Genesis.KeyOwner(cfg.Key.Public())
+	if !ok || role != consensus.KeyEnroll {
+		return fmt.Errorf("the key is not an enroll key of any organisation of mesh %s (it has role %q): use the key that genesis names", cfg.Genesis.MeshID().Short(), role)
+	}
+	s.org = org
+	if err := cfg.Releases.Validate(); err != nil {
+		return err
+	}
+	for _, scheme := range cfg.Schemes {
+		s.schemes[scheme.Kind()] = scheme
+	}
+	for i, r := range cfg.Releases.Releases {
+		if s.schemes[r.Kind] == nil {
+			return fmt.Errorf("releases[%d].kind: %s cannot be verified here: genesis names no root for it, or this release does not know it", i, r.Kind)
+		}
+	}
+	if s.signer, err = envelope.NewSigner(cfg.Key); err != nil {
+		return err
+	}
+	keyID, err := envelope.KeyID(cfg.Key.Public())
+	s.scope = scope{mesh: cfg.Genesis.MeshID(), keyID: keyID}
+	return err
+}
+
+func (s *Server) open() (err error) {
+	if s.store, err = openStore(s.cfg.Dir, s.scope.mesh, s.org); err != nil {
+		return err
+	}
+	key, err := loadTLSKey(s.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	if s.cert, err = selfSigned(key); err != nil {
+		return err
+	}
+	leaf, err := x509.ParseCertificate(s.cert.Certificate[0])
+	if err != nil {
+		return err
+	}
+	s.spki = spkiPin(leaf.RawSubjectPublicKeyInfo)
+	return nil
+}
+
+// Organisation returns the organisation whose enroller this is.
+func (s *Server) Organisation() identity.OrgID { return s.org }
+
+// SPKI returns the pin by which configurations name this enroller.
+func (s *Server) SPKI() string { return s.spki }
+
+// KeyID returns the id of the enroll key.
+func (s *Server) KeyID() string { return s.scope.keyID }
+
+// Close ends an enroller that is not served: its directory is free.
+func (s *Server) Close() error {
+	s.release()
+	return nil
+}
+
+// Serve answers on ln until ctx ends, and then returns nil. It returns an error if the
+// listener fails or the state cannot be made durable any more; ln is closed and the
+// directory free in every case.
+func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
+	defer s.release()
+	srv := &http.Server{
+		Handler:           s.handler(),
+		ReadHeaderTimeout: handshakeTimeout,
+		ReadTimeout:       requestTimeout,
+		WriteTimeout:      2 * requestTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ConnContext: func(ctx context.Context, _ net.Conn) context.Context {
+			return context.WithValue(ctx, nonceKey{}, &nonces{})
+		},
+	}
+	srv.Protocols = new(http.Protocols)
+	srv.Protocols.SetHTTP1(true)
+	ended := make(chan error, 1)
+	go func() { ended <- srv.Serve(tls.NewListener(newBoundedListener(ln), serverTLS(s.cert))) }()
+	var cause error
+	select {
+	case err := <-ended:
+		return fmt.Errorf("enroller: %w", err)
+	case <-s.failed:
+		cause = fmt.Errorf("enroller: the state cannot be written, restart when the disk is mended: %w", s.store.failure())
+	case <-ctx.Done():
+	}
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+	defer cancel()
+	if err := srv.Shutdown(stop); err != nil {
+		srv.Close()
+	}
+	<-ended
+	return cause
+}
+
+// nonces are those of one connection that wait for their request.
+type nonces struct {
+	mu   sync.Mutex
+	open [][nonceSize]byte // guarded by mu
+}
+
+type nonceKey struct{}
+
+// make returns a fresh nonce; the oldest gives way to it.
+func (n *nonces) make() ([]byte, error) {
+	var fresh [nonceSize]byte
+	if _, err := rand.Read(fresh[:]); err != nil {
+		return nil, err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if len(n.open) == maxNonces {
+		n.open = n.open[1:]
+	}
+	n.open = append(n.open, fresh)
+	return fresh[:], nil
+}
+
+// take reports whether a nonce waits on this connection, and uses it up.
+func (n *nonces) take(nonce []byte) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for i, open := range n.open {
+		if string(open[:]) == string(nonce) {
+			n.open = append(n.open[:i], n.open[i+1:]...)
+			return true
+		}
+	}
+	return false
+}
