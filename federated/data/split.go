@@ -1,7 +1,6 @@
 package data
 
 import (
-	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -98,9 +97,12 @@ func (d *Dataset) Dirichlet(nodes int, alpha float64, minRows int, seed uint64) 
 func level(rng *rand.Rand, parts [][]int, minRows int) {
 	for n := range parts {
 		for len(parts[n]) < minRows {
-			rich := slices.IndexFunc(parts, func(p []int) bool {
-				return len(p) == len(slices.MaxFunc(parts, func(a, b []int) int { return cmp.Compare(len(a), len(b)) }))
-			})
+			rich := 0
+			for i, p := range parts {
+				if len(p) > len(parts[rich]) {
+					rich = i
+				}
+			}
 			k := rng.IntN(len(parts[rich]))
 			parts[n] = append(parts[n], parts[rich][k])
 			parts[rich] = slices.Delete(parts[rich], k, k+1)
