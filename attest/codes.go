@@ -69,6 +69,7 @@ const (
 	CodeDuplicateUpdate       Code = "duplicate_update"
 	CodeBadSignature          Code = "bad_signature"
 	CodeResultMismatch        Code = "result_mismatch"
+	CodeRoundFailed           Code = "round_failed"
 	// Refusals of ordered commands.
 	CodeThreshold       Code = "threshold"
 	CodeWrongSigner     Code = "wrong_signer"
@@ -143,6 +144,7 @@ var remedies = map[Code]string{
 	CodeDuplicateUpdate:       "send one update for each round and attempt",
 	CodeBadSignature:          "the statement was not signed by the node it names",
 	CodeResultMismatch:        "the sum does not give this result; ask the aggregator's organisation for the evidence",
+	CodeRoundFailed:           "cure the cause of the last attempt and submit the job again under another seed",
 	CodeThreshold:             "collect signatures of more organisations (meshnode policy approve), then propose again",
 	CodeWrongSigner:           "sign with a key that genesis lists for this role and organisation",
 	CodeStaleBase:             "the allowed set was widened since; make the proposal again on the present base",
