@@ -128,6 +128,12 @@ func (s *State) applyProposal(raw []byte) (Outcome, error) {
 	if s.now.IsZero() {
 		return Outcome{}, refuse(attest.CodeNotStarted, "proposal", "before the first tick", "a known time, to judge expiry")
 	}
+	return s.orderProposal(raw)
+}
+
+// orderProposal is applyProposal whether or not the time is known; without, nothing
+// counts as expired.
+func (s *State) orderProposal(raw []byte) (Outcome, error) {
 	c, err := s.judge(raw, s.now)
 	if err != nil {
 		return Outcome{}, err

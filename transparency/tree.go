@@ -70,34 +70,43 @@ func NewTree(dir *durable.Dir) (*Tree, error) {
 	return t, nil
 }
 
-// Append adds a leaf and returns its index. A leaf over MaxLeaf is refused without effect.
+// Append adds a leaf and returns its index: AppendAll of one.
+func (t *Tree) Append(leaf []byte) (uint64, error) { return t.AppendAll([][]byte{leaf}) }
+
+// AppendAll adds the leaves of one command, which readers see all at once, and returns the
+// index of the first. If one is over MaxLeaf all are refused without effect.
 // When a full tile cannot be written the tree stays as it was and refuses every later
 // Append with the same error: a state machine that skipped a leaf would build another
 // history, so it must stop.
-func (t *Tree) Append(leaf []byte) (uint64, error) {
-	if len(leaf) > MaxLeaf {
-		return 0, fmt.Errorf("log: a leaf of %d bytes, the limit is %d", len(leaf), MaxLeaf)
+func (t *Tree) AppendAll(leaves [][]byte) (first uint64, err error) {
+	for _, leaf := range leaves {
+		if len(leaf) > MaxLeaf {
+			return 0, fmt.Errorf("log: a leaf of %d bytes, the limit is %d", len(leaf), MaxLeaf)
+		}
 	}
 	t.writer.Lock()
 	defer t.writer.Unlock()
 	if t.failed != nil {
 		return 0, t.failed
 	}
-	old := t.now // only the writer replaces it
-	next, full, err := old.grow(leaf)
-	if err != nil {
-		return 0, err
-	}
-	for _, f := range full {
-		if err := t.put(torchwood.TilePath(f.tile), f.data); err != nil {
-			t.failed = fmt.Errorf("log: leaf %d is not stored: %w", old.size, err)
-			return 0, t.failed
+	next := t.now // only the writer replaces it
+	first = uint64(next.size)
+	for _, leaf := range leaves {
+		var full []fullTile
+		if next, full, err = next.grow(leaf); err != nil {
+			return 0, err
+		}
+		for _, f := range full {
+			if err := t.put(torchwood.TilePath(f.tile), f.data); err != nil {
+				t.failed = fmt.Errorf("log: leaf %d is not stored: %w", next.size-1, err)
+				return 0, t.failed
+			}
 		}
 	}
 	t.mu.Lock()
 	t.now = next
 	t.mu.Unlock()
-	return uint64(old.size), nil
+	return first, nil
 }
 
 type fullTile struct {

@@ -244,6 +244,28 @@ func TestLeafLimit(t *testing.T) {
 	}
 }
 
+// The leaves of one command appear together, across a tile border too, or not at all.
+func TestAppendAll(t *testing.T) {
+	one, all := newTree(t, nil), newTree(t, nil)
+	appendLeaves(t, one, 0, 600)
+	var leaves [][]byte
+	for i := range 600 {
+		leaves = append(leaves, leaf(i))
+	}
+	for _, cut := range [][2]int{{0, 0}, {0, 1}, {1, 250}, {250, 600}} {
+		first, err := all.AppendAll(leaves[cut[0]:cut[1]])
+		if err != nil || first != uint64(cut[0]) || all.Size() != uint64(cut[1]) {
+			t.Errorf("%v: first %d, size %d, %v", cut, first, all.Size(), err)
+		}
+	}
+	if one.Root() != all.Root() {
+		t.Errorf("roots %s and %s", one.Root(), all.Root())
+	}
+	if _, err := all.AppendAll([][]byte{{1}, make([]byte, MaxLeaf+1)}); err == nil || all.Size() != 600 {
+		t.Errorf("with a leaf over the limit: size %d, %v", all.Size(), err)
+	}
+}
+
 var errInjected = errors.New("injected")
 
 // Every step of an append that fills tiles fails once. The error surfaces, the tree keeps
