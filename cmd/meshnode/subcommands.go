@@ -8,6 +8,7 @@ func subcommands() []*cobra.Command {
 		simPlatformCommand(),
 		keygenCommand(),
 		genesisCommand(),
+		enrollCommand(),
 		versionCommand(),
 	}
 }

@@ -1,0 +1,173 @@
+package main
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/attest/sevsnp"
+	"github.com/attestmesh/meshnode/attest/sim"
+	"github.com/attestmesh/meshnode/attest/tdx"
+	"github.com/attestmesh/meshnode/consensus"
+	"github.com/attestmesh/meshnode/enroll"
+	"github.com/attestmesh/meshnode/internal/durable"
+	"github.com/spf13/cobra"
+)
+
+func enrollCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "enroll",
+		Short: "Say which nodes are an organisation's own",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(enrollServeCommand())
+	return cmd
+}
+
+// enrollFlags are the files and addresses of one enroller.
+type enrollFlags struct {
+	genesis, key, releases, dir, listen string
+	asJSON                              bool
+}
+
+func enrollServeCommand() *cobra.Command {
+	var f enrollFlags
+	cmd := &cobra.Command{
+		Use:   "serve --genesis FILE --key FILE --releases FILE --dir DIR --listen ADDR",
+		Short: "Run an organisation's enroller, outside every TEE",
+		Long: `Run an organisation's enroller, outside every TEE.
+
+It signs a Credential for a node that shows genuine evidence of a release on the
+organisation's own list, and the Bootstrap that the organisation's seat takes part in. Being
+enrolled admits nobody to the mesh. The ready line gives the URL and the spki that the
+organisation's nodes name in their configurations. The releases file lists
+
+  releases:
+    - {measurement: HEX, kind: sevsnp, roles: [seat, trainer, aggregator]}
+  nodes:
+    - {name: n1, roles: [seat, trainer]}
+
+and is read at the start. DIR keeps what the enroller has promised: keep it as long as the
+mesh lives. It runs until it gets SIGINT or SIGTERM.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return serveEnroller(cmd, f) },
+	}
+	cmd.Flags().StringVar(&f.genesis, "genesis", "", "the genesis, signed by all organisations")
+	cmd.Flags().StringVar(&f.key, "key", "", "the organisation's enroll key")
+	cmd.Flags().StringVar(&f.releases, "releases", "", "the organisation's own list of releases and nodes (YAML)")
+	cmd.Flags().StringVar(&f.dir, "dir", "", "directory of the enroller's state, made if absent")
+	cmd.Flags().StringVar(&f.listen, "listen", "", "address and port to listen on")
+	cmd.Flags().BoolVar(&f.asJSON, "json", false, "print one JSON object once it listens")
+	return cmd
+}
+
+func serveEnroller(cmd *cobra.Command, f enrollFlags) error {
+	cfg, err := enrollerConfig(f)
+	if err != nil {
+		return err
+	}
+	cfg.Log = slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
+	ln, err := net.Listen("tcp", f.listen)
+	if err != nil {
+		return usageError("choose another --listen ADDRESS:PORT", "%v", err)
+	}
+	s, err := newEnroller(cfg, f.dir)
+	if err != nil {
+		return errors.Join(err, ln.Close())
+	}
+	url := "https://" + ln.Addr().String()
+	if f.asJSON {
+		err = printJSON(cmd.OutOrStdout(), struct {
+			URL   string `json:"url"`
+			SPKI  string `json:"spki"`
+			KeyID string `json:"key_id"`
+		}{url, s.SPKI(), s.KeyID()})
+	} else {
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "enroller of %s for mesh %s\n  url     %s\n  spki    %s\n  key id  %s\n",
+			s.Organisation(), cfg.Genesis.MeshID(), url, s.SPKI(), s.KeyID())
+	}
+	if err != nil {
+		return errors.Join(err, ln.Close(), s.Close())
+	}
+	if err := s.Serve(cmd.Context(), ln); err != nil {
+		return unavailableError("unavailable", "mend the cause and start it again; its state is safe", "%v", err)
+	}
+	return nil
+}
+
+// enrollerConfig reads every file and writes nothing.
+func enrollerConfig(f enrollFlags) (enroll.Config, error) {
+	for name, value := range map[string]string{"genesis": f.genesis, "key": f.key, "releases": f.releases, "dir": f.dir, "listen": f.listen} {
+		if value == "" {
+			return enroll.Config{}, usageError("see meshnode enroll serve --help", "--%s is missing", name)
+		}
+	}
+	raw, err := readLimited(f.genesis, maxSignFile)
+	if err != nil {
+		return enroll.Config{}, err
+	}
+	g, err := consensus.ParseGenesis(bytes.TrimSuffix(raw, []byte("\n")))
+	if err != nil {
+		return enroll.Config{}, usageError("give the genesis that all organisations have signed (meshnode genesis show FILE lists who has)", "%s: %v", f.genesis, err)
+	}
+	key, err := loadKey(f.key)
+	if err != nil {
+		return enroll.Config{}, err
+	}
+	ed, ok := key.(ed25519.PrivateKey)
+	if !ok {
+		return enroll.Config{}, usageError("give the organisation's enroll key", "key %s: enroll keys are Ed25519", f.key)
+	}
+	releases, err := enroll.LoadReleases(f.releases)
+	if err != nil {
+		return enroll.Config{}, usageError("see meshnode enroll serve --help for the form", "releases: %v", err)
+	}
+	schemes, err := schemesOf(g)
+	if err != nil {
+		return enroll.Config{}, usageError("make the genesis again", "%s: %v", f.genesis, err)
+	}
+	return enroll.Config{Genesis: g, Key: ed, Releases: releases, Schemes: schemes, Now: time.Now}, nil
+}
+
+// schemesOf returns what can be verified under a genesis: vendors whose roots are compiled
+// in, and simulated nodes where genesis admits them.
+func schemesOf(g *consensus.Genesis) ([]attest.Scheme, error) {
+	snp, err := sevsnp.New()
+	if err != nil {
+		return nil, err
+	}
+	td, err := tdx.New()
+	if err != nil {
+		return nil, err
+	}
+	schemes := []attest.Scheme{snp, td}
+	if roots := g.SimRoots(); len(roots) > 0 {
+		s, err := sim.NewScheme(roots...)
+		if err != nil {
+			return nil, err
+		}
+		schemes = append(schemes, s)
+	}
+	return schemes, nil
+}
+
+func newEnroller(cfg enroll.Config, dir string) (*enroll.Server, error) {
+	var err error
+	if cfg.Dir, err = durable.Open(dir); err != nil {
+		return nil, usageError("give --dir a directory of this enroller alone", "%v", err)
+	}
+	s, err := enroll.NewServer(cfg)
+	if errors.Is(err, durable.ErrInUse) {
+		return nil, usageError("stop the enroller that runs there, or use another --dir", "%v", err)
+	}
+	if err != nil {
+		return nil, usageError("compare key, releases and directory with the genesis", "%v", err)
+	}
+	return s, nil
+}
