@@ -3,37 +3,37 @@ module github.com/attestmesh/meshnode
 go 1.26.6
 
 require (
-	filippo.io/torchwood v0.9.0
-	github.com/anishathalye/porcupine v1.3.1
-	github.com/fxamacker/cbor/v2 v2.10.0
-	github.com/google/go-configfs-tsm v0.3.3
-	github.com/google/go-eventlog v0.0.3-0.20260617163629-883cc5652c69
-	github.com/google/go-sev-guest v0.15.0
-	github.com/google/go-tdx-guest v0.3.2-0.20250814004405-ffb0869e6f4d
-	github.com/google/go-tpm v0.9.8
-	github.com/google/go-tpm-tools v0.4.10
-	github.com/google/logger v1.1.1
-	github.com/hashicorp/go-hclog v1.6.3
-	github.com/hashicorp/raft v1.8.0
-	github.com/in-toto/attestation v1.2.0
-	github.com/libp2p/go-libp2p v0.51.0
-	github.com/libp2p/go-libp2p-pubsub v0.19.0
-	github.com/mr-tron/base58 v1.3.0
-	github.com/multiformats/go-multiaddr v0.16.1
-	github.com/rogpeppe/go-internal v1.14.1
-	github.com/secure-systems-lab/go-securesystemslib v0.11.1
-	github.com/sigstore/sigstore v1.10.11
-	github.com/spf13/cobra v1.10.2
-	github.com/transparency-dev/merkle v0.0.2
-	go.etcd.io/bbolt v1.5.0
-	go.uber.org/goleak v1.3.0
-	go.yaml.in/yaml/v4 v4.0.0
-	golang.org/x/mod v0.38.0
-	golang.org/x/sync v0.22.0
-	golang.org/x/sys v0.47.0
-	golang.org/x/tools v0.48.0
-	gonum.org/v1/gonum v0.17.0
-	google.golang.org/protobuf v1.36.12
+	filippo.io/torchwood v0.9.0 // C2SP tiles, checkpoints and cosignatures
+	github.com/anishathalye/porcupine v1.3.1 // judges whether histories of the simulator are linearizable
+	github.com/fxamacker/cbor/v2 v2.10.0 // deterministic CBOR of frames, evidence and commands
+	github.com/google/go-configfs-tsm v0.3.3 // asks the kernel for SEV-SNP reports and TDX quotes
+	github.com/google/go-eventlog v0.0.3-0.20260617163629-883cc5652c69 // parses TCG event logs
+	github.com/google/go-sev-guest v0.15.0 // verifies AMD SEV-SNP reports and certificates
+	github.com/google/go-tdx-guest v0.3.2-0.20250814004405-ffb0869e6f4d // verifies Intel TDX quotes
+	github.com/google/go-tpm v0.9.8 // decodes TPM structures
+	github.com/google/go-tpm-tools v0.4.10 // reads and verifies TPM attestations
+	github.com/google/logger v1.1.1 // only to silence go-tdx-guest, see internal/quietlog
+	github.com/hashicorp/go-hclog v1.6.3 // the logger that hashicorp/raft wants
+	github.com/hashicorp/raft v1.8.0 // orders the commands of the organisations
+	github.com/in-toto/attestation v1.2.0 // the Statement that everything signed is
+	github.com/libp2p/go-libp2p v0.51.0 // connections, TLS and streams between nodes
+	github.com/libp2p/go-libp2p-pubsub v0.19.0 // spreads narrowings faster than they are ordered
+	github.com/mr-tron/base58 v1.3.0 // the text form of peer ids, without libp2p
+	github.com/multiformats/go-multiaddr v0.16.1 // the addresses of the mesh port
+	github.com/rogpeppe/go-internal v1.14.1 // runs the scripts that test the command line
+	github.com/secure-systems-lab/go-securesystemslib v0.11.1 // the DSSE encoding that is signed
+	github.com/sigstore/sigstore v1.10.11 // signers and verifiers, of files and of key services
+	github.com/spf13/cobra v1.10.2 // the command line
+	github.com/transparency-dev/merkle v0.0.2 // the second Merkle implementation, which audits the first
+	go.etcd.io/bbolt v1.5.0 // holds the Raft log where genesis says disk
+	go.uber.org/goleak v1.3.0 // finds goroutines that tests leave behind
+	go.yaml.in/yaml/v4 v4.0.0 // decodes the files that people write
+	golang.org/x/mod v0.38.0 // Merkle tree hashes, signed notes, go.mod in tests
+	golang.org/x/sync v0.22.0 // groups of goroutines that end together
+	golang.org/x/sys v0.47.0 // file locks, peer credentials, pidfds
+	golang.org/x/tools v0.48.0 // loads the import graph that internal/layering judges
+	gonum.org/v1/gonum v0.17.0 // linear algebra of training, statistics of robust rules
+	google.golang.org/protobuf v1.36.12 // the vendors' evidence formats
 )
 
 require (
