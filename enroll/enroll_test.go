@@ -5,6 +5,8 @@ import (
 	"crypto"
 	"crypto/ed25519"
 	"crypto/sha256"
+	"crypto/sha512"
+	"encoding/hex"
 	"errors"
 	"net"
 	"os"
@@ -14,6 +16,7 @@ import (
 
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/attest/attesttest"
+	"github.com/attestmesh/meshnode/attest/sim"
 	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/internal/durable"
 	"github.com/attestmesh/meshnode/internal/envelope"
@@ -122,6 +125,7 @@ type world struct {
 	clock   *clock
 	dir     string
 	options []durable.Option
+	change  func(*Config) // what another enroller than usual has, or nil
 	server  *Server
 	url     string
 	stop    func() error
@@ -147,7 +151,11 @@ func (w *world) config() Config {
 
 func (w *world) start() {
 	w.t.Helper()
-	s, err := NewServer(w.config())
+	cfg := w.config()
+	if w.change != nil {
+		w.change(&cfg)
+	}
+	s, err := NewServer(cfg)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -192,13 +200,18 @@ func newNode(t testing.TB, g *consensus.Genesis, name, life string) *node {
 			Node: identity.NodeRef{Org: "alpha", Name: identity.NodeName(name)}, PeerKey: keyOf(life + " peer"), CosignerKey: keyOf(life + " cosigner")},
 		attester: forger().Attester(released),
 	}
-	q := attest.NewQuoter(n.attester, g.MeshID(), string(n.peer()), func() [32]byte { return [32]byte{} })
+	n.prove(t, n.attester)
+	return n
+}
+
+// prove makes n take its evidence from an attester.
+func (n *node) prove(t testing.TB, a attest.Attester) {
+	q := attest.NewQuoter(a, n.MeshID, string(n.peer()), func() [32]byte { return [32]byte{} })
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() { defer close(done); q.Run(ctx) }()
 	t.Cleanup(func() { cancel(); <-done })
 	n.prover = q
-	return n
 }
 
 func (n *node) peer() identity.PeerID {
@@ -398,4 +411,53 @@ func TestPinStays(t *testing.T) {
 	if id, err := envelope.KeyID(enrollKey("alpha").Public()); err != nil || w.server.KeyID() != id || w.server.Organisation() != "alpha" {
 		t.Errorf("key id %s of %s, want %s, %v", w.server.KeyID(), w.server.Organisation(), id, err)
 	}
+}
+
+// The whole way with a real platform: this process is measured by its executable, and its
+// enroller, which lists that measurement, believes it.
+func TestRealPlatform(t *testing.T) {
+	platform, err := sim.Listen(t.TempDir(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- platform.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
+	scheme, err := sim.NewScheme(platform.Root())
+	if err != nil {
+		t.Fatal(err)
+	}
+	binary, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest := sha512.Sum384(binary)
+
+	w := newWorld(t)
+	if err := w.stop(); err != nil {
+		t.Fatal(err)
+	}
+	w.change = func(c *Config) {
+		c.Schemes = []attest.Scheme{scheme}
+		c.Releases.Releases[0].Measurement = hex.EncodeToString(digest[:])
+	}
+	w.start()
+	attester := sim.NewAttester(platform.Socket())
+	defer attester.Close()
+	n := w.boot("n1", "first")
+	n.Roles = []string{"seat"}
+	n.prove(t, attester)
+	if c := w.mustEnrol(n); !c.HasRole("seat") {
+		t.Errorf("credential %+v", c)
+	}
+	// The forger's evidence, genuine under its own root, means nothing to this enroller.
+	forged := w.boot("n1", "second")
+	_, err = forged.enrol()
+	wantCode(t, "another platform", err, attest.CodeNotGenuine)
 }
