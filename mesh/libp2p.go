@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	ic "github.com/libp2p/go-libp2p/core/crypto"
@@ -12,6 +13,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peerstore"
 	"github.com/libp2p/go-libp2p/core/sec"
 	"github.com/libp2p/go-libp2p/core/transport"
+	"github.com/libp2p/go-libp2p/gologshim"
 	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
 	"github.com/libp2p/go-libp2p/p2p/host/peerstore/pstoremem"
 	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
@@ -48,6 +50,8 @@ func NewLibp2p(cfg Config) (Mesh, error) {
 }
 
 func (m *libp2pMesh) start() error {
+	// libp2p writes to standard error on its own; what matters reaches Config.Log and OnRefusal.
+	gologshim.SetDefaultHandler(slog.DiscardHandler)
 	key, err := ic.UnmarshalEd25519PrivateKey(m.cfg.Key)
 	if err != nil {
 		return err

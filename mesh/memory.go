@@ -13,6 +13,7 @@ import (
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/internal/identity"
 	"github.com/attestmesh/meshnode/mesh/exchange"
+	"github.com/attestmesh/meshnode/mesh/internal/mempipe"
 )
 
 // MemoryNetwork connects meshes of one process. It stands for the network and for TLS: a
@@ -110,8 +111,8 @@ func (n *MemoryNetwork) connect(from *memoryMesh, peer identity.PeerID, addr str
 		r := attest.NewReason(attest.CodeWrongPeer, "peer", to.self.String(), peer.String())
 		return nil, &Refusal{Peer: peer, Reasons: []attest.Reason{r}}
 	}
-	c := &memoryConn{net: n, ends: [2]*memoryMesh{from, to}, secret: secret, gone: make(chan struct{}), pipes: map[*pipe]struct{}{}}
-	a, b := newPipe()
+	c := &memoryConn{net: n, ends: [2]*memoryMesh{from, to}, secret: secret, gone: make(chan struct{}), pipes: map[*mempipe.Pipe]struct{}{}}
+	a, b := mempipe.New()
 	c.pipes[a], c.pipes[b] = struct{}{}, struct{}{}
 	ours := &memoryEnd{conn: c, side: 0, handshake: a, ready: make(chan struct{})}
 	theirs := &memoryEnd{conn: c, side: 1, handshake: b, ready: make(chan struct{})}
@@ -132,7 +133,7 @@ type memoryConn struct {
 
 	mu    sync.Mutex
 	err   error
-	pipes map[*pipe]struct{} // ends of streams; nil when the connection is gone
+	pipes map[*mempipe.Pipe]struct{} // ends of streams; nil when the connection is gone
 	links [2]*link
 }
 
@@ -152,7 +153,7 @@ func (c *memoryConn) fail(err error) {
 	delete(c.net.conns, c)
 	c.net.mu.Unlock()
 	for p := range pipes {
-		p.fail(err)
+		p.Fail(err)
 	}
 	for _, l := range links {
 		if l != nil {
@@ -173,7 +174,7 @@ type memoryEnd struct {
 	conn      *memoryConn
 	side      int
 	other     *memoryEnd
-	handshake *pipe
+	handshake *mempipe.Pipe
 	ready     chan struct{} // closed when this end has its link
 }
 
@@ -203,7 +204,7 @@ func (e *memoryEnd) attest(ctx context.Context, m *memoryMesh) error {
 }
 
 func (e *memoryEnd) open(ctx context.Context, p Protocol) (Stream, error) {
-	a, b := newPipe()
+	a, b := mempipe.New()
 	c := e.conn
 	c.mu.Lock()
 	if c.err != nil {
@@ -212,7 +213,7 @@ func (e *memoryEnd) open(ctx context.Context, p Protocol) (Stream, error) {
 	}
 	c.pipes[a], c.pipes[b] = struct{}{}, struct{}{}
 	c.mu.Unlock()
-	ours, theirs := &memoryStream{pipe: a, conn: c}, &memoryStream{pipe: b, conn: c}
+	ours, theirs := &memoryStream{Pipe: a, conn: c}, &memoryStream{Pipe: b, conn: c}
 	remote := c.ends[1-e.side]
 	if !remote.spawn(func() { e.other.serve(p, theirs) }) {
 		_ = theirs.Reset()
@@ -238,24 +239,24 @@ func (e *memoryEnd) close() { e.conn.fail(errConnClosed) }
 
 // memoryStream is a pipe that its connection can fail.
 type memoryStream struct {
-	*pipe
+	*mempipe.Pipe
 	conn *memoryConn
 }
 
 func (s *memoryStream) forget() {
 	s.conn.mu.Lock()
-	delete(s.conn.pipes, s.pipe)
+	delete(s.conn.pipes, s.Pipe)
 	s.conn.mu.Unlock()
 }
 
 func (s *memoryStream) Close() error {
 	s.forget()
-	return s.pipe.Close()
+	return s.Pipe.Close()
 }
 
 func (s *memoryStream) Reset() error {
 	s.forget()
-	return s.pipe.Reset()
+	return s.Pipe.Reset()
 }
 
 // memoryMesh is a Mesh over a MemoryNetwork.

@@ -179,7 +179,7 @@ func printable(s string) string {
 }
 
 var (
-	cborEncode = must(cbor.CoreDetEncOptions().EncMode())
+	cborEncode = must(encOptions().EncMode())
 	cborDecode = must(cbor.DecOptions{
 		DupMapKey:        cbor.DupMapKeyEnforcedAPF,
 		IndefLength:      cbor.IndefLengthForbidden,
@@ -188,6 +188,14 @@ var (
 		MaxNestedLevels:  4,
 	}.DecMode())
 )
+
+// encOptions is deterministic CBOR in which null does not exist: what is empty is encoded
+// as such, so that null decoded is never what was encoded.
+func encOptions() cbor.EncOptions {
+	o := cbor.CoreDetEncOptions()
+	o.NilContainers = cbor.NilContainerAsEmpty
+	return o
+}
 
 func must[T any](v T, err error) T {
 	if err != nil {

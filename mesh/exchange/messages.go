@@ -36,12 +36,8 @@ type wireHello struct {
 
 // Encode returns the body of the frame, or an error if no peer could accept it.
 func (h Hello) Encode() ([]byte, error) {
-	credential := h.Credential
-	if credential == nil {
-		credential = []byte{} // a nil slice would encode as null
-	}
 	body, err := cborEncode.Marshal(wireHello{Version: h.Version, MeshID: h.MeshID[:], Incarnation: h.Incarnation,
-		Epoch: h.Epoch, Nonce: h.Nonce[:], Kinds: h.Kinds, Want: []byte{}, Credential: credential})
+		Epoch: h.Epoch, Nonce: h.Nonce[:], Kinds: h.Kinds, Credential: h.Credential})
 	if err != nil {
 		return nil, fmt.Errorf("hello: %w", err)
 	}
@@ -123,9 +119,6 @@ func NewAttestation(transcript [32]byte, proof attest.Proof) ([]byte, error) {
 
 // Encode returns the body of the frame.
 func (a Attestation) Encode() ([]byte, error) {
-	if a.Inclusion.Path == nil {
-		a.Inclusion.Path = [][]byte{}
-	}
 	body, err := cborEncode.Marshal(wireAttestation{Transcript: a.Transcript[:], Evidence: a.Evidence,
 		RuntimeHead: a.RuntimeHead[:], Inclusion: a.Inclusion})
 	if err != nil {

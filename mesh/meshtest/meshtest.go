@@ -169,3 +169,8 @@ func (n *Node) Close() {
 	n.cancel()
 	n.done.Wait()
 }
+
+// NewPeer returns the id of a peer that nobody is.
+func (r *Root) NewPeer() identity.PeerID {
+	return identity.PeerIDFromKey(newKey().Public().(ed25519.PublicKey))
+}

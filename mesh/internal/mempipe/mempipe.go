@@ -1,4 +1,7 @@
-package mesh
+// Package mempipe is a bidirectional byte stream in memory, as a muxer's stream or a socket
+// behaves: buffered, with half-close, reset and deadlines. Waiting is sync.Cond.Wait, which
+// a testing/synctest bubble counts as idle; closing ends blocked calls at once.
+package mempipe
 
 import (
 	"errors"
@@ -8,14 +11,13 @@ import (
 	"time"
 )
 
-// pipeBuffer is how many bytes one direction of an in-memory stream holds before writers wait.
-const pipeBuffer = 256 << 10
+// bufferSize is how many bytes one direction holds before writers wait.
+const bufferSize = 256 << 10
 
-// errReset is what a reset in-memory stream answers.
-var errReset = errors.New("stream reset")
+// ErrReset is what a reset stream answers.
+var ErrReset = errors.New("mempipe: stream reset")
 
-// half is one direction of an in-memory stream. Waiting is sync.Cond.Wait, which a
-// testing/synctest bubble counts as idle.
+// half is one direction.
 type half struct {
 	mu   sync.Mutex
 	cond *sync.Cond
@@ -97,8 +99,8 @@ func (h *half) Write(p []byte) (int, error) {
 			return written, os.ErrDeadlineExceeded
 		case len(p) == 0:
 			return written, nil
-		case len(h.buf) < pipeBuffer:
-			n := min(len(p), pipeBuffer-len(h.buf))
+		case len(h.buf) < bufferSize:
+			n := min(len(p), bufferSize-len(h.buf))
 			h.buf = append(h.buf, p[:n]...)
 			written, p = written+n, p[n:]
 			h.cond.Broadcast()
@@ -126,43 +128,60 @@ func (h *half) end(err error) {
 	h.cond.Broadcast()
 }
 
-// pipe is one end of an in-memory stream.
-type pipe struct{ in, out *half }
+// Pipe is one end of a stream.
+type Pipe struct{ in, out *half }
 
-func newPipe() (*pipe, *pipe) {
+// New returns the two ends of a stream.
+func New() (*Pipe, *Pipe) {
 	a, b := newHalf(), newHalf()
-	return &pipe{in: a, out: b}, &pipe{in: b, out: a}
+	return &Pipe{in: a, out: b}, &Pipe{in: b, out: a}
 }
 
-func (p *pipe) Read(b []byte) (int, error)  { return p.in.Read(b) }
-func (p *pipe) Write(b []byte) (int, error) { return p.out.Write(b) }
+// Read implements io.Reader.
+func (p *Pipe) Read(b []byte) (int, error) { return p.in.Read(b) }
+
+// Write implements io.Writer; it waits while bufferSize bytes are unread.
+func (p *Pipe) Write(b []byte) (int, error) { return p.out.Write(b) }
 
 // CloseWrite lets the peer read what was written, then io.EOF.
-func (p *pipe) CloseWrite() error {
+func (p *Pipe) CloseWrite() error {
 	p.out.end(nil)
 	return nil
 }
 
 // Close is CloseWrite, and what the peer still writes fails.
-func (p *pipe) Close() error {
+func (p *Pipe) Close() error {
 	p.out.end(nil)
 	p.in.end(io.ErrClosedPipe)
 	return nil
 }
 
 // Reset fails both ends and drops what is on the way.
-func (p *pipe) Reset() error {
-	p.fail(errReset)
+func (p *Pipe) Reset() error {
+	p.Fail(ErrReset)
 	return nil
 }
 
-func (p *pipe) fail(err error) {
+// Fail is Reset with another error.
+func (p *Pipe) Fail(err error) {
 	p.out.end(err)
 	p.in.end(err)
 }
 
-func (p *pipe) SetDeadline(t time.Time) error {
+// SetDeadline sets both deadlines.
+func (p *Pipe) SetDeadline(t time.Time) error {
+	_ = p.SetReadDeadline(t)
+	return p.SetWriteDeadline(t)
+}
+
+// SetReadDeadline bounds reads, blocked ones too; a zero t lifts it.
+func (p *Pipe) SetReadDeadline(t time.Time) error {
 	p.in.setDeadline(&p.in.read, t)
+	return nil
+}
+
+// SetWriteDeadline bounds writes, blocked ones too; a zero t lifts it.
+func (p *Pipe) SetWriteDeadline(t time.Time) error {
 	p.out.setDeadline(&p.out.write, t)
 	return nil
 }
