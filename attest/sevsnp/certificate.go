@@ -66,6 +66,12 @@ func parseEndorsement(der []byte) (e endorsement, ok bool, err error) {
 	return e, true, nil
 }
 
+// IsEndorsement reports whether der says it is a VCEK's or VLEK's certificate.
+func IsEndorsement(der []byte) bool {
+	cert, err := x509.ParseCertificate(der)
+	return err == nil && (cert.Subject.CommonName == "SEV-VCEK" || cert.Subject.CommonName == "SEV-VLEK")
+}
+
 // hwid reads the hardware id, which AMD writes with and without an ASN.1 tag.
 func hwid(raw []byte) []byte {
 	var octets []byte

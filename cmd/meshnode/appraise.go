@@ -1,0 +1,337 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/attest/collect"
+	"github.com/attestmesh/meshnode/attest/eventlog"
+	"github.com/attestmesh/meshnode/attest/sevsnp"
+	"github.com/attestmesh/meshnode/attest/tdx"
+	"github.com/attestmesh/meshnode/attest/vtpm"
+)
+
+const appraiseHelp = `Verify evidence offline and appraise it.
+
+FILE is an SEV-SNP report (bare, with certificates appended, or go-sev-guest's protobuf),
+a TDX quote, go-tpm-tools' attestation protobuf, a TCG or dstack event log, an IMA list, or
+a folder with one of them and what belongs to it: certificates, collateral, event log.
+Certificates and collateral beside a FILE are found too. Nothing is ever fetched.
+
+Without --policy the strictest demands are made but no software is named as wanted, so the
+best verdict is "warning". Logs alone prove nothing: verdict "none", with the registers
+they replay to.
+
+Exit codes: 0 affirming, warning, or a log · 1 refused or not genuine · 2 no evidence ·
+3 cannot decide. Of several files the worst by 2, 1, 3, 0.`
+
+// appraiseFlags are the options of meshnode appraise.
+type appraiseFlags struct {
+	policy, reportData, at, collateral string
+	explain, json                      bool
+}
+
+func appraiseCommand() *cobra.Command {
+	var f appraiseFlags
+	cmd := &cobra.Command{
+		Use:   "appraise FILE...",
+		Short: "Verify SEV-SNP, TDX and TPM evidence offline and say what it is worth",
+		Long:  appraiseHelp,
+		Args:  cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, files []string) error {
+			a, err := newAppraiser(f)
+			if err != nil {
+				return err
+			}
+			return a.run(cmd.Context(), cmd.OutOrStdout(), files)
+		},
+	}
+	cmd.Flags().StringVar(&f.policy, "policy", "", "appraisal policy, a YAML `FILE`")
+	cmd.Flags().StringVar(&f.reportData, "report-data", "", "report data or TPM nonce that the evidence must carry, in `HEX`")
+	cmd.Flags().StringVar(&f.at, "at", "", "appraise as of `TIME` (RFC 3339), default now")
+	cmd.Flags().StringVar(&f.collateral, "collateral", "", "folder `DIR` with certificates and collateral")
+	cmd.Flags().BoolVar(&f.explain, "explain", false, "print all claims and the trustworthiness vector")
+	cmd.Flags().BoolVar(&f.json, "json", false, "print one JSON object a line")
+	return cmd
+}
+
+// appraiser holds what all files of one call share.
+type appraiser struct {
+	flags   appraiseFlags
+	policy  attest.Policy
+	want    []byte
+	at      time.Time
+	schemes map[string]attest.Scheme
+}
+
+func newAppraiser(f appraiseFlags) (*appraiser, error) {
+	a := &appraiser{flags: f, policy: attest.StrictPolicy(), at: time.Now().UTC()}
+	var err error
+	if f.at != "" {
+		if a.at, err = time.Parse(time.RFC3339, f.at); err != nil || a.at.IsZero() {
+			return nil, usageError("give a time like 2026-03-01T00:00:00Z", "--at %q is no RFC 3339 time", f.at)
+		}
+	}
+	if f.reportData != "" {
+		if a.want, err = hex.DecodeString(f.reportData); err != nil || len(a.want) > attest.ReportDataSize {
+			return nil, usageError("give up to 64 bytes in hex", "--report-data is not up to %d bytes in hex", attest.ReportDataSize)
+		}
+	}
+	roots := vtpmRoots(nil)
+	if f.policy != "" {
+		if a.policy, roots, err = readAppraisalPolicy(f.policy); err != nil {
+			return nil, err
+		}
+	}
+	snp, err := sevsnp.New()
+	if err != nil {
+		return nil, err
+	}
+	td, err := tdx.New()
+	if err != nil {
+		return nil, err
+	}
+	a.schemes = map[string]attest.Scheme{attest.KindSEVSNP: snp, attest.KindTDX: td, attest.KindVTPM: vtpm.New(roots)}
+	return a, nil
+}
+
+// appraised is the outcome of one input: the shape of --json.
+type appraised struct {
+	File    string          `json:"file"`
+	Verdict attest.Verdict  `json:"verdict"`
+	Kind    string          `json:"kind"`
+	Genuine *bool           `json:"genuine"` // nil: nothing that could be, or not to be decided by this release
+	Bound   bool            `json:"bound"`
+	Claims  any             `json:"claims"`
+	Reasons []attest.Reason `json:"reasons"`
+	EAR     *attest.EAR     `json:"ear,omitempty"`
+
+	claims attest.Claims
+	result attest.Result
+	detail string
+	exit   int
+}
+
+func (a *appraiser) run(ctx context.Context, out io.Writer, files []string) error {
+	exit := exitOK
+	for _, file := range files {
+		var extra []string
+		if a.flags.collateral != "" {
+			extra = []string{a.flags.collateral}
+		}
+		inputs, err := collect.Path(file, extra...)
+		if err != nil {
+			f := usageError("give a report, quote, attestation or log, or the folder of one", "%v", err)
+			if len(files) == 1 {
+				return f
+			}
+			if err := a.printFailure(out, file, err); err != nil {
+				return err
+			}
+			exit = worseExit(exit, exitUsage)
+			continue
+		}
+		for _, in := range inputs {
+			r, err := a.appraise(ctx, in)
+			if err != nil {
+				return err
+			}
+			exit = worseExit(exit, r.exit)
+			if err := a.print(out, r); err != nil {
+				return err
+			}
+		}
+	}
+	if exit != exitOK {
+		return exitStatus(exit)
+	}
+	return nil
+}
+
+// worseExit orders exit codes 2 > 1 > 3 > 0.
+func worseExit(a, b int) int {
+	rank := []int{exitOK, exitUnavailable, exitRefused, exitUsage}
+	if slices.Index(rank, b) > slices.Index(rank, a) {
+		return b
+	}
+	return a
+}
+
+// appraise takes one input through the second and third door.
+func (a *appraiser) appraise(ctx context.Context, in collect.Input) (appraised, error) {
+	out := appraised{File: in.File, Kind: in.Kind, Claims: map[string]string{}, Reasons: []attest.Reason{}}
+	scheme, ok := a.schemes[in.Kind]
+	if !ok {
+		return out, out.replay(in)
+	}
+	claims, err := a.verify(ctx, scheme, in)
+	var refusal *attest.Error
+	switch {
+	case err == nil:
+		out.result = attest.Appraise(claims, a.policy, a.at)
+		out.Claims, out.Bound = claims, claims.Bound
+	case errors.As(err, &refusal):
+		out.result = refused(in.Kind, refusal.Reason, a.at)
+		if refusal.Err != nil {
+			out.detail = refusal.Err.Error()
+		}
+	default:
+		return out, err
+	}
+	out.claims = claims
+	genuine := claims.Genuine
+	if out.result.Code() != attest.CodeUnsupported {
+		out.Genuine = &genuine
+	}
+	out.Verdict = out.result.Verdict
+	out.Reasons = append(out.Reasons, out.result.Reasons...)
+	ear := out.result.EAR("meshnode " + version)
+	out.EAR = &ear
+	out.exit = map[attest.Verdict]int{attest.VerdictContraindicated: exitRefused, attest.VerdictNone: exitUnavailable}[out.Verdict]
+	if out.result.Code() == attest.CodeMalformed {
+		out.exit = exitUsage
+	}
+	return out, nil
+}
+
+// verify opens the second door and compares what the person said the evidence carries.
+func (a *appraiser) verify(ctx context.Context, s attest.Scheme, in collect.Input) (attest.Claims, error) {
+	if a.want == nil {
+		return s.Verify(ctx, in.Evidence, nil, a.at)
+	}
+	if in.Kind != attest.KindVTPM {
+		var data attest.ReportData
+		if copy(data[:], a.want) != len(data) {
+			return attest.Claims{}, usageError("give all 64 bytes", "--report-data: %d bytes, but reports of kind %s carry %d", len(a.want), in.Kind, len(data))
+		}
+		return s.Verify(ctx, in.Evidence, &data, a.at)
+	}
+	// A TPM carries the nonce as given, or its SHA-256 where it is 64 bytes of report data.
+	c, err := s.Verify(ctx, in.Evidence, nil, a.at)
+	if err != nil {
+		return c, err
+	}
+	sum := sha256.Sum256(a.want)
+	if c.ReportData != hex.EncodeToString(a.want) && (len(a.want) != attest.ReportDataSize || c.ReportData != hex.EncodeToString(sum[:])) {
+		return attest.Claims{}, &attest.Error{Reason: attest.NewReason(attest.CodeNotBound, "nonce", c.ReportData, hex.EncodeToString(a.want))}
+	}
+	c.Bound, c.VTPM.NonceVerified = true, true
+	return c, nil
+}
+
+// refused turns a refusal at the second door into a result: none where nothing could be
+// decided, else contraindicated.
+func refused(kind string, reason attest.Reason, at time.Time) attest.Result {
+	r := attest.Refuse(at, reason)
+	r.Kind = kind
+	switch reason.Code {
+	case attest.CodeCollateralMissing, attest.CodeCollateralStale, attest.CodeUnsupported:
+		r.Verdict = attest.VerdictNone
+	}
+	return r
+}
+
+// replay handles logs without a quote: registers as claims, no verdict.
+func (out *appraised) replay(in collect.Input) error {
+	parse := eventlog.Parse
+	if in.Kind == attest.KindIMA {
+		parse = eventlog.ParseIMA
+	}
+	log, err := parse(in.Evidence.Items[0].Data)
+	if err != nil {
+		return usageError("give the log as the kernel shows it", "%s: %v", in.File, err)
+	}
+	out.Verdict = attest.VerdictNone
+	out.claims = attest.Claims{Kind: in.Kind, Registers: log.Registers()}
+	claims := map[string]any{"format": log.Format, "entries": log.Entries, "registers": log.Registers()}
+	if in.Kind == attest.KindIMA {
+		out.claims.Measurement = log.Registers()["sha1:pcr10"]
+		if out.claims.Measurement == "" {
+			out.claims.Measurement = log.Registers()["sha256:pcr10"]
+		}
+		claims["measurement"] = out.claims.Measurement
+	}
+	out.Claims = claims
+	return nil
+}
+
+func (a *appraiser) print(w io.Writer, r appraised) error {
+	if a.flags.json {
+		return printJSON(w, r)
+	}
+	genuine := "not genuine"
+	switch {
+	case r.Genuine == nil:
+		genuine = "nothing to be genuine: a log without a quote"
+		if r.EAR != nil {
+			genuine = "not decided by this release"
+		}
+	case *r.Genuine:
+		genuine = "genuine"
+	case r.Verdict == attest.VerdictNone:
+		genuine = "not shown to be genuine"
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: %s (%s, %s)\n", r.File, r.Verdict, r.Kind, genuine)
+	if r.claims.Measurement != "" {
+		fmt.Fprintf(&b, "  measurement %s\n", r.claims.Measurement)
+	}
+	if r.claims.Genuine && !r.claims.Bound {
+		fmt.Fprintf(&b, "  carries %s, compared with nothing (--report-data)\n", r.claims.ReportData)
+	}
+	for _, reason := range r.Reasons {
+		fmt.Fprintf(&b, "  %s\n", reason)
+		if r.detail != "" {
+			fmt.Fprintf(&b, "    because: %s\n", r.detail)
+		}
+		if reason.Remedy != "" {
+			fmt.Fprintf(&b, "    try: %s\n", reason.Remedy)
+		}
+	}
+	if r.EAR == nil || a.flags.explain {
+		explain(&b, r)
+	}
+	_, err := io.WriteString(w, printable(b.String()))
+	return err
+}
+
+// explain lists registers, all claims of the kind and the vector.
+func explain(b *strings.Builder, r appraised) {
+	for _, name := range slices.Sorted(maps.Keys(r.claims.Registers)) {
+		fmt.Fprintf(b, "  %-13s %s\n", name, r.claims.Registers[name])
+	}
+	for _, section := range []struct {
+		name string
+		v    any
+	}{{"sevsnp", r.claims.SEVSNP}, {"tdx", r.claims.TDX}, {"vtpm", r.claims.VTPM}} {
+		for _, line := range fields(section.v) {
+			fmt.Fprintf(b, "  %s.%s\n", section.name, line)
+		}
+	}
+	if r.EAR != nil {
+		b.WriteString("  trustworthiness vector (2 affirming, 32 warning, 96 contraindicated, 0 no claim):\n")
+		for _, line := range fields(r.result.Vector) {
+			fmt.Fprintf(b, "    %s\n", line)
+		}
+	}
+}
+
+func (a *appraiser) printFailure(w io.Writer, file string, err error) error {
+	if a.flags.json {
+		return printJSON(w, map[string]any{"file": file, "error": map[string]string{
+			"code": "usage", "message": err.Error(), "remedy": "give a report, quote, attestation or log, or the folder of one"}})
+	}
+	_, err = fmt.Fprintf(w, "%s\n", printable(err.Error()))
+	return err
+}
