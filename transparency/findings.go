@@ -46,6 +46,11 @@ func (f *findings) merge(g findings) {
 }
 
 func (f *findings) sorted() []Finding {
-	slices.SortStableFunc(f.list, func(a, b Finding) int { return cmp.Compare(a.Index, b.Index) })
+	SortFindings(f.list)
 	return f.list
+}
+
+// SortFindings orders findings by index and leaves those of one index as they came.
+func SortFindings(list []Finding) {
+	slices.SortStableFunc(list, func(a, b Finding) int { return cmp.Compare(a.Index, b.Index) })
 }

@@ -42,6 +42,17 @@ func (r *Reader) Checkpoint(ctx context.Context) ([]byte, error) {
 	return data, nil
 }
 
+// HasTiles reports whether a directory without a checkpoint holds the tiles of a log
+// nevertheless. Of a server that cannot be told.
+func (r *Reader) HasTiles() bool {
+	d, ok := r.src.(dirSource)
+	if !ok {
+		return false
+	}
+	st, err := d.root.Stat("tile")
+	return err == nil && st.IsDir()
+}
+
 // fileProblem is what is wrong with one file of the log, as opposed to an error in
 // reading it.
 type fileProblem struct {

@@ -1,0 +1,29 @@
+// Package audit is what a stranger runs: it checks after the fact, from published files
+// alone, what the members of a mesh did. It has no clock of its own, starts no node and
+// believes nobody; it needs the network only where a log is given as a URL.
+//
+// # Log
+//
+// Log reads a whole transparency log, recomputes its tree (package transparency), and
+// replays its leaves through the rules of governance (package consensus):
+//
+//   - Leaf 0 is a genesis that all founding organisations signed; it is the one the auditor
+//     holds, if one is given. Leaf 1 is a Bootstrap signed by all of them.
+//   - The checkpoint is of that origin and signed by the log key that Bootstrap names.
+//   - Every Credential is signed by an enroll key of its organisation; every proposal by
+//     enough organisations, on the right base; every attestation result by the node it
+//     names, which is a member at that index, judges another member, names no future
+//     epoch and, if affirming, a measurement that is allowed at that index.
+//   - Statements that nobody signs are those that follow from the leaves before them.
+//   - The checkpoint's cosigners are seats whose Credential and affirming result are in
+//     the log below its size. Distinct organisations are counted.
+//
+// A log does not hold the clock by which members judged expiry. What the times in results
+// rule out is found; in between, the seats that ordered a leaf are believed.
+//
+// # Findings
+//
+// Everything wrong is a finding of index, code and message. Codes are those of packages
+// transparency and attest, and the constants of this package. A report is ok if it has no
+// finding; "stale" and "unavailable" alone mean that it could not be decided.
+package audit

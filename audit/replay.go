@@ -1,0 +1,204 @@
+package audit
+
+import (
+	"bytes"
+	"fmt"
+	"time"
+
+	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/consensus"
+	"github.com/attestmesh/meshnode/internal/envelope"
+	"github.com/attestmesh/meshnode/transparency"
+)
+
+// replayer rebuilds the state of governance from leaves.
+type replayer struct {
+	opts    Options
+	genesis []byte
+	state   *consensus.State
+	broken  bool     // there is no state: genesis or Bootstrap do not hold
+	derived [][]byte // leaves that must come next
+	results int
+	// earliest is a time that the members' clock had passed: the newest result so far
+	// would not have been ordered any earlier than ClockSkew before it was made.
+	earliest time.Time
+}
+
+func newReplayer(opts Options) *replayer { return &replayer{opts: opts} }
+
+// started reports whether genesis and Bootstrap were read and hold.
+func (r *replayer) started() bool { return r.state != nil && !r.broken && r.state.Started() }
+
+// leaf replays one leaf and returns what is wrong with it.
+func (r *replayer) leaf(index uint64, leaf []byte) []transparency.Finding {
+	switch {
+	case index == 0:
+		return r.first(leaf)
+	case r.broken:
+		return nil
+	case index == 1:
+		return r.second(leaf)
+	}
+	var out []transparency.Finding
+	if len(r.derived) > 0 {
+		if bytes.Equal(r.derived[0], leaf) {
+			r.derived = r.derived[1:]
+			return nil
+		}
+		if !r.expiry(leaf) {
+			out = append(out, finding(index, CodeDerivedMissing, "want the leaf that follows from those before: "+describe(r.derived[0])))
+			r.derived = nil
+		}
+	}
+	return append(out, r.governance(index, leaf)...)
+}
+
+func finding(index uint64, code, message string) transparency.Finding {
+	return transparency.Finding{Index: index, Code: code, Message: message}
+}
+
+func (r *replayer) first(leaf []byte) []transparency.Finding {
+	r.broken = true
+	g, err := consensus.ParseGenesis(leaf)
+	if err != nil {
+		return []transparency.Finding{finding(0, CodeGenesisInvalid, err.Error())}
+	}
+	if want := r.opts.Genesis; want != nil && !sameGenesis(g, want) {
+		return []transparency.Finding{finding(0, CodeGenesisMismatch, fmt.Sprintf("the log is of mesh %s, the given genesis of %s", g.MeshID(), want.MeshID()))}
+	}
+	r.genesis, r.state, r.broken = leaf, consensus.NewState(g), false
+	return nil
+}
+
+func (r *replayer) second(leaf []byte) []transparency.Finding {
+	c, err := consensus.NewCommand(consensus.KindBootstrap, r.genesis, leaf)
+	if err != nil {
+		r.broken = true
+		return []transparency.Finding{finding(1, CodeBootstrapInvalid, err.Error())}
+	}
+	if out := r.state.Apply(c); out.Reason != nil {
+		r.broken = true
+		return []transparency.Finding{finding(1, CodeBootstrapInvalid, out.Reason.String())}
+	}
+	return nil
+}
+
+// governance replays a leaf through consensus.
+func (r *replayer) governance(index uint64, leaf []byte) []transparency.Finding {
+	kind := kindOf(leaf)
+	switch kind {
+	case envelope.TypeCredential, envelope.TypeAttestationResult, envelope.TypeProposal, envelope.TypeMembership:
+	case "":
+		return []transparency.Finding{finding(index, string(attest.CodeMalformed), "no DSSE envelope over an in-toto Statement in canonical form")}
+	default:
+		return []transparency.Finding{finding(index, CodeUnknownLeaf, fmt.Sprintf("predicate type %.100q", kind))}
+	}
+	var out []transparency.Finding
+	if f := r.times(index, kind, leaf); f != nil {
+		out = append(out, *f)
+	}
+	o, err := r.state.Replay(leaf)
+	if err != nil {
+		code := string(consensus.ReasonOf(err).Code)
+		if kind == envelope.TypeMembership {
+			code = CodeNotDerived
+		}
+		return append(out, finding(index, code, consensus.ReasonOf(err).String()))
+	}
+	if kind == envelope.TypeAttestationResult {
+		r.results++
+	}
+	if len(o.Leaves) > 1 { // a removal by expiry has none and may stand between derived leaves
+		r.derived = append(r.derived, o.Leaves[1:]...)
+	}
+	return out
+}
+
+// times finds leaves that were ordered after the members' clock had passed their expiry.
+func (r *replayer) times(index uint64, kind string, leaf []byte) *transparency.Finding {
+	var code attest.Code
+	var what string
+	switch kind {
+	case envelope.TypeProposal:
+		if p, _, err := consensus.ParseProposal(leaf); err == nil && !r.earliest.Before(p.Expires) {
+			code, what = attest.CodeProposalExpired, "the proposal expired at "+p.Expires.Format(time.RFC3339)
+		}
+	case envelope.TypeAttestationResult:
+		res, err := consensus.VerifyResult(leaf)
+		if err != nil {
+			return nil // Replay says why
+		}
+		if at := res.At.Add(-consensus.ClockSkew); at.After(r.earliest) {
+			r.earliest = at
+		}
+		if !r.earliest.Before(res.Expires) {
+			code, what = attest.CodeStale, "the result expired at "+res.Expires.Format(time.RFC3339)
+		} else if end := r.lastExpiry(res.Kind, res.Measurement); res.Verdict == attest.VerdictAffirming && !end.IsZero() && !r.earliest.Before(end) {
+			code, what = attest.CodeExpired, "the measurement was allowed until "+end.Format(time.RFC3339)
+		}
+	case envelope.TypeMembership:
+		m, err := consensus.ParseMembership(leaf)
+		if err != nil {
+			return nil
+		}
+		n, _ := r.state.Node(m.Peer)
+		if end := r.lastExpiry(n.Kind, n.Measurement); end.After(r.opts.At.Add(consensus.ClockSkew)) {
+			f := finding(index, CodeNotDerived, fmt.Sprintf("the seat %s was removed as expired, but its measurement is allowed until %s", m.Node, end.Format(time.RFC3339)))
+			return &f
+		}
+	}
+	if code == "" {
+		return nil
+	}
+	f := finding(index, string(code), fmt.Sprintf("%s, but results ordered before it were made later than %s", what, r.earliest.Format(time.RFC3339)))
+	return &f
+}
+
+// lastExpiry returns when the last entry for a measurement expires; zero if one never
+// does, or there is none.
+func (r *replayer) lastExpiry(kind, measurement string) time.Time {
+	var last time.Time
+	for _, e := range r.state.Entries() {
+		if e.Kind != kind || e.Measurement != measurement {
+			continue
+		}
+		if e.NotAfter.IsZero() {
+			return time.Time{}
+		}
+		if e.NotAfter.After(last) {
+			last = e.NotAfter
+		}
+	}
+	return last
+}
+
+// expiry reports whether leaf is a removal by expiry, which can come between the leaves
+// that are derived from one proposal.
+func (r *replayer) expiry(leaf []byte) bool {
+	if kindOf(leaf) != envelope.TypeMembership {
+		return false
+	}
+	m, err := consensus.ParseMembership(leaf)
+	return err == nil && m.Code == attest.CodeExpired
+}
+
+// kindOf returns the predicate type of a leaf, "" if it is no envelope.
+func kindOf(leaf []byte) string {
+	env, err := envelope.Parse(leaf)
+	if err != nil {
+		return ""
+	}
+	kind, err := envelope.PredicateType(env.Payload)
+	if err != nil {
+		return ""
+	}
+	return kind
+}
+
+func describe(leaf []byte) string {
+	m, err := consensus.ParseMembership(leaf)
+	if err != nil {
+		return "a leaf of kind " + kindOf(leaf)
+	}
+	return fmt.Sprintf("%s %s of %s (%s)", m.Change, m.Code, m.Node, m.Cause)
+}

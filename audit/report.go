@@ -1,0 +1,86 @@
+package audit
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/attestmesh/meshnode/internal/identity"
+	"github.com/attestmesh/meshnode/transparency"
+)
+
+// Codes of findings that belong to a log as a whole. Those of single leaves are codes of
+// packages transparency and attest.
+const (
+	CodeGenesisMismatch   = "genesis_mismatch"   // leaf 0 is another mesh than the auditor's genesis
+	CodeGenesisInvalid    = "genesis_invalid"    // leaf 0 is no genesis signed by all founders
+	CodeBootstrapInvalid  = "bootstrap_invalid"  // leaf 1 is no Bootstrap signed by all founders
+	CodeCheckpointInvalid = "checkpoint_invalid" // malformed, of another origin or not by the log key
+	CodeCheckpointMissing = "checkpoint_missing" // there are tiles, but no checkpoint
+	CodeUnpublished       = "unpublished"        // too few organisations have cosigned
+	CodeStale             = "stale"              // the quorum's cosignatures are too old
+	CodeUnavailable       = "unavailable"        // the rest of the log could not be read
+	CodeUnknownLeaf       = "unknown_leaf"       // a kind of leaf that this release does not know
+	CodeNotDerived        = "not_derived"        // an unsigned leaf that does not follow from those before
+	CodeDerivedMissing    = "derived_missing"    // a leaf that follows from those before is not there
+	CodeMoreFindings      = "more_findings"      // the list is cut here
+)
+
+// Report is the outcome of an audit of a log.
+type Report struct {
+	OK        bool                   `json:"ok"`
+	Entries   uint64                 `json:"entries"` // leaves that could be read
+	Root      transparency.Hash      `json:"root"`    // of the checkpoint
+	Cosigners []identity.OrgID       `json:"cosigners"`
+	Level     transparency.Level     `json:"level"`
+	Findings  []transparency.Finding `json:"findings"`
+
+	Origin       string    `json:"-"` // of the checkpoint
+	Size         uint64    `json:"-"` // of the checkpoint
+	Fresh        time.Time `json:"-"` // when the published quorum last cosigned
+	Simulated    bool      `json:"-"` // genesis admits simulated evidence
+	GenesisGiven bool      `json:"-"`
+	Members      int       `json:"-"` // nodes with a Credential at the end
+	Results      int       `json:"-"` // attestation results among the leaves
+	Policies     int       `json:"-"` // policy changes among the leaves
+}
+
+// Undecided reports whether the findings, if there are any, say no more than that the log
+// is too old or could not be read.
+func (r *Report) Undecided() bool {
+	for _, f := range r.Findings {
+		if f.Code != CodeStale && f.Code != CodeUnavailable {
+			return false
+		}
+	}
+	return len(r.Findings) > 0
+}
+
+// Proves says in words what the report proves.
+func (r *Report) Proves() []string {
+	if !r.OK {
+		return []string{"nothing: see the findings"}
+	}
+	out := []string{
+		fmt.Sprintf("these are the %d entries, in this order, of %s at root %s", r.Entries, r.Origin, r.Root),
+		fmt.Sprintf("%d organisations have each computed that root themselves: another history of that size needs signatures that convict them", len(r.Cosigners)),
+		fmt.Sprintf("each of the %d changes to the allowed software had the signatures of enough organisations", r.Policies),
+		fmt.Sprintf("each of the %d attestation results was signed by a member of its time and, if affirming, named software allowed at its place in the log", r.Results),
+	}
+	if !r.GenesisGiven {
+		out = append(out, "the organisations are those that the log itself names: compare its mesh id, or give --genesis")
+	}
+	return out
+}
+
+// ProvesNot says in words what no audit of the log alone can prove.
+func (r *Report) ProvesNot() []string {
+	out := []string{
+		"that the results are true: the evidence behind them is not in the log, only commitments to it",
+		"that everything that happened was logged, or that nothing was logged after this checkpoint",
+		"that allowed software is good, or that the hardware of an affirmed node was not broken",
+	}
+	if r.Simulated {
+		out = append(out, "anything about hardware: this mesh admits SIMULATED evidence, which its host can forge")
+	}
+	return out
+}
