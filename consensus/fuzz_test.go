@@ -1,0 +1,147 @@
+package consensus
+
+import (
+	"bytes"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/attestmesh/meshnode/internal/envelope"
+)
+
+// fuzzPayload seeds a fuzz target with the payload of a good envelope, and demands that
+// what the decoder accepts is the one encoding of it.
+func fuzzPayload(f *testing.F, seed []byte, decode func(payload []byte) (again []byte, err error)) {
+	f.Add(must(envelope.Parse(seed)).Payload)
+	f.Fuzz(func(t *testing.T, payload []byte) {
+		again, err := decode(payload)
+		if err == nil && !bytes.Equal(again, payload) {
+			t.Fatalf("accepted %q, which encodes to %q", payload, again)
+		}
+	})
+}
+
+func FuzzGenesis(f *testing.F) {
+	fuzzPayload(f, newMesh(f, 2).g.Raw(), func(payload []byte) ([]byte, error) {
+		g, err := DecodeGenesis(payload)
+		if err != nil {
+			return nil, err
+		}
+		g.payload = nil // encode anew
+		return g.Payload()
+	})
+}
+
+func FuzzProposal(f *testing.F) {
+	m := started(f, 2)
+	fuzzPayload(f, m.sign(m.payload(m.propose(add(entry(f, "x")), remove("old"))), "alpha govern"), func(payload []byte) ([]byte, error) {
+		p, err := DecodeProposal(payload)
+		if err != nil {
+			return nil, err
+		}
+		p.Describe()
+		return p.Payload()
+	})
+}
+
+func FuzzBootstrap(f *testing.F) {
+	m := newMesh(f, 2)
+	fuzzPayload(f, m.bootstrap(1), func(payload []byte) ([]byte, error) {
+		b, err := CheckBootstrap(m.g, 0, payload, time.Time{})
+		if err != nil {
+			return nil, err
+		}
+		return envelope.NewPayload(envelope.TypeBootstrap, meshSubject(b.MeshID), *b)
+	})
+}
+
+func FuzzEnvelopes(f *testing.F) {
+	m := started(f, 2)
+	f.Add(m.credential("alpha/n2", 1))
+	f.Add(m.result("alpha/n1", "beta/n1", "new"))
+	f.Add(m.sample("alpha/n1", 1))
+	f.Add(m.g.Raw())
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		_, _ = m.s.VerifyCredential(raw, m.at)
+		_, _ = VerifyResult(raw)
+		_, _ = ParseTimeSample(raw)
+		_, _ = ParseMembership(raw)
+		_, _ = ParseGenesis(raw)
+		_, _ = ParseBootstrap(m.g, 0, raw, m.at)
+		_, _ = Merge(raw, raw)
+	})
+}
+
+// FuzzStatements mutates payloads below a decoder that does not check signatures.
+func FuzzStatements(f *testing.F) {
+	m := started(f, 2)
+	for _, raw := range [][]byte{m.credential("alpha/n2", 1), m.result("alpha/n1", "beta/n1", "new"), m.sample("alpha/n1", 1)} {
+		f.Add(must(envelope.Parse(raw)).Payload)
+	}
+	f.Fuzz(func(t *testing.T, payload []byte) {
+		if len(payload) > 32<<10 {
+			return
+		}
+		raw := (&envelope.Envelope{Payload: payload}).Marshal()
+		if c, err := ParseCredential(raw); err == nil {
+			again := must(envelope.NewPayload(envelope.TypeCredential, nodeSubject(c.Ref(), c.Peer), *c))
+			if !bytes.Equal(again, payload) {
+				t.Fatalf("a Credential with two encodings: %q", payload)
+			}
+		}
+		if r, err := ParseResult(raw); err == nil {
+			again := must(envelope.NewPayload(envelope.TypeAttestationResult, nodeSubject(r.Subject.Node, r.Subject.Peer), *r))
+			if !bytes.Equal(again, payload) {
+				t.Fatalf("a result with two encodings: %q", payload)
+			}
+		}
+	})
+}
+
+func FuzzCommand(f *testing.F) {
+	m := started(f, 2)
+	for _, c := range m.log {
+		f.Add(must(EncodeCommand(c)))
+	}
+	f.Add(must(EncodeCommand(must(NewCommand(KindResults, m.result("alpha/n1", "beta/n1", "new"))))))
+	f.Add(must(EncodeCommand(must(NewCommand(KindProposal, m.sign(m.payload(m.propose(remove("old"))), m.governors(2)...))))))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		c, err := DecodeCommand(raw)
+		if err != nil {
+			if !errors.Is(err, ErrUnknownCommand) {
+				t.Fatalf("an error that does not halt: %v", err)
+			}
+			return
+		}
+		if again := must(EncodeCommand(c)); !bytes.Equal(again, raw) {
+			t.Fatal("a command with two encodings")
+		}
+		_ = CheckResults(c)
+		a, b := NewState(m.g), NewState(m.g)
+		for _, s := range []*State{a, b} {
+			s.Apply(m.log[0])
+			s.Apply(m.log[1])
+			s.Apply(c)
+		}
+		if a.Digest() != b.Digest() {
+			t.Fatal("two replicas differ")
+		}
+	})
+}
+
+func FuzzFiles(f *testing.F) {
+	f.Add([]byte(specText))
+	f.Add([]byte(draftText))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		if g, err := NewGenesis("f", text, make([]byte, 32), start); err == nil {
+			if _, err := DecodeGenesis(must(g.Payload())); err != nil {
+				t.Fatalf("made a genesis that does not decode: %v", err)
+			}
+		}
+		if payload, err := ParseDraft("f", text); err == nil {
+			if _, err := DecodeProposal(payload); err != nil {
+				t.Fatalf("made a proposal that does not decode: %v", err)
+			}
+		}
+	})
+}

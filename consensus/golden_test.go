@@ -1,0 +1,54 @@
+package consensus
+
+import (
+	"bytes"
+	"encoding/hex"
+	"flag"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/attestmesh/meshnode/attest"
+)
+
+var update = flag.Bool("update", false, "rewrite testdata/golden")
+
+// The bytes of everything that is signed or ordered are fixed for ever: logs of old meshes
+// hold them, and other programs read them. A change here is a new predicate type or
+// command version, never an edit.
+func TestGolden(t *testing.T) {
+	m := started(t, 2)
+	proposal := m.sign(m.payload(m.propose(add(entry(t, "x")), remove("old"))), m.governors(2)...)
+	removed := must(membershipLeaf(Membership{MeshID: m.g.MeshID(), Epoch: 1, Change: ChangeSeatRemoved, Node: m.s.Seats()[0].Ref, Peer: m.s.Seats()[0].Peer,
+		Code: attest.CodeRevoked, Cause: "tick 7"}))
+	command := must(EncodeCommand(must(NewCommand(KindCredential, m.credential("alpha/n2", 1)))))
+	digest := m.s.Digest()
+	for name, got := range map[string][]byte{
+		"genesis.json":            m.g.Raw(),
+		"bootstrap.json":          newMesh(t, 2).bootstrap(1),
+		"credential.json":         m.credential("alpha/n2", 1, func(c *Credential) { c.Checkpoint = CheckpointSeen{9, sha256Hex(nil)} }),
+		"proposal.json":           proposal,
+		"attestation-result.json": m.result("alpha/n1", "beta/n1", "new"),
+		"time-sample.json":        m.sample("alpha/n1", 1),
+		"membership.json":         removed,
+		"command.hex":             []byte(hex.EncodeToString(command) + "\n"),
+		"digest.hex":              []byte(hex.EncodeToString(digest[:]) + "\n"),
+	} {
+		path := filepath.Join("testdata", "golden", name)
+		if *update {
+			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, got, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(got, want) {
+			t.Errorf("%s: got\n%s\nwant\n%s", name, got, want)
+		}
+	}
+}
