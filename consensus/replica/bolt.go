@@ -1,0 +1,193 @@
+package replica
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/raft"
+	bolt "go.etcd.io/bbolt"
+
+	"github.com/attestmesh/meshnode/internal/durable"
+)
+
+// boltFile is the store's only file. Bucket "log" maps index u64 to an entry: version u8 =
+// 1, type u8, term u64, data. Bucket "stable" maps raft's keys to bytes or u64, and
+// "commit-index" to the newest index known to be committed when entries were last stored.
+const (
+	boltFile     = "raft.db"
+	entryVersion = 1
+	// boltWait is how long another process may take to give the file up.
+	boltWait = time.Second
+)
+
+// errNotFound has the text by which raft knows an absent key.
+var errNotFound = errors.New("not found")
+
+// boltStore is a Store in one bbolt file. A transaction returns after fsync.
+type boltStore struct {
+	db     *bolt.DB
+	commit uint64 // staged; raft's main loop alone stages and stores
+}
+
+func bucketLog() []byte    { return []byte("log") }
+func bucketStable() []byte { return []byte("stable") }
+func keyCommit() []byte    { return []byte("commit-index") }
+
+func openBolt(dir *durable.Dir) (*boltStore, error) {
+	path := dir.Path(boltFile)
+	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: boltWait, FreelistType: bolt.FreelistMapType})
+	if errors.Is(err, bolt.ErrTimeout) {
+		return nil, fmt.Errorf("raft store %s: %w; stop the other node or choose another data directory", path, durable.ErrInUse)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("raft store %s: %w", path, err)
+	}
+	s := &boltStore{db: db}
+	err = db.Update(func(tx *bolt.Tx) error {
+		if _, err := tx.CreateBucketIfNotExists(bucketLog()); err != nil {
+			return err
+		}
+		_, err := tx.CreateBucketIfNotExists(bucketStable())
+		return err
+	})
+	if err == nil {
+		err = dir.Sync(boltFile) // the file's name must survive too
+	}
+	if err != nil {
+		db.Close()
+		return nil, fmt.Errorf("raft store %s: %w", path, err)
+	}
+	return s, nil
+}
+
+// Close implements io.Closer.
+func (s *boltStore) Close() error { return s.db.Close() }
+
+// FirstIndex implements raft.LogStore.
+func (s *boltStore) FirstIndex() (uint64, error) { return s.edge((*bolt.Cursor).First) }
+
+// LastIndex implements raft.LogStore.
+func (s *boltStore) LastIndex() (uint64, error) { return s.edge((*bolt.Cursor).Last) }
+
+func (s *boltStore) edge(move func(*bolt.Cursor) (key, value []byte)) (index uint64, err error) {
+	err = s.db.View(func(tx *bolt.Tx) error {
+		if k, _ := move(tx.Bucket(bucketLog()).Cursor()); k != nil {
+			index = binary.BigEndian.Uint64(k)
+		}
+		return nil
+	})
+	return index, err
+}
+
+// GetLog implements raft.LogStore.
+func (s *boltStore) GetLog(index uint64, l *raft.Log) error {
+	return s.db.View(func(tx *bolt.Tx) error {
+		v := tx.Bucket(bucketLog()).Get(key64(index))
+		if v == nil {
+			return raft.ErrLogNotFound
+		}
+		if len(v) < 10 || v[0] != entryVersion {
+			return fmt.Errorf("entry %d: %w: %d bytes", index, errMalformed, len(v))
+		}
+		*l = raft.Log{Index: index, Type: raft.LogType(v[1]), Term: binary.BigEndian.Uint64(v[2:])}
+		if len(v) > 10 {
+			l.Data = append([]byte(nil), v[10:]...) // v is bbolt's
+		}
+		return nil
+	})
+}
+
+// StoreLog implements raft.LogStore.
+func (s *boltStore) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
+
+// StoreLogs implements raft.LogStore.
+func (s *boltStore) StoreLogs(logs []*raft.Log) error {
+	return s.db.Update(func(tx *bolt.Tx) error {
+		b := tx.Bucket(bucketLog())
+		last := uint64(0)
+		if k, _ := b.Cursor().Last(); k != nil {
+			last = binary.BigEndian.Uint64(k)
+		}
+		if err := checkNext(last, logs); err != nil {
+			return err
+		}
+		b.FillPercent = 0.9 // indices only grow
+		for _, l := range logs {
+			v := append(make([]byte, 0, 10+len(l.Data)), entryVersion, byte(l.Type))
+			v = append(binary.BigEndian.AppendUint64(v, l.Term), l.Data...)
+			if err := b.Put(key64(l.Index), v); err != nil {
+				return err
+			}
+		}
+		return tx.Bucket(bucketStable()).Put(keyCommit(), key64(s.commit))
+	})
+}
+
+// DeleteRange implements raft.LogStore.
+func (s *boltStore) DeleteRange(first, last uint64) error {
+	return s.db.Update(func(tx *bolt.Tx) error {
+		c := tx.Bucket(bucketLog()).Cursor()
+		for k, _ := c.Seek(key64(first)); k != nil && binary.BigEndian.Uint64(k) <= last; k, _ = c.Seek(key64(first)) {
+			if err := c.Delete(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// StageCommitIndex implements raft.CommitTrackingLogStore.
+func (s *boltStore) StageCommitIndex(index uint64) error {
+	s.commit = index
+	return nil
+}
+
+// GetCommitIndex implements raft.CommitTrackingLogStore.
+func (s *boltStore) GetCommitIndex() (uint64, error) {
+	index, err := s.GetUint64(keyCommit())
+	if err != nil {
+		return 0, err
+	}
+	last, err := s.LastIndex()
+	return min(index, last), err
+}
+
+// Set implements raft.StableStore.
+func (s *boltStore) Set(key, value []byte) error {
+	return s.db.Update(func(tx *bolt.Tx) error { return tx.Bucket(bucketStable()).Put(key, value) })
+}
+
+// Get implements raft.StableStore.
+func (s *boltStore) Get(key []byte) (value []byte, err error) {
+	err = s.db.View(func(tx *bolt.Tx) error {
+		v := tx.Bucket(bucketStable()).Get(key)
+		if v == nil {
+			return errNotFound
+		}
+		value = append([]byte{}, v...)
+		return nil
+	})
+	return value, err
+}
+
+// SetUint64 implements raft.StableStore.
+func (s *boltStore) SetUint64(key []byte, value uint64) error { return s.Set(key, key64(value)) }
+
+// GetUint64 implements raft.StableStore.
+func (s *boltStore) GetUint64(key []byte) (uint64, error) {
+	v, err := s.Get(key)
+	if errors.Is(err, errNotFound) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	if len(v) != 8 {
+		return 0, fmt.Errorf("%q: %w: %d bytes, want 8", key, errMalformed, len(v))
+	}
+	return binary.BigEndian.Uint64(v), nil
+}
+
+func key64(v uint64) []byte { return binary.BigEndian.AppendUint64(nil, v) }

@@ -1,0 +1,3 @@
+package replica
+
+func runControl() bool { return false }

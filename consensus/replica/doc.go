@@ -1,0 +1,94 @@
+// Package replica orders meshnode's commands with hashicorp/raft among the seats of a
+// mesh, over streams that somebody else has authenticated.
+//
+// A Replica is one seat's copy. It knows a Machine, to which it hands committed commands
+// in their order, and Peers, which opens authenticated byte streams to other seats. Server
+// id and server address are both the text form of the seat's peer id: addresses belong to
+// whoever binds Peers. Nothing here speaks to a network.
+//
+// # Streams
+//
+// Between two seats A and B run at most two streams: one that A opened, for A's requests
+// and B's replies, and one that B opened. The newest stream of a peer replaces its older
+// one. All integers are big-endian. The opener begins with a hello of 79 bytes:
+//
+//	"MR" | version u8 = 1 | opener's peer id [38] | acceptor's peer id [38]
+//
+// Both ids must be those that the stream was authenticated for; the acceptor answers
+// nothing and closes the stream where they are not. After it, frames:
+//
+//	length u32 | version u8 = 1 | kind u8 | request id u64 | body
+//
+// length counts everything behind itself. Kind fixes the size of the body, or for kinds 1
+// and 9 its limit, which is compared before a byte is allocated. A body of other than the
+// one possible encoding of its message is malformed. Bodies:
+//
+//	1 append entries        term u64 | previous index u64 | previous term u64 |
+//	                        leader's commit index u64 | count u16 | count entries
+//	  entry                 term u64 | type u8 | length u32 | data
+//	2 append reply          term u64 | last index u64 | flags u8: 1 success, 2 retry at once
+//	3 request vote          term u64 | last index u64 | last term u64 | flags u8: 1 transfer
+//	4 vote reply            term u64 | flags u8: 1 granted
+//	5 request pre-vote      term u64 | last index u64 | last term u64
+//	6 pre-vote reply        term u64 | flags u8: 1 granted
+//	7 timeout now           empty
+//	8 timeout now reply     empty
+//	9 refusal               reason, UTF-8, at most 512 bytes
+//
+// Entries of one append are consecutive from previous index + 1, so their index is not on
+// the wire. Nor is the sender of a message: raft's RPC header is filled in from the
+// authenticated peer, so that there is no field to lie in. There is no frame for
+// snapshots. Requests are answered in their order; several may be under way. A malformed
+// frame, a reply to nothing, or a deadline that passes closes the stream; a request that
+// the guard refuses is answered with a refusal.
+//
+// # Guard
+//
+// hashicorp/raft v1.8.0 believes whoever reaches its transport: one message of a stranger
+// sets its term to the maximum, rewrites committed entries, replaces state and membership,
+// or makes it panic now and at every later start. So each request passes the guard before
+// raft sees it:
+//
+//   - the sender is in the allowed set at this moment (Config.Member);
+//   - a peer may raise our term by 1,000 at once and by ten per heartbeat timeout in the
+//     long run, in requests as in replies; honest clusters stay far below, and a replica
+//     that was cut off for long catches up at that rate;
+//   - a term has one leader, the first whose entries were accepted in it;
+//   - entries are of a known type, their terms rise, and no entry at or below the commit
+//     index (or at index 1, the founding configuration) differs from the stored one;
+//   - configurations decode, name peer ids only, and differ from the configuration before
+//     them by one server at most;
+//   - commands pass Machine.Check before they are stored;
+//   - the commit index of a message counts only as far as its own entries prove the logs
+//     equal (Raft §5.3; raft v1.8.0 takes our last index instead);
+//   - TimeoutNow comes from the leader only, and votes that set the transfer flag, which
+//     makes raft ignore a living leader, are admitted once per peer and ten election
+//     timeouts.
+//
+// The log store refuses in addition to delete what is committed, as raft commits between
+// guard and storing. What the guard does not stop: Raft is not Byzantine fault tolerant. A
+// hostile *seat* can claim to have won an election, vote twice, and acknowledge what it did
+// not store; it can stop progress, and as leader withhold or order, not forge: commands
+// carry signatures that Machine verifies.
+//
+// SetHeartbeatHandler is ignored: raft's fast path for heartbeats runs beside the main
+// loop and lets a deposed leader store a command under its successor's term
+// (hashicorp/raft#695). Heartbeats queue with everything else.
+//
+// # Failures
+//
+// A store that returns an error or does not return within 5 s, a Machine that panics, and
+// a leader that commits nothing for 10 s while entries wait, are final: the replica falls
+// silent, so that it neither votes nor campaigns, and calls Config.Fatal once. Term and
+// vote that cannot be stored make raft panic; that is the same fate, less politely. Seats
+// are replaced, not repaired.
+//
+// There are no snapshots yet: FSM.Snapshot returns an error, Restore refuses, and the log
+// is kept whole. A replica that starts again replays it.
+//
+// # Outcomes
+//
+// Apply fails with ErrNotLeader when the command was certainly not ordered, and with
+// ErrUnknownOutcome when it may be ordered now or later: repeat only commands that are
+// idempotent.
+package replica
