@@ -13,6 +13,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -185,6 +186,37 @@ func (e *enrolment) borrow(other *node) {
 	e.prove(other, e.conn)
 	e.req.Peer, e.req.Cosigner = mine.Peer, mine.Cosigner
 	e.req.PeerProof, e.req.CosignerProof = mine.PeerProof, mine.CosignerProof
+}
+
+// Somebody who stole the enroller's TLS key sits between a node and its enroller and hands
+// every request on unchanged. Nonce, keys and evidence are all genuine; only the exporter
+// tells that there are two connections. Nothing that passes him may enrol.
+func TestRelayWithStolenTLSKey(t *testing.T) {
+	w := newWorld(t)
+	upstream := rawClient(t, w, nil)
+	upstream.Transport.(*http.Transport).MaxConnsPerHost = 1
+	relayed := 0
+	relay := httptest.NewUnstartedServer(http.HandlerFunc(func(out http.ResponseWriter, r *http.Request) {
+		resp, err := upstream.Post(w.url+r.URL.Path, "application/json", r.Body)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer resp.Body.Close()
+		relayed++
+		out.WriteHeader(resp.StatusCode)
+		io.Copy(out, resp.Body)
+	}))
+	relay.TLS = serverTLS(w.server.cert)
+	relay.StartTLS()
+	defer relay.Close()
+	n := w.boot("n1", "first")
+	n.URL = relay.URL
+	_, err := n.enrol()
+	wantCode(t, "relayed", err, attest.CodeWrongSigner)
+	if relayed != 2 {
+		t.Errorf("%d requests relayed, want both", relayed)
+	}
 }
 
 // rawClient speaks HTTP to the enroller without being a Client.

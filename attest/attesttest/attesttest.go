@@ -10,7 +10,7 @@
 //	good := forger.Attester(attesttest.Measurement("release 1"))
 //	bad := forger.Attester(attesttest.Measurement("release 1"))
 //	bad.Forge(attesttest.WrongReportData)
-//	genesis.Roots.Sim = forger.Roots()
+//	roots.sim of the genesis = forger.Roots()
 //
 // The only kind that can be forged so far is sim.
 package attesttest

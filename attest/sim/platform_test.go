@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"bufio"
 	"context"
 	"crypto/ed25519"
 	"crypto/sha512"
@@ -15,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -25,7 +27,7 @@ import (
 )
 
 // childEnv makes the test binary a node: it attests at the named socket and prints its
-// evidence; childWait makes it wait for its standard input to close.
+// evidence; childWait makes it wait for its standard input, see waitMain.
 const (
 	childEnv  = "SIM_TEST_SOCKET"
 	childWait = "SIM_TEST_WAIT"
@@ -33,13 +35,23 @@ const (
 
 func TestMain(m *testing.M) {
 	if os.Getenv(childWait) != "" {
-		io.Copy(io.Discard, os.Stdin)
-		os.Exit(0)
+		os.Exit(waitMain())
 	}
 	if socket := os.Getenv(childEnv); socket != "" {
 		os.Exit(childMain(socket))
 	}
 	goleak.VerifyTestMain(m)
+}
+
+// waitMain becomes the executable named by its first line of input, or ends with it.
+func waitMain() int {
+	line, err := bufio.NewReader(os.Stdin).ReadString('\n')
+	if err != nil {
+		return 0
+	}
+	path := strings.TrimSpace(line)
+	fmt.Fprintln(os.Stderr, syscall.Exec(path, []string{path}, os.Environ()))
+	return 1
 }
 
 func childMain(socket string) int {
@@ -149,14 +161,7 @@ func TestAnotherBinaryMeasuresDifferently(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	binary, err := os.ReadFile(self)
-	if err != nil {
-		t.Fatal(err)
-	}
-	stamped := filepath.Join(t.TempDir(), filepath.Base(self))
-	if err := os.WriteFile(stamped, append(binary, "another build stamp"...), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	stamped := stampedCopy(t)
 	scheme, _ := NewScheme(p.Root())
 	seen := map[string]string{}
 	for _, path := range []string{self, stamped} {
@@ -291,7 +296,7 @@ func TestPlatformBoundsConnections(t *testing.T) {
 }
 
 // child starts a process that waits, and returns its pid and a pidfd.
-func child(t *testing.T) (*exec.Cmd, int) {
+func child(t *testing.T) (*exec.Cmd, io.Writer, int) {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
@@ -299,7 +304,8 @@ func child(t *testing.T) (*exec.Cmd, int) {
 	}
 	cmd := exec.Command(self)
 	cmd.Env = append(os.Environ(), childWait+"=1")
-	if _, err := cmd.StdinPipe(); err != nil {
+	in, err := cmd.StdinPipe()
+	if err != nil {
 		t.Fatal(err)
 	}
 	if err := cmd.Start(); err != nil {
@@ -311,12 +317,71 @@ func child(t *testing.T) (*exec.Cmd, int) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { unix.Close(pidfd) })
-	return cmd, pidfd
+	return cmd, in, pidfd
+}
+
+// stampedCopy is this executable with other bytes at its end.
+func stampedCopy(t *testing.T) string {
+	t.Helper()
+	binary, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "stamped")
+	if err := os.WriteFile(path, append(binary, "another build stamp"...), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// A process that becomes another executable while it is hashed is not measured.
+func TestMeasureNoticesExec(t *testing.T) {
+	cmd, in, pidfd := child(t)
+	other := stampedCopy(t)
+	_, err := measureProcess(cmd.Process.Pid, pidfd, func(f *os.File) ([MeasurementSize]byte, error) {
+		m, err := hashExecutable(f)
+		fmt.Fprintln(in, other)
+		ctx := testContext(t)
+		for tick := time.NewTicker(time.Millisecond); ; <-tick.C {
+			if now, _ := os.Readlink(fmt.Sprintf("/proc/%d/exe", cmd.Process.Pid)); now == other || ctx.Err() != nil {
+				tick.Stop()
+				return m, errors.Join(err, ctx.Err())
+			}
+		}
+	})
+	if err == nil || !strings.Contains(err.Error(), "changed its executable") {
+		t.Errorf("got %v: a process was measured as what it no longer is", err)
+	}
+}
+
+// A peer of another user is refused, even if it could reach the socket.
+func TestPlatformServesItsUserOnly(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root to start a process of another user")
+	}
+	dir := t.TempDir()
+	p, _ := startPlatform(t, dir)
+	binary := stampedCopy(t)
+	for _, path := range []string{filepath.Dir(dir), dir, filepath.Dir(filepath.Dir(binary)), filepath.Dir(binary)} {
+		if err := os.Chmod(path, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(p.Socket(), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(testContext(t), binary)
+	cmd.Env = append(os.Environ(), childEnv+"="+p.Socket())
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	out, err := cmd.CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "runs as user 65534") {
+		t.Errorf("got %v: %s", err, out)
+	}
 }
 
 // A process that ends while it is hashed is not measured: its pid may be another's now.
 func TestMeasureNoticesTheEnd(t *testing.T) {
-	cmd, pidfd := child(t)
+	cmd, _, pidfd := child(t)
 	if _, err := measureProcess(cmd.Process.Pid, pidfd, hashExecutable); err != nil {
 		t.Fatalf("alive: %v", err)
 	}
@@ -333,7 +398,7 @@ func TestMeasureNoticesTheEnd(t *testing.T) {
 
 // The pid of a recycled process is readable, its pidfd shows that the peer has ended.
 func TestMeasureNoticesRecycledPid(t *testing.T) {
-	gone, pidfd := child(t)
+	gone, _, pidfd := child(t)
 	gone.Process.Kill()
 	gone.Wait()
 	if _, err := measureProcess(os.Getpid(), pidfd, hashExecutable); err == nil || !strings.Contains(err.Error(), "ended") {
