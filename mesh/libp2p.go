@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"time"
 
 	ic "github.com/libp2p/go-libp2p/core/crypto"
@@ -21,6 +22,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	"github.com/libp2p/go-libp2p/p2p/net/upgrader"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
+	"github.com/libp2p/go-libp2p/x/rate"
 	ma "github.com/multiformats/go-multiaddr"
 	mss "github.com/multiformats/go-multistream"
 
@@ -64,8 +66,7 @@ func (m *libp2pMesh) start() error {
 	if err := errors.Join(store.AddPrivKey(peer.ID(m.self), key), store.AddPubKey(peer.ID(m.self), key.GetPublic())); err != nil {
 		return err
 	}
-	// Fixed limits, not scaled to this machine's memory: a mesh behaves alike everywhere.
-	limits, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(rcmgr.DefaultLimits.Scale(4<<30, 8<<10)), rcmgr.WithMetricsDisabled())
+	limits, err := newLimits()
 	if err != nil {
 		return err
 	}
@@ -115,6 +116,25 @@ func (m *libp2pMesh) newTransport(key ic.PrivKey, limits network.ResourceManager
 		return m.cfg.Transport(up, limits)
 	}
 	return tcp.NewTCPTransport(up, limits, nil, tcp.DisableReuseport())
+}
+
+// newLimits returns fixed limits, not scaled to this machine's memory, so that a mesh behaves
+// alike everywhere. libp2p's defaults per source (8 connections, one in five seconds) would
+// lock out an organisation whose nodes share an address; loopback is exempt from them.
+func newLimits() (network.ResourceManager, error) {
+	loopback := []rate.PrefixLimit{{Prefix: netip.MustParsePrefix("127.0.0.0/8")}, {Prefix: netip.MustParsePrefix("::1/128")}}
+	perSource := rate.Limit{RPS: sourceRate, Burst: 2 * sourceConns}
+	return rcmgr.NewResourceManager(
+		rcmgr.NewFixedLimiter(rcmgr.DefaultLimits.Scale(limitMemory, limitFiles)),
+		rcmgr.WithMetricsDisabled(),
+		rcmgr.WithLimitPerSubnet(
+			[]rcmgr.ConnLimitPerSubnet{{PrefixLength: 32, ConnCount: sourceConns}},
+			[]rcmgr.ConnLimitPerSubnet{{PrefixLength: 64, ConnCount: sourceConns}, {PrefixLength: 48, ConnCount: 4 * sourceConns}}),
+		rcmgr.WithConnRateLimiters(&rate.Limiter{NetworkPrefixLimits: loopback, SubnetRateLimiter: rate.SubnetLimiter{
+			IPv4SubnetLimits: []rate.SubnetLimit{{PrefixLength: 32, Limit: perSource}},
+			IPv6SubnetLimits: []rate.SubnetLimit{{PrefixLength: 64, Limit: perSource}},
+			GracePeriod:      time.Minute,
+		}}))
 }
 
 // newYamux is libp2p's muxer with keep-alives that notice a vanished peer sooner.

@@ -35,6 +35,13 @@ const (
 	// keepAlive is the interval of the muxer's pings, and how long an answer may take: a
 	// peer that vanished without a word is noticed after at most twice this.
 	keepAlive = 5 * time.Second
+
+	// sourceConns and sourceRate bound connections from one address, and new ones a second.
+	sourceConns = 64
+	sourceRate  = 4
+	// limitMemory and limitFiles size libp2p's resource manager.
+	limitMemory = 4 << 30
+	limitFiles  = 8 << 10
 )
 
 // controlProtocol is the mesh's own; Judge is not asked about it.
