@@ -14,6 +14,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -184,6 +185,16 @@ func TestNewSchemeRefuses(t *testing.T) {
 	}
 	if _, err := Sign(nil, [MeasurementSize]byte{}, attest.ReportData{}); err == nil {
 		t.Error("signed without a key")
+	}
+}
+
+// A length is refused before anything of that size is waited for or allocated.
+func TestFrameLimit(t *testing.T) {
+	for _, head := range []string{"\x00\x00\x00\x42", "\xff\xff\xff\xff", "\x00\x00\x00\x00"} {
+		r := strings.NewReader(head + strings.Repeat("x", 100))
+		if _, err := readFrame(r, maxRequest); err == nil || !strings.Contains(err.Error(), "want 1 to 65") || r.Len() != 100 {
+			t.Errorf("%x: got %v with %d bytes left", head, err, r.Len())
+		}
 	}
 }
 
