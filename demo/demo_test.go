@@ -17,12 +17,9 @@ import (
 // play runs the director against a fake mesh in a temporary directory of the test.
 func play(t *testing.T, ctx context.Context, w *world, o Options) (string, error) {
 	t.Helper()
-	exe := filepath.Join(shortDir(t), "meshnode")
-	if err := os.Symlink(os.Args[0], exe); err != nil {
-		t.Fatal(err)
-	}
+	shortDir(t)
 	var out bytes.Buffer
-	o.Nodes, o.Rounds, o.Executable, o.Stdout = len(w.p.founders), w.rounds, exe, &out
+	o.Nodes, o.Rounds, o.Executable, o.Stdout = len(w.p.founders), w.rounds, w.exe, &out
 	err := Run(ctx, o)
 	eventually(t, "the end of every process", func() bool { return w.alive() == 0 })
 	return out.String(), err
@@ -179,17 +176,13 @@ func TestHumanStory(t *testing.T) {
 // TestServe leaves the mesh up: a node killed then is told, not fatal.
 func TestServe(t *testing.T) {
 	w := newWorld(t, 5, 3, "")
-	w.pace *= 4 // three rounds, of which the vote takes the second
-	exe := filepath.Join(shortDir(t), "meshnode")
-	if err := os.Symlink(os.Args[0], exe); err != nil {
-		t.Fatal(err)
-	}
+	shortDir(t)
 	r, pipe := io.Pipe()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	ended := make(chan error, 1)
 	go func() {
-		ended <- Run(ctx, Options{Nodes: 5, Rounds: 3, Serve: true, Executable: exe, Stdout: pipe})
+		ended <- Run(ctx, Options{Nodes: 5, Rounds: 3, Serve: true, Executable: w.exe, Stdout: pipe})
 		pipe.Close()
 	}()
 	var told strings.Builder
@@ -239,12 +232,8 @@ func TestUsage(t *testing.T) {
 		{Options{Nodes: 5, Rounds: 5, Data: text, Dir: filepath.Join(dir, "new")}, "line 1: field 2 is no number"},
 	} {
 		c.o.JSON = true
-		exe := filepath.Join(dir, "meshnode")
-		if err := os.Symlink(os.Args[0], exe); err != nil && !errors.Is(err, os.ErrExist) {
-			t.Fatal(err)
-		}
 		var out bytes.Buffer
-		c.o.Executable, c.o.Stdout = exe, &out
+		c.o.Executable, c.o.Stdout = w.exe, &out
 		err := Run(t.Context(), c.o)
 		var mistake *UsageError
 		if !errors.As(err, &mistake) || !strings.Contains(mistake.Message, c.want) || mistake.Remedy == "" {

@@ -6,33 +6,37 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/signal"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 )
 
-// The fake is a whole mesh as the director sees it: the test binary, executed again under
-// the name meshnode, hands its arguments to a world in the test's own process and prints
-// what that answers. The processes are real, so that starting, killing and reaping are; what
-// they claim is scripted, so that each claim can be made false.
+// The fake is a whole mesh as the director sees it: testdata/meshnode hands its arguments
+// to a world in the test's own process and prints what that answers. The processes are
+// real, so that starting, killing and reaping are; what they claim is scripted, so that each
+// claim can be made false.
 
 const fakeEnv = "MESHNODE_DEMO_FAKE"
 
 func TestMain(m *testing.M) {
-	if socket := os.Getenv(fakeEnv); socket != "" && filepath.Base(os.Args[0]) == "meshnode" {
-		os.Exit(fakeMain(socket))
-	}
 	if mode := os.Getenv(childEnv); mode != "" {
 		os.Exit(childMain(mode))
 	}
-	goleak.VerifyTestMain(m)
+	code := m.Run()
+	if exe, err := fake(); err == nil {
+		os.RemoveAll(filepath.Dir(exe))
+	}
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
 }
 
 type fakeRequest struct {
@@ -47,56 +51,29 @@ type fakeReply struct {
 	Exit *int
 }
 
-// fakeMain is one process of the fake mesh. It lives until told to exit or terminated.
-func fakeMain(socket string) int {
-	term := make(chan os.Signal, 1)
-	signal.Notify(term, syscall.SIGTERM)
-	conn, err := net.Dial("unix", socket)
+// fake is the fake meshnode, built once. It is not instrumented for races: starting it would
+// take a hundred times as long.
+var fake = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "fake")
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 99
+		return "", err
 	}
-	if err := json.NewEncoder(conn).Encode(fakeRequest{os.Args[1:], os.Args[0], os.Getpid()}); err != nil {
-		return 99
+	exe := filepath.Join(dir, "meshnode")
+	out, err := exec.Command("go", "build", "-race=false", "-o", exe, "./testdata/meshnode").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("build the fake: %w\n%s", err, out)
 	}
-	done := make(chan int, 1)
-	go func() {
-		in := bufio.NewScanner(conn)
-		in.Buffer(nil, 1<<20)
-		for in.Scan() {
-			var r fakeReply
-			if json.Unmarshal(in.Bytes(), &r) != nil {
-				break
-			}
-			if r.Log != "" {
-				fmt.Fprintln(os.Stderr, r.Log)
-			}
-			if r.Line != "" {
-				fmt.Println(r.Line)
-			}
-			if r.Exit != nil {
-				done <- *r.Exit
-				return
-			}
-		}
-		done <- 98
-	}()
-	select {
-	case code := <-done:
-		return code
-	case <-term:
-		return 0
-	}
-}
+	return exe, nil
+})
 
 // world is the state of the fake mesh.
 type world struct {
 	t        *testing.T
+	exe      string // the fake
 	listener net.Listener
 	p        plan
 	rounds   int
-	pace     time.Duration // of a round
-	fault    string        // what is false
+	fault    string // what is false
 	onCall   func(n int, args []string)
 
 	mu       sync.Mutex
@@ -105,6 +82,7 @@ type world struct {
 	pids     map[string]int // nodes alive, by ref
 	admitted bool
 	revoked  bool
+	departed map[string]bool // seats asked since the revocation
 	gone     map[string]bool // killed
 	job      jobView
 	tick     chan struct{} // closed and renewed at every change of the job
@@ -114,6 +92,10 @@ type world struct {
 
 func newWorld(t *testing.T, nodes, rounds int, fault string) *world {
 	t.Helper()
+	exe, err := fake()
+	if err != nil {
+		t.Fatal(err)
+	}
 	dir, err := os.MkdirTemp("", "fake") // t.TempDir's names are too long for a socket
 	if err != nil {
 		t.Fatal(err)
@@ -122,8 +104,8 @@ func newWorld(t *testing.T, nodes, rounds int, fault string) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, listener: l, p: newPlan(nodes), rounds: rounds, pace: 100 * time.Millisecond, fault: fault,
-		open: map[net.Conn]bool{}, pids: map[string]int{}, gone: map[string]bool{}, tick: make(chan struct{}), stop: make(chan struct{})}
+	w := &world{t: t, exe: exe, listener: l, p: newPlan(nodes), rounds: rounds, fault: fault,
+		open: map[net.Conn]bool{}, pids: map[string]int{}, gone: map[string]bool{}, departed: map[string]bool{}, tick: make(chan struct{}), stop: make(chan struct{})}
 	t.Setenv(fakeEnv, l.Addr().String())
 	w.served.Go(func() {
 		for {

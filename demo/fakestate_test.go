@@ -21,6 +21,7 @@ func (w *world) status(c net.Conn, socket string) {
 		v["phase"], v["phase_reason"] = "refused", object{"code": code, "got": "m-" + n.release, "want": "another", "remedy": "do something"}
 	}
 	if w.revoked && n.ref() != w.p.evicted {
+		w.departed[n.ref()] = true
 		took := 40 * time.Millisecond
 		if w.fault == "slow closing" {
 			took = 6 * time.Second
@@ -78,40 +79,88 @@ func (w *world) peers(self node) []object {
 	return out
 }
 
-// train plays the job. A round is seen open for the pace of the world; its aggregator is
-// looked for again when it dies meanwhile.
+// train plays the job. One round goes on beside the vote; the next opens only after every
+// surviving seat has been asked about the Raft configuration, however slow the machine is.
 func (w *world) train() {
-	w.mu.Lock()
-	w.job = jobView{ID: "j1", State: "running", Rounds: w.rounds, Phase: "idle", ModelRoot: ""}
-	w.mu.Unlock()
+	w.change(func(j *jobView) { *j = jobView{ID: "j1", State: "running", Rounds: w.rounds, Phase: "idle"} })
+	vote := newJobPlan(w.rounds, 1, 1).voteAfter
 	for r := 1; r <= w.rounds; r++ {
+		pace := 1
+		if r > vote+1 || r == w.rounds {
+			if !w.until(w.voted) {
+				return
+			}
+			pace = 5 // a kill must have the time to arrive
+		}
+		if !w.rest(pace, func() bool { return false }) {
+			return
+		}
 		w.change(func(j *jobView) {
 			j.Round, j.Attempt, j.Phase, j.Participants = r, 1, "collecting", w.participants()
 			j.Aggregator = w.aggregator(r)
 		})
-		if !w.rest() {
+		if !w.rest(pace, func() bool { return w.gone[w.job.Aggregator] }) {
 			return
 		}
-		w.change(func(j *jobView) {
-			if w.gone[j.Aggregator] && w.fault != "kill too late" {
-				j.Attempt, j.Participants = 2, w.participants()
-				j.Aggregator = w.aggregator(r)
-			}
-			accuracy := 0.9 + float64(r)/1000
-			j.Phase = "committed"
-			j.Committed = append(slices.Clone(j.Committed), committedView{Round: r, Attempt: j.Attempt, Aggregator: j.Aggregator,
-				Participants: j.Participants, Accuracy: &accuracy})
-			times := 1
-			if j.Attempt > 1 && w.fault == "trains again" {
-				times = 2
-			}
-			j.Trainings = append(slices.Clone(j.Trainings), trainingView{r, times})
-			if r == w.rounds {
-				j.State, j.ModelRoot = "done", "0123456789abcdef0123456789abcdef"
-			}
-		})
-		if !w.rest() {
-			return
+		w.change(w.commit)
+	}
+}
+
+// commit ends a round; an aggregator that died meanwhile is replaced. mu is held.
+func (w *world) commit(j *jobView) {
+	r := j.Round
+	if w.gone[j.Aggregator] && w.fault != "kill too late" {
+		j.Attempt, j.Participants = 2, w.participants()
+		j.Aggregator = w.aggregator(r)
+	}
+	accuracy := 0.9 + float64(r)/1000
+	j.Phase = "committed"
+	j.Committed = append(slices.Clone(j.Committed), committedView{Round: r, Attempt: j.Attempt, Aggregator: j.Aggregator,
+		Participants: j.Participants, Accuracy: &accuracy})
+	times := 1
+	if j.Attempt > 1 && w.fault == "trains again" {
+		times = 2
+	}
+	j.Trainings = append(slices.Clone(j.Trainings), trainingView{r, times})
+	if r == w.rounds {
+		j.State, j.ModelRoot = "done", "0123456789abcdef0123456789abcdef"
+	}
+}
+
+// voted reports whether the director has seen the evicted seat leave. mu is held.
+func (w *world) voted() bool {
+	for _, n := range w.p.founders {
+		if n.seat && n.ref() != w.p.evicted && !w.departed[n.ref()] {
+			return false
+		}
+	}
+	return true
+}
+
+// pace is the unit of a round.
+const pace = 50 * time.Millisecond
+
+// rest waits so many paces, or until early holds; it is false when the test is over.
+func (w *world) rest(paces int, early func() bool) bool {
+	end := time.Now().Add(time.Duration(paces) * pace)
+	return w.until(func() bool { return early() || time.Now().After(end) })
+}
+
+// until polls until ok, asked with mu held, holds; it is false when the test is over.
+func (w *world) until(ok func() bool) bool {
+	tick := time.NewTicker(pace / 10)
+	defer tick.Stop()
+	for {
+		w.mu.Lock()
+		done := ok()
+		w.mu.Unlock()
+		if done {
+			return true
+		}
+		select {
+		case <-tick.C:
+		case <-w.stop:
+			return false
 		}
 	}
 }
@@ -122,17 +171,6 @@ func (w *world) change(f func(*jobView)) {
 	f(&w.job)
 	close(w.tick)
 	w.tick = make(chan struct{})
-}
-
-func (w *world) rest() bool {
-	t := time.NewTimer(w.pace)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-w.stop:
-		return false
-	}
 }
 
 func (w *world) participants() []string {
