@@ -115,8 +115,10 @@ func Verify(fsys fs.FS, opts VerifyOptions) (*Report, error) {
 		v.certificate(c)
 		v.previous = c
 	}
-	v.gaps(len(certs))
-	v.finalModel()
+	// The model of a job that goes on after a gap is a later round's.
+	if !v.gaps(len(certs)) {
+		v.finalModel()
+	}
 	return v.finish(), nil
 }
 
@@ -341,19 +343,22 @@ func (v *verifier) file(round int, name string, want chunk.Root) []byte {
 	return raw
 }
 
-// gaps looks for certificates after the first missing one.
-func (v *verifier) gaps(have int) {
+// gaps reports whether there are certificates after the first missing one.
+func (v *verifier) gaps(have int) bool {
 	entries, err := fs.ReadDir(v.fsys, ".")
 	if err != nil {
 		v.found(-1, attest.CodeUnavailable, "%v", err)
-		return
+		return true
 	}
+	found := false
 	for _, e := range entries {
 		var round int
 		if n, _ := fmt.Sscanf(e.Name(), "certificate-%d.json", &round); n == 1 && round >= have && e.Name() == CertificateFile(uint32(round)) {
 			v.found(round, attest.CodeUnavailable, "%s is there and %s is not", e.Name(), CertificateFile(uint32(have)))
+			found = true
 		}
 	}
+	return found
 }
 
 // finalModel requires that model.safetensors is the last round's result.
