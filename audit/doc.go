@@ -14,6 +14,8 @@
 //     enough organisations, on the right base; every attestation result by the node it
 //     names, which is a member at that index, judges another member, names no future
 //     epoch and, if affirming, a measurement that is allowed at that index.
+//   - Every committed round is signed by an eligible aggregator over updates of eligible
+//     trainers of that index, and continues the round before it.
 //   - Statements that nobody signs are those that follow from the leaves before them.
 //   - The checkpoint's cosigners are seats whose Credential and affirming result are in
 //     the log below its size. Distinct organisations are counted.

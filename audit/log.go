@@ -174,7 +174,7 @@ func (a *auditor) judgeCheckpoint(head transparency.Checkpoint) {
 	s := a.replay.state
 	a.report.Simulated = s.Genesis().AllowSim
 	a.report.Members = len(s.Nodes())
-	a.report.Results, a.report.Policies = a.replay.results, int(s.Epoch())
+	a.report.Results, a.report.Policies, a.report.Rounds = a.replay.results, int(s.Epoch()), a.replay.rounds
 	var cosigners []transparency.Cosigner
 	for _, n := range s.Seats() {
 		if n.Standing == consensus.StandingMeasured {

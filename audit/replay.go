@@ -7,6 +7,7 @@ import (
 
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/consensus"
+	"github.com/attestmesh/meshnode/federated"
 	"github.com/attestmesh/meshnode/internal/envelope"
 	"github.com/attestmesh/meshnode/transparency"
 )
@@ -19,12 +20,16 @@ type replayer struct {
 	broken  bool     // there is no state: genesis or Bootstrap do not hold
 	derived [][]byte // leaves that must come next
 	results int
+	rounds  int
+	jobs    map[federated.JobID]*job
 	// earliest is a time that the members' clock had passed: the newest result so far
 	// would not have been ordered any earlier than ClockSkew before it was made.
 	earliest time.Time
 }
 
-func newReplayer(opts Options) *replayer { return &replayer{opts: opts} }
+func newReplayer(opts Options) *replayer {
+	return &replayer{opts: opts, jobs: map[federated.JobID]*job{}}
+}
 
 // started reports whether genesis and Bootstrap were read and hold.
 func (r *replayer) started() bool { return r.state != nil && !r.broken && r.state.Started() }
@@ -50,7 +55,7 @@ func (r *replayer) leaf(index uint64, leaf []byte) []transparency.Finding {
 			r.derived = nil
 		}
 	}
-	return append(out, r.governance(index, leaf)...)
+	return append(out, r.dispatch(index, leaf)...)
 }
 
 func finding(index uint64, code, message string) transparency.Finding {
@@ -83,11 +88,13 @@ func (r *replayer) second(leaf []byte) []transparency.Finding {
 	return nil
 }
 
-// governance replays a leaf through consensus.
-func (r *replayer) governance(index uint64, leaf []byte) []transparency.Finding {
+// dispatch replays a leaf through the rules of its kind.
+func (r *replayer) dispatch(index uint64, leaf []byte) []transparency.Finding {
 	kind := kindOf(leaf)
 	switch kind {
 	case envelope.TypeCredential, envelope.TypeAttestationResult, envelope.TypeProposal, envelope.TypeMembership:
+	case envelope.TypeRound:
+		return r.round(index, leaf)
 	case "":
 		return []transparency.Finding{finding(index, string(attest.CodeMalformed), "no DSSE envelope over an in-toto Statement in canonical form")}
 	default:

@@ -42,6 +42,7 @@ type Report struct {
 	Members      int       `json:"-"` // nodes with a Credential at the end
 	Results      int       `json:"-"` // attestation results among the leaves
 	Policies     int       `json:"-"` // policy changes among the leaves
+	Rounds       int       `json:"-"` // committed training rounds among the leaves
 }
 
 // Undecided reports whether the findings, if there are any, say no more than that the log
@@ -66,6 +67,9 @@ func (r *Report) Proves() []string {
 		fmt.Sprintf("each of the %d changes to the allowed software had the signatures of enough organisations", r.Policies),
 		fmt.Sprintf("each of the %d attestation results was signed by a member of its time and, if affirming, named software allowed at its place in the log", r.Results),
 	}
+	if r.Rounds > 0 {
+		out = append(out, fmt.Sprintf("each of the %d training rounds was signed by a member that could aggregate it, over updates of members that could take part, and continues the round before", r.Rounds))
+	}
 	if !r.GenesisGiven {
 		out = append(out, "the organisations are those that the log itself names: compare its mesh id, or give --genesis")
 	}
@@ -78,6 +82,9 @@ func (r *Report) ProvesNot() []string {
 		"that the results are true: the evidence behind them is not in the log, only commitments to it",
 		"that everything that happened was logged, or that nothing was logged after this checkpoint",
 		"that allowed software is good, or that the hardware of an affirmed node was not broken",
+	}
+	if r.Rounds > 0 {
+		out = append(out, "that the training sums are right: job verify adds them up again from the job's certificates")
 	}
 	if r.Simulated {
 		out = append(out, "anything about hardware: this mesh admits SIMULATED evidence, which its host can forge")

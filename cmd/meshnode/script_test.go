@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -16,6 +17,12 @@ func TestMain(m *testing.M) {
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
+		Setup: func(env *testscript.Env) error {
+			// A published log and its genesis, made by the tests of package audit.
+			published, err := filepath.Abs("../../audit/testdata/published")
+			env.Setenv("PUBLISHED", published)
+			return err
+		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"await": awaitFile,
 		},

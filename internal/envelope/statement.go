@@ -78,3 +78,16 @@ func PredicateType(payload []byte) (string, error) {
 	}
 	return st.PredicateType, nil
 }
+
+// SubjectName returns the name of a payload's first subject without deciding anything
+// else: for listings.
+func SubjectName(payload []byte) (string, error) {
+	st, err := decodeLoose(payload)
+	if err != nil {
+		return "", err
+	}
+	if len(st.Subject) == 0 {
+		return "", fmt.Errorf("statement: no subject")
+	}
+	return st.Subject[0].Name, nil
+}
