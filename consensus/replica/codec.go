@@ -167,16 +167,16 @@ func appendBody(b []byte, m any) []byte {
 		}
 	case *raft.AppendEntriesResponse:
 		b = be.AppendUint64(be.AppendUint64(b, m.Term), m.LastLog)
-		b = append(b, flag(m.Success, flagSuccess)|flag(m.NoRetryBackoff, flagNoWait))
+		b = append(b, bit(m.Success, flagSuccess)|bit(m.NoRetryBackoff, flagNoWait))
 	case *raft.RequestVoteRequest:
 		b = be.AppendUint64(be.AppendUint64(be.AppendUint64(b, m.Term), m.LastLogIndex), m.LastLogTerm)
-		b = append(b, flag(m.LeadershipTransfer, flagSuccess))
+		b = append(b, bit(m.LeadershipTransfer, flagSuccess))
 	case *raft.RequestPreVoteRequest:
 		b = be.AppendUint64(be.AppendUint64(be.AppendUint64(b, m.Term), m.LastLogIndex), m.LastLogTerm)
 	case *raft.RequestVoteResponse:
-		b = append(be.AppendUint64(b, m.Term), flag(m.Granted, flagSuccess))
+		b = append(be.AppendUint64(b, m.Term), bit(m.Granted, flagSuccess))
 	case *raft.RequestPreVoteResponse:
-		b = append(be.AppendUint64(b, m.Term), flag(m.Granted, flagSuccess))
+		b = append(be.AppendUint64(b, m.Term), bit(m.Granted, flagSuccess))
 	case refusal:
 		if len(m) > maxRefusal {
 			m = m[:maxRefusal]
@@ -186,9 +186,9 @@ func appendBody(b []byte, m any) []byte {
 	return b
 }
 
-func flag(set bool, bit byte) byte {
+func bit(set bool, mask byte) byte {
 	if set {
-		return bit
+		return mask
 	}
 	return 0
 }

@@ -1,0 +1,165 @@
+package replica
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/attestmesh/meshnode/internal/durable"
+	"github.com/attestmesh/meshnode/internal/identity"
+)
+
+// loopback connects replicas by TCP on the loopback interface.
+type loopback struct {
+	mu        sync.Mutex
+	listeners map[identity.PeerID]net.Listener
+	wg        sync.WaitGroup
+}
+
+type loopbackPeers struct {
+	l    *loopback
+	self identity.PeerID
+}
+
+// Open dials; the first bytes say who does, which stands in for authentication.
+func (p loopbackPeers) Open(ctx context.Context, to identity.PeerID) (io.ReadWriteCloser, error) {
+	p.l.mu.Lock()
+	listener := p.l.listeners[to]
+	p.l.mu.Unlock()
+	if listener == nil {
+		return nil, fmt.Errorf("%s does not listen yet", to.Short())
+	}
+	c, err := (&net.Dialer{}).DialContext(ctx, "tcp", listener.Addr().String())
+	if err != nil {
+		return nil, err
+	}
+	_, err = c.Write([]byte(p.self))
+	return c, err
+}
+
+func (l *loopback) listen(b *testing.B, self identity.PeerID, serve func(identity.PeerID, io.ReadWriteCloser)) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	l.mu.Lock()
+	l.listeners[self] = listener
+	l.mu.Unlock()
+	l.wg.Go(func() {
+		for {
+			c, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			l.wg.Go(func() {
+				id := make([]byte, peerIDSize)
+				if _, err := io.ReadFull(c, id); err == nil {
+					serve(identity.PeerID(id), c)
+				}
+				c.Close()
+			})
+		}
+	})
+}
+
+// rtt returns the median time of one byte there and back over loopback TCP.
+func rtt(b *testing.B) time.Duration {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer listener.Close()
+	go func() {
+		if c, err := listener.Accept(); err == nil {
+			io.Copy(c, c)
+			c.Close()
+		}
+	}()
+	c, err := net.Dial("tcp", listener.Addr().String())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer c.Close()
+	var took []time.Duration
+	buf := make([]byte, 1)
+	for range 5000 {
+		start := time.Now()
+		if _, err := c.Write(buf); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := io.ReadFull(c, buf); err != nil {
+			b.Fatal(err)
+		}
+		took = append(took, time.Since(start))
+	}
+	slices.Sort(took)
+	return took[len(took)/2]
+}
+
+func benchmarkCommit(b *testing.B, n, size int, store func(i int) Store) {
+	floor := rtt(b)
+	l := &loopback{listeners: map[identity.PeerID]net.Listener{}}
+	var ids []identity.PeerID
+	for i := range n {
+		ids = append(ids, peerOf(i))
+	}
+	c := &cluster{t: b, ids: ids, net: newNetwork(0)}
+	for i, id := range ids {
+		r, err := New(Config{Self: id, Peers: loopbackPeers{l, id}, Machine: &kv{values: map[string]string{}},
+			Member: func(identity.PeerID) bool { return true }, Servers: ids, Store: store(i)})
+		if err != nil {
+			b.Fatal(err)
+		}
+		l.listen(b, id, r.Serve)
+		c.replicas = append(c.replicas, r)
+	}
+	leader := c.leader()
+	command := append([]byte("k="), make([]byte, size-2)...)
+	c.commit(string(command))
+	took := make([]time.Duration, 0, b.N)
+	for b.Loop() {
+		start := time.Now()
+		if _, err := leader.Apply(context.Background(), command); err != nil {
+			b.Fatal(err)
+		}
+		took = append(took, time.Since(start))
+	}
+	slices.Sort(took)
+	p50, p99 := took[len(took)/2], took[len(took)*99/100]
+	b.ReportMetric(float64(p50.Nanoseconds()), "p50-ns")
+	b.ReportMetric(float64(p99.Nanoseconds()), "p99-ns")
+	b.ReportMetric(float64(floor.Nanoseconds()), "rtt-ns")
+	b.ReportMetric(float64(p50)/float64(floor), "p50/rtt")
+	c.close()
+	for _, listener := range l.listeners {
+		listener.Close()
+	}
+	l.wg.Wait()
+}
+
+// BenchmarkCommitMemory is the latency of one client's command among three replicas on
+// memory stores, against the round trip of the same loopback TCP.
+func BenchmarkCommitMemory(b *testing.B) {
+	benchmarkCommit(b, 3, 1024, func(int) Store { return newMemoryStore() })
+}
+
+// BenchmarkCommitDisk is the same on bbolt stores, two fsyncs a write.
+func BenchmarkCommitDisk(b *testing.B) {
+	dir := b.TempDir()
+	benchmarkCommit(b, 3, 1024, func(i int) Store {
+		d, err := durable.Open(fmt.Sprintf("%s/%d", dir, i))
+		if err != nil {
+			b.Fatal(err)
+		}
+		s, err := OpenStore(StoreDisk, d)
+		if err != nil {
+			b.Fatal(err)
+		}
+		return s
+	})
+}

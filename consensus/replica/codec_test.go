@@ -1,0 +1,114 @@
+package replica
+
+import (
+	"bytes"
+	"encoding/hex"
+	"reflect"
+	"testing"
+
+	"github.com/hashicorp/raft"
+)
+
+func samples() []any {
+	return []any{
+		&raft.AppendEntriesRequest{Term: 7, Entries: []*raft.Log{}},
+		&raft.AppendEntriesRequest{Term: 7, PrevLogEntry: 4, PrevLogTerm: 6, LeaderCommitIndex: 3, Entries: []*raft.Log{
+			{Index: 5, Term: 6, Data: []byte("command")}, {Index: 6, Term: 7, Type: raft.LogNoop}}},
+		&raft.AppendEntriesResponse{Term: 1, LastLog: 2, Success: true},
+		&raft.AppendEntriesResponse{Term: 1, LastLog: 2, NoRetryBackoff: true},
+		&raft.RequestVoteRequest{Term: 1, LastLogIndex: 2, LastLogTerm: 3, LeadershipTransfer: true},
+		&raft.RequestVoteResponse{Term: 1, Granted: true},
+		&raft.RequestPreVoteRequest{Term: 1, LastLogIndex: 2, LastLogTerm: 3},
+		&raft.RequestPreVoteResponse{Term: 1},
+		&raft.TimeoutNowRequest{},
+		&raft.TimeoutNowResponse{},
+		refusal("refused: no"),
+	}
+}
+
+func TestCodecRoundTrip(t *testing.T) {
+	for _, m := range samples() {
+		frame := appendFrame(nil, 99, m)
+		h, err := decodeHeader((*[headerSize]byte)(frame))
+		if err != nil || h.id != 99 || h.size != len(frame)-headerSize {
+			t.Fatalf("%T: header %+v, %v", m, h, err)
+		}
+		got, err := decodeBody(h.kind, frame[headerSize:])
+		if err != nil || !reflect.DeepEqual(got, m) {
+			t.Fatalf("got %+v (%v), want %+v", got, err, m)
+		}
+	}
+}
+
+// The bytes on the wire, which other releases of meshnode rely on.
+func TestCodecGolden(t *testing.T) {
+	const want = "0000004d" + "01" + "01" + "0000000000000063" +
+		"0000000000000007" + "0000000000000004" + "0000000000000006" + "0000000000000003" + "0002" +
+		"0000000000000006" + "00" + "00000007" + "636f6d6d616e64" +
+		"0000000000000007" + "01" + "00000000"
+	if got := hex.EncodeToString(appendFrame(nil, 99, samples()[1])); got != want {
+		t.Errorf("append\n got %s\nwant %s", got, want)
+	}
+	if got := hex.EncodeToString(appendHello(nil, peerOf(0), peerOf(1))); len(got) != 2*helloSize || got[:6] != "4d5201" {
+		t.Errorf("hello %s", got)
+	}
+}
+
+func TestFitting(t *testing.T) {
+	big := &raft.Log{Data: make([]byte, MaxCommand)}
+	for _, c := range []struct {
+		entries []*raft.Log
+		want    int
+	}{
+		{nil, 0},
+		{entries(1, 3, 1), 3},
+		{entries(1, maxEntries+1, 1), maxEntries},
+		{[]*raft.Log{big, big}, 1},
+		{[]*raft.Log{big}, 1},
+		{[]*raft.Log{{Data: make([]byte, maxFrame)}}, 0},
+	} {
+		n := fitting(c.entries)
+		if n != c.want {
+			t.Errorf("%d of %d entries fit, want %d", n, len(c.entries), c.want)
+		}
+		appendFrame(nil, 0, &raft.AppendEntriesRequest{Entries: c.entries[:n]}) // panics if not
+	}
+}
+
+// Whatever a peer sends is refused or is the one encoding of what was decoded.
+func FuzzFrame(f *testing.F) {
+	for _, m := range samples() {
+		f.Add(appendFrame(nil, 1, m))
+	}
+	f.Fuzz(func(t *testing.T, frame []byte) {
+		if len(frame) < headerSize {
+			return
+		}
+		h, err := decodeHeader((*[headerSize]byte)(frame))
+		if err != nil || h.size != len(frame)-headerSize {
+			return
+		}
+		m, err := decodeBody(h.kind, frame[headerSize:])
+		if err != nil {
+			return
+		}
+		if again := appendFrame(nil, h.id, m); !bytes.Equal(again, frame) {
+			t.Fatalf("%x decodes to %+v, which is %x", frame, m, again)
+		}
+		if isRequest(m) && inspect(m, func([]byte) error { return nil }) == nil {
+			newTestGuard().admit(guarded(), peerOf(1), m)
+		}
+	})
+}
+
+// raft's decoder of configurations panics; ours must not.
+func FuzzConfiguration(f *testing.F) {
+	f.Add(raft.EncodeConfiguration(voters(0, 1, 2)))
+	f.Add([]byte("\xc1garbage"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := decodeConfiguration(data)
+		if err == nil && !bytes.Equal(raft.EncodeConfiguration(c), data) {
+			t.Fatalf("%x is not its one encoding", data)
+		}
+	})
+}
