@@ -184,6 +184,8 @@ func (m *libp2pMesh) disconnected(_ network.Network, c network.Conn) {
 			l.finish()
 		}
 	}
+	// Peers have new identities at every boot; their keys would pile up for ever.
+	m.swarm.Peerstore().RemovePeer(c.RemotePeer())
 }
 
 // acceptStream is called by libp2p in a goroutine of the stream; it leaves that goroutine

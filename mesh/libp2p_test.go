@@ -344,7 +344,9 @@ func BenchmarkDial(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
+			b.StopTimer()
 			_ = l.Close(attest.NewReason(attest.CodeShutdown, "", "", ""))
+			b.StartTimer()
 		}
 	})
 	b.Run("stock-tls", func(b *testing.B) {
@@ -366,7 +368,9 @@ func BenchmarkDial(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
+			b.StopTimer()
 			_ = c.Close()
+			b.StartTimer()
 		}
 	})
 }

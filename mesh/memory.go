@@ -298,7 +298,7 @@ func (m *memoryMesh) connect(ctx context.Context, peer identity.PeerID, addrs []
 	for _, a := range addrs {
 		var end *memoryEnd
 		if end, err = m.net.connect(m, peer, a); err != nil {
-			err = fmt.Errorf("%s: %w", a, err)
+			err = fmt.Errorf("%s: %w", a, m.cfg.report(peer, err))
 			continue
 		}
 		if err = end.attest(ctx, m); err == nil || ctx.Err() != nil {

@@ -107,7 +107,8 @@ type Mesh interface {
 	// Addrs are the addresses that peers can dial, as resolved after listening.
 	Addrs() []string
 	// Handle accepts streams of p. The handler runs in a goroutine of its stream and must
-	// return soon after the stream fails. A nil handler takes p away.
+	// return soon after the stream fails. A nil handler takes p away. Handle panics if p is
+	// empty, without a leading '/' or the mesh's own: protocols are constants.
 	Handle(p Protocol, handler func(Link, Stream))
 	// Notify calls f once for every link, those that exist already included. Calls come one
 	// after another from one goroutine; a link may be down before f hears of it.
@@ -140,7 +141,7 @@ type Config struct {
 	Listen []string
 	// OnRefusal, if set, hears every refused exchange, either way. It must not block.
 	OnRefusal func(Refusal)
-	// Log, if set, gets one line for each exchange that failed.
+	// Log, if set, gets a debug line for each exchange that failed: strangers can cause many.
 	Log *slog.Logger
 
 	// Transport makes the only libp2p transport; nil: TCP without port reuse. It must
@@ -186,7 +187,7 @@ func (c *Config) report(peer identity.PeerID, err error) error {
 	if err == nil {
 		return nil
 	}
-	c.Log.Info("exchange failed", "peer", peer.String(), "error", err)
+	c.Log.Debug("exchange failed", "peer", peer.String(), "error", err)
 	var r *Refusal
 	if !errors.As(err, &r) {
 		return err

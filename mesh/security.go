@@ -15,6 +15,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/net/upgrader"
 	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
 
+	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/internal/identity"
 	"github.com/attestmesh/meshnode/mesh/exchange"
 )
@@ -70,6 +71,12 @@ func (t *security) SecureOutbound(ctx context.Context, insecure net.Conn, p peer
 	handshake, cancel := context.WithTimeout(ctx, tlsTimeout)
 	defer cancel()
 	conn, err := t.tls.SecureOutbound(handshake, insecure, p)
+	var other sec.ErrPeerIDMismatch
+	if errors.As(err, &other) {
+		// The usual cause is a peer that has rebooted and with it changed its identity.
+		reason := attest.NewReason(attest.CodeWrongPeer, "peer", other.Actual.String(), other.Expected.String())
+		err = t.hub.cfg.report(identity.PeerID(p), &Refusal{Peer: identity.PeerID(p), Reasons: []attest.Reason{reason}})
+	}
 	if err != nil {
 		return nil, err
 	}
