@@ -4,13 +4,19 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"encoding/pem"
+	"fmt"
+	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-tdx-guest/abi"
+	vendorpcs "github.com/google/go-tdx-guest/pcs"
 	"github.com/google/go-tdx-guest/testing/testdata"
+	"github.com/google/go-tdx-guest/verify"
 
 	"github.com/attestmesh/meshnode/attest"
 )
@@ -51,7 +57,7 @@ func TestEveryFlippedBit(t *testing.T) {
 		t.Fatal(err)
 	}
 	chainAt := bytes.Index(q, parsed.chain)
-	step := 5
+	step := flipStep
 	if testing.Short() {
 		step = 41
 	}
@@ -248,6 +254,60 @@ func TestCollateral(t *testing.T) {
 	}
 	if mismatches == 0 {
 		t.Error("no other platform's collateral was refused for its FMSPC")
+	}
+}
+
+// pcsService serves a sample's collateral as Intel's web service would.
+type pcsService map[string]struct {
+	header map[string][]string
+	body   []byte
+}
+
+func (p pcsService) Get(u string) (map[string][]string, []byte, error) {
+	r, ok := p[u]
+	if !ok {
+		return nil, nil, fmt.Errorf("nothing at %s", u)
+	}
+	return r.header, r.body, nil
+}
+
+// TestLibraryAcceptsOutOfDate: go-tdx-guest lets an up-to-date TDX module hide that the
+// platform is out of date.
+func TestLibraryAcceptsOutOfDate(t *testing.T) {
+	dir, samples := loadSamples(t)
+	i := slices.IndexFunc(samples, func(s sample) bool { return s.Name == "tdx-v4-module3-collateral-202510" })
+	s := samples[i]
+	raw := read(t, dir, s.Files["quote"])
+	q, err := parseQuote(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, chain := pem.Decode(q.chain) // intermediate and root
+	issuer := func(name string, chain []byte) map[string][]string {
+		return map[string][]string{name: {url.QueryEscape(strings.TrimRight(string(chain), "\x00"))}}
+	}
+	signing := read(t, dir, s.Files["tcb_signing_chain"])
+	type answer = struct {
+		header map[string][]string
+		body   []byte
+	}
+	service := pcsService{
+		vendorpcs.TcbInfoURL(s.FMSPC):                                       answer{issuer(vendorpcs.TcbInfoIssuerChainPhrase, signing), read(t, dir, s.Files["tcb_info"])},
+		vendorpcs.QeIdentityURL():                                           answer{issuer(vendorpcs.SgxQeIdentityIssuerChainPhrase, signing), read(t, dir, s.Files["qe_identity"])},
+		vendorpcs.PckCrlURL("platform"):                                     answer{issuer(vendorpcs.SgxPckCrlIssuerChainPhrase, chain), read(t, dir, s.Files["pck_crl"])},
+		"https://certificates.trustedservices.intel.com/IntelSGXRootCA.der": answer{nil, read(t, dir, s.Files["root_crl"])},
+	}
+	err = verify.RawTdxQuote(raw, &verify.Options{GetCollateral: true, CheckRevocations: true, Getter: service,
+		Now: &verify.TimeSet{PckCertChain: s.At, TcbInfo: s.At, QeIdentity: s.At, PckCrl: s.At, RootCaCrl: s.At}})
+	if err != nil {
+		t.Errorf("the library refuses now: %v", err)
+	}
+	c, err := scheme(t).Verify(context.Background(), s.load(t, dir), nil, s.At)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := attest.Appraise(c, attest.StrictPolicy(), s.At); r.Verdict != attest.VerdictContraindicated || r.Code() != attest.CodeTCBStatus {
+		t.Errorf("got %s %v", r.Verdict, r.Reasons)
 	}
 }
 

@@ -99,7 +99,7 @@ func TestEveryFlippedBit(t *testing.T) {
 	}
 	// The attributes before the point are not authenticated: nothing is claimed from them.
 	point := msg.AkPub[len(msg.AkPub)-68:]
-	step := 3
+	step := flipStep
 	if testing.Short() {
 		step = 31
 	}

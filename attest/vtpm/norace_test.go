@@ -1,0 +1,5 @@
+//go:build !race
+
+package vtpm
+
+const flipStep = 3
