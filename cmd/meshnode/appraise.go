@@ -36,6 +36,9 @@ they replay to.
 Exit codes: 0 affirming, warning, or a log · 1 refused or not genuine · 2 no evidence ·
 3 cannot decide. Of several files the worst by 2, 1, 3, 0.`
 
+// notEvidence is the remedy for files that are none.
+const notEvidence = "give a report, quote, attestation or log, or the folder of one"
+
 // appraiseFlags are the options of meshnode appraise.
 type appraiseFlags struct {
 	policy, reportData, at, collateral string
@@ -54,7 +57,7 @@ func appraiseCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.run(cmd.Context(), cmd.OutOrStdout(), files)
+			return a.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), files)
 		},
 	}
 	cmd.Flags().StringVar(&f.policy, "policy", "", "appraisal policy, a YAML `FILE`")
@@ -123,7 +126,7 @@ type appraised struct {
 	exit   int
 }
 
-func (a *appraiser) run(ctx context.Context, out io.Writer, files []string) error {
+func (a *appraiser) run(ctx context.Context, out, errOut io.Writer, files []string) error {
 	exit := exitOK
 	for _, file := range files {
 		var extra []string
@@ -132,11 +135,11 @@ func (a *appraiser) run(ctx context.Context, out io.Writer, files []string) erro
 		}
 		inputs, err := collect.Path(file, extra...)
 		if err != nil {
-			f := usageError("give a report, quote, attestation or log, or the folder of one", "%v", err)
+			f := usageError(notEvidence, "%v", err)
 			if len(files) == 1 {
 				return f
 			}
-			if err := a.printFailure(out, file, err); err != nil {
+			if err := a.printFailure(out, errOut, file, err); err != nil {
 				return err
 			}
 			exit = worseExit(exit, exitUsage)
@@ -277,6 +280,8 @@ func (a *appraiser) print(w io.Writer, r appraised) error {
 		if r.EAR != nil {
 			genuine = "not decided by this release"
 		}
+	case *r.Genuine && r.claims.VTPM != nil && r.claims.VTPM.AKTrust == "":
+		genuine = "consistent, under a key nobody vouches for"
 	case *r.Genuine:
 		genuine = "genuine"
 	case r.Verdict == attest.VerdictNone:
@@ -327,11 +332,12 @@ func explain(b *strings.Builder, r appraised) {
 	}
 }
 
-func (a *appraiser) printFailure(w io.Writer, file string, err error) error {
+// printFailure reports one of several files that is no evidence.
+func (a *appraiser) printFailure(out, errOut io.Writer, file string, err error) error {
 	if a.flags.json {
-		return printJSON(w, map[string]any{"file": file, "error": map[string]string{
-			"code": "usage", "message": err.Error(), "remedy": "give a report, quote, attestation or log, or the folder of one"}})
+		return printJSON(out, map[string]any{"file": file, "error": map[string]string{
+			"code": "usage", "message": err.Error(), "remedy": notEvidence}})
 	}
-	_, err = fmt.Fprintf(w, "%s\n", printable(err.Error()))
+	_, err = fmt.Fprintf(errOut, "meshnode: %s\n  try: %s\n", printable(err.Error()), notEvidence)
 	return err
 }

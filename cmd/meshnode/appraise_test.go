@@ -1,0 +1,247 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	snpdata "github.com/google/go-sev-guest/verify/testdata"
+
+	"github.com/attestmesh/meshnode/attest"
+)
+
+// line is what a script reads from appraise --json.
+type line struct {
+	File    string
+	Verdict attest.Verdict
+	Kind    string
+	Genuine *bool
+	Bound   bool
+	Claims  struct {
+		Measurement string
+		Registers   map[string]string
+		TDX         *attest.TDXClaims
+	}
+	Reasons []attest.Reason
+	EAR     json.RawMessage
+}
+
+func (l line) codes() string {
+	var out []string
+	for _, r := range l.Reasons {
+		out = append(out, string(r.Code))
+	}
+	return strings.Join(out, ",")
+}
+
+// appraiseJSON runs the command in this process.
+func appraiseJSON(t *testing.T, args ...string) (int, []line) {
+	t.Helper()
+	var out, errOut bytes.Buffer
+	exit := execute(context.Background(), append([]string{"appraise", "--json"}, args...), nil, &out, &errOut)
+	if errOut.Len() > 0 {
+		t.Errorf("on standard error: %s", &errOut)
+	}
+	var lines []line
+	for dec := json.NewDecoder(&out); dec.More(); {
+		var l line
+		if err := dec.Decode(&l); err != nil {
+			t.Fatalf("%v in %s", err, &out)
+		}
+		lines = append(lines, l)
+	}
+	return exit, lines
+}
+
+// milanSample is a folder with the genuine report of a debuggable guest.
+func milanSample(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, raw := range map[string][]byte{"report.bin": snpdata.AttestationBytes, "vcek.der": snpdata.VcekBytes} {
+		if err := os.WriteFile(filepath.Join(dir, name), raw, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+const milanAt = "2026-03-01T00:00:00Z"
+
+func TestAppraiseGenuineMilan(t *testing.T) {
+	dir := milanSample(t)
+	for _, path := range []string{dir, filepath.Join(dir, "report.bin")} {
+		exit, lines := appraiseJSON(t, "--at", milanAt, path)
+		if exit != exitRefused || len(lines) != 1 {
+			t.Fatalf("exit %d, %v", exit, lines)
+		}
+		l := lines[0]
+		if l.Verdict != attest.VerdictContraindicated || l.Kind != "sevsnp" || l.Genuine == nil || !*l.Genuine || l.Bound ||
+			l.codes() != "debug,no_reference_values" || !strings.HasPrefix(l.Claims.Measurement, "b07af962") {
+			t.Errorf("got %+v", l)
+		}
+		if _, r, err := attest.ParseEAR(l.EAR); err != nil || r.Verdict != l.Verdict || r.Measurement != l.Claims.Measurement {
+			t.Errorf("EAR %s: %v", l.EAR, err)
+		}
+	}
+}
+
+func TestAppraiseTampered(t *testing.T) {
+	dir := milanSample(t)
+	path := filepath.Join(dir, "report.bin")
+	for _, at := range []int{0x00, 0x08, 0x30, 0x34, 0x48, 0x50, 0x90, 0x180, 0x1A0, 0x208, 0x29f, 0x2A0, 0x2E8} {
+		raw := bytes.Clone(snpdata.AttestationBytes)
+		raw[at] ^= 4
+		if err := os.WriteFile(path, raw, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		exit, lines := appraiseJSON(t, "--at", milanAt, path)
+		if exit != exitRefused || len(lines) != 1 || lines[0].Genuine == nil || *lines[0].Genuine || lines[0].Claims.Measurement != "" {
+			t.Errorf("byte %#x: exit %d, %+v", at, exit, lines)
+		}
+	}
+}
+
+func TestAppraiseReportData(t *testing.T) {
+	dir := milanSample(t)
+	good := hex.EncodeToString(snpdata.AttestationBytes[0x50:0x90])
+	if _, lines := appraiseJSON(t, "--at", milanAt, "--report-data", good, dir); !lines[0].Bound {
+		t.Errorf("got %+v", lines[0])
+	}
+	exit, lines := appraiseJSON(t, "--at", milanAt, "--report-data", strings.Repeat("ab", 64), dir)
+	if exit != exitRefused || lines[0].codes() != "not_bound" {
+		t.Errorf("exit %d, %+v", exit, lines)
+	}
+}
+
+func TestAppraisePolicy(t *testing.T) {
+	dir := milanSample(t)
+	policy := filepath.Join(t.TempDir(), "policy.yaml")
+	measurement := hex.EncodeToString(snpdata.AttestationBytes[0x90:0xC0])
+	entry := "\n  - {id: release, kind: sevsnp, measurement: " + measurement + "}\n"
+	section := "kinds: [sevsnp]\nsevsnp:\n  allow_debug: true\n  allow_smt: true\n  vmpl: [0]\n  minimum_tcb: {Milan: {snp: 5}}\n"
+	for name, tc := range map[string]struct {
+		yaml    string
+		verdict attest.Verdict
+		codes   string
+		exit    int
+	}{
+		"affirming":     {section + "references:" + entry, attest.VerdictAffirming, "", exitOK},
+		"revoked":       {section + "revoked:" + entry, attest.VerdictContraindicated, "revoked", exitRefused},
+		"no references": {section, attest.VerdictContraindicated, "measurement_not_allowed", exitRefused},
+		"no section":    {"kinds: [sevsnp]\nreferences:" + entry, attest.VerdictContraindicated, "policy_missing", exitRefused},
+		"floor":         {strings.Replace(section, "snp: 5", "snp: 6", 1) + "references:" + entry, attest.VerdictContraindicated, "tcb_below_floor,tcb_below_floor", exitRefused},
+		"other kind":    {strings.Replace(section, "[sevsnp]", "[tdx]", 1) + "references:" + entry, attest.VerdictContraindicated, "kind_not_allowed", exitRefused},
+	} {
+		if err := os.WriteFile(policy, []byte(tc.yaml), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		exit, lines := appraiseJSON(t, "--at", milanAt, "--policy", policy, dir)
+		if exit != tc.exit || len(lines) != 1 || lines[0].Verdict != tc.verdict || lines[0].codes() != tc.codes {
+			t.Errorf("%s: exit %d, %+v", name, exit, lines)
+		}
+	}
+}
+
+func TestAppraiseCannotDecide(t *testing.T) {
+	dir := milanSample(t)
+	if err := os.Remove(filepath.Join(dir, "vcek.der")); err != nil {
+		t.Fatal(err)
+	}
+	exit, lines := appraiseJSON(t, "--at", milanAt, dir)
+	if exit != exitUnavailable || lines[0].Verdict != attest.VerdictNone || lines[0].codes() != "collateral_missing" {
+		t.Errorf("exit %d, %+v", exit, lines)
+	}
+	// With certificates from another folder it is decided; the worst exit code counts.
+	exit, lines = appraiseJSON(t, "--at", milanAt, "--collateral", milanSample(t), dir)
+	if exit != exitRefused || lines[0].codes() != "debug,no_reference_values" {
+		t.Errorf("exit %d, %+v", exit, lines)
+	}
+	if exit, lines = appraiseJSON(t, "--at", milanAt, dir, milanSample(t)); exit != exitRefused || len(lines) != 2 {
+		t.Errorf("exit %d, %+v", exit, lines)
+	}
+}
+
+func TestWorseExit(t *testing.T) {
+	for _, tc := range [][3]int{{0, 3, 3}, {3, 1, 1}, {1, 3, 1}, {1, 2, 2}, {2, 1, 2}, {0, 0, 0}} {
+		if got := worseExit(tc[0], tc[1]); got != tc[2] {
+			t.Errorf("worse of %d and %d: %d, want %d", tc[0], tc[1], got, tc[2])
+		}
+	}
+}
+
+func TestAppraiseHuman(t *testing.T) {
+	var out, errOut bytes.Buffer
+	dir := milanSample(t)
+	execute(context.Background(), []string{"appraise", "--explain", "--at", milanAt, dir}, nil, &out, &errOut)
+	for _, want := range []string{"report.bin: contraindicated (sevsnp, genuine)", "debug: sevsnp.debug: got true, want false",
+		"try: start the guest with debugging disabled", "sevsnp.product", "runtime-opaque       96", "compared with nothing"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q is missing in:\n%s", want, &out)
+		}
+	}
+}
+
+// TestAppraiseSamples appraises the samples that are not part of this repository.
+func TestAppraiseSamples(t *testing.T) {
+	root, err := filepath.Abs(filepath.Join("..", "..", "..", "shared", "data", "evidence"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := os.ReadFile(filepath.Join(root, "expected.json"))
+	if err != nil {
+		t.Skipf("no samples at ../shared/data/evidence beside the repository: %v", err)
+	}
+	var samples []struct {
+		Name, Kind, At, Measurement string
+		Genuine, Debug              bool
+		Version                     int
+		TCBStatus                   string `json:"tcb_status"`
+		Files                       map[string]string
+	}
+	if err := json.Unmarshal(raw, &samples); err != nil {
+		t.Fatal(err)
+	}
+	main := map[string][]string{"sevsnp": {"report"}, "tdx": {"quote"}, "tpm": {"attestation"},
+		"eventlog": {"eventlog", "event_log"}, "ima": {"ascii_runtime_measurements"}}
+	for _, s := range samples {
+		var file string
+		for _, name := range main[s.Kind] {
+			if s.Files[name] != "" {
+				file = filepath.Join(root, s.Files[name])
+			}
+		}
+		if file == "" || s.Version == 5 && s.Kind == "tdx" {
+			continue // Azure's runtime reports, bare quotes with values in JSON, quote version 5
+		}
+		exit, lines := appraiseJSON(t, "--at", s.At, file)
+		if len(lines) != 1 {
+			t.Errorf("%s: exit %d, %v", s.Name, exit, lines)
+			continue
+		}
+		l := lines[0]
+		switch s.Kind {
+		case "eventlog", "ima":
+			if l.Kind != s.Kind || l.Genuine != nil || l.Verdict != attest.VerdictNone || exit != exitOK || len(l.Claims.Registers) == 0 {
+				t.Errorf("%s: exit %d, %+v", s.Name, exit, l)
+			}
+			continue
+		}
+		if l.Genuine == nil || *l.Genuine != s.Genuine {
+			t.Errorf("%s: genuine %v, want %v: %v", s.Name, l.Genuine, s.Genuine, l.Reasons)
+		}
+		if s.Genuine && s.Measurement != "" && l.Claims.Measurement != s.Measurement {
+			t.Errorf("%s: measurement %s, want %s", s.Name, l.Claims.Measurement, s.Measurement)
+		}
+		if s.Debug != strings.Contains(l.codes(), "debug") {
+			t.Errorf("%s: debug %v, got %s", s.Name, s.Debug, l.codes())
+		}
+		if status, _, _ := strings.Cut(s.TCBStatus, "("); l.Claims.TDX != nil && l.Claims.TDX.TCBStatus != status {
+			t.Errorf("%s: status %q, want %q", s.Name, l.Claims.TDX.TCBStatus, status)
+		}
+	}
+}
