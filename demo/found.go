@@ -3,7 +3,6 @@ package demo
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -230,9 +229,15 @@ func (d *director) genesis() error {
 		}
 		hand = append(hand, quoteCommand(sign))
 	}
-	var shown json.RawMessage
+	var shown struct {
+		Complete bool     `json:"complete"`
+		Signed   []string `json:"signed"`
+	}
 	if err := d.run.runJSON(d.ctx, &shown, d.meshnode("genesis", "show", d.lay.genesis(), "--json")...); err != nil {
 		return err
+	}
+	if !shown.Complete || len(shown.Signed) != d.plan.seats() {
+		return fmt.Errorf("genesis is signed by %v, want every organisation's signature", shown.Signed)
 	}
 	d.say.step(fmt.Sprintf("genesis signed by %d keys; it allows releases current and older", d.plan.seats()),
 		append(hand, d.hand("genesis", "show", d.lay.genesis()))...)

@@ -133,7 +133,7 @@ const (
 // jobPlan is what the size of the data and the number of rounds decide.
 type jobPlan struct {
 	voteAfter int // the round whose commit starts the vote
-	interval  int // least seconds between two openings
+	interval  int // least seconds from a commit to the next opening
 	epochs    int
 }
 

@@ -59,12 +59,16 @@ type jobSpec struct {
 	Seed            int       `yaml:"seed"`
 	Features        int       `yaml:"features"`
 	Labels          []string  `yaml:"labels"`
-	Hidden          int       `yaml:"hidden"`
+	Model           modelSpec `yaml:"model"`
 	Train           trainSpec `yaml:"train"`
 	MinParticipants int       `yaml:"min_participants"`
-	DeadlineSeconds int       `yaml:"deadline_seconds"`
-	IntervalSeconds int       `yaml:"interval_seconds"`
+	Deadline        int       `yaml:"deadline"`
+	Interval        int       `yaml:"interval"`
 	Disclosure      string    `yaml:"disclosure"`
+}
+
+type modelSpec struct {
+	Hidden int `yaml:"hidden"`
 }
 
 type trainSpec struct {

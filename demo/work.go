@@ -14,16 +14,16 @@ import (
 // roundGrace is added to what rounds take by their own pace.
 const roundGrace = 30 * time.Second
 
-// deadlineSeconds is how long an aggregator waits for a participant's update.
+// deadlineSeconds is how long one attempt at a round may take.
 const deadlineSeconds = 15
 
 // writeJob writes the job. It can start with the founders alone and go on after an
 // eviction and a crash.
 func (d *director) writeJob() error {
 	return writeYAML(d.lay.jobSpec(), jobSpec{Name: "demo", Rounds: d.opts.Rounds, Seed: seed,
-		Features: d.data.Features, Labels: d.data.Labels, Hidden: 32,
+		Features: d.data.Features, Labels: d.data.Labels, Model: modelSpec{Hidden: 32},
 		Train:           trainSpec{Epochs: d.job.epochs, Batch: 16, LearningRate: 0.05, Momentum: 0.9},
-		MinParticipants: 3, DeadlineSeconds: deadlineSeconds, IntervalSeconds: d.job.interval, Disclosure: "full"})
+		MinParticipants: 3, Deadline: deadlineSeconds, Interval: d.job.interval, Disclosure: "full"})
 }
 
 // baselineResult is what one comparison found.
@@ -74,7 +74,7 @@ func (d *director) submit() error {
 	from := d.lay.jobSpec()
 	var hand []string
 	for _, org := range d.plan.orgs {
-		approve := d.meshnode("job", "approve", from, "--key", d.lay.key(org, "govern"), "-o", d.lay.jobApproved())
+		approve := d.meshnode("job", "approve", from, "--genesis", d.lay.genesis(), "--key", d.lay.key(org, "govern"), "-o", d.lay.jobApproved())
 		if _, err := d.run.run(d.ctx, approve...); err != nil {
 			return err
 		}
