@@ -239,7 +239,7 @@ func TestNarrowingsCommute(t *testing.T) {
 	for i := range 6 {
 		entries = append(entries, entry(t, fmt.Sprintf("e%d", i)))
 	}
-	for round := range 30 {
+	for round := range 8 {
 		g := genesisOf(t, 3)
 		g.Policy.Entries = append([]Entry{}, entries...)
 		g.Policy.Entries = append(g.Policy.Entries, must(NewEntry(Entry{Kind: "sim", Measurement: measurement("e0"), Roles: []string{RoleTrainer}})))
