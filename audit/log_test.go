@@ -172,6 +172,7 @@ func TestLyingSeats(t *testing.T) {
 		{"a second Bootstrap", func(m *mesh) { m.force(m.leaves[1]) }, "8:unknown_leaf"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			m := started(t)
 			c.do(m)
 			if got := codes(m.audit(m.publish(seats[1:]...))); got != c.want {
@@ -329,6 +330,7 @@ func TestRoots(t *testing.T) {
 		}, "5:entry_mismatch"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			m := started(t)
 			path, change := c.do(t, m)
 			if change == nil {

@@ -82,6 +82,7 @@ func TestRounds(t *testing.T) {
 		}, "10:protocol"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			m := started(t)
 			c.do(m)
 			r := m.audit(m.publish("alpha/n1", "gamma/n1"), func(o *Options) { o.At = o.At.Add(4 * time.Hour) })

@@ -101,3 +101,36 @@ func TestOpenRefusesFile(t *testing.T) {
 		t.Error("a file was opened as a directory")
 	}
 }
+
+// Discard removes files and empty directories, and only those; Sync reaches every
+// directory between a file and the root.
+func TestDiscardAndSyncOfDirectories(t *testing.T) {
+	var synced []string
+	root := t.TempDir()
+	d, err := Open(root, WithFault(func(o Op, path string) error {
+		if o == OpDirSync {
+			synced = append(synced, strings.TrimPrefix(path, root))
+		}
+		return nil
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Replace("a/b/c", []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Sync("a/b/c"); err != nil || len(synced) != 3 {
+		t.Errorf("synced %q, %v; want the root, a and a/b", synced, err)
+	}
+	if err := d.Discard("a/b"); err == nil {
+		t.Error("a directory with a file in it was removed")
+	}
+	for _, name := range []string{"a/b/c", "a/b", "a/b"} {
+		if err := d.Discard(name); err != nil {
+			t.Errorf("Discard(%s): %v", name, err)
+		}
+	}
+	if _, err := os.Stat(d.Path("a", "b")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("still there: %v", err)
+	}
+}
