@@ -5,12 +5,19 @@ import "github.com/spf13/cobra"
 // subcommands lists every subcommand, each made by the file of its name.
 func subcommands() []*cobra.Command {
 	return []*cobra.Command{
+		demoCommand(),
 		appraiseCommand(),
 		simPlatformCommand(),
 		keygenCommand(),
 		genesisCommand(),
 		enrollCommand(),
 		logCommand(),
+		runCommand(),
+		configCommand(),
+		statusCommand(),
+		peersCommand(),
+		policyCommand(),
+		jobCommand(),
 		versionCommand(),
 	}
 }

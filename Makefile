@@ -1,0 +1,49 @@
+# meshnode: what people and CI run. Every target works from a clean clone.
+GO ?= go
+STATICCHECK_VERSION := v0.8.2
+LDFLAGS := -s -w -X main.version=$(VERSION)
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+
+.PHONY: check fmt vet staticcheck test race demo bench fuzz dist
+
+check: fmt vet staticcheck race
+
+fmt:
+	@out=$$(gofmt -l .); test -z "$$out" || { echo "gofmt would change:"; echo "$$out"; exit 1; }
+
+vet:
+	$(GO) vet ./...
+
+staticcheck:
+	$(GO) run honnef.co/go/tools/cmd/staticcheck@$(STATICCHECK_VERSION) ./...
+
+# The README's test command.
+test:
+	$(GO) test ./...
+
+race:
+	$(GO) test -race ./...
+
+# The whole story with real processes, on drawn digits and, where they are at hand, on real ones.
+demo: bin/meshnode
+	bin/meshnode demo --json
+
+bin/meshnode: FORCE
+	CGO_ENABLED=0 $(GO) build -trimpath -o $@ ./cmd/meshnode
+FORCE:
+
+# Ratios in one run, printed as "ratio NAME VALUE".
+bench:
+	@$(GO) test -run '^$$' -bench Ratio -benchtime 1x -count 1 ./... | grep -E '^ratio |FAIL' ; true
+
+# Every fuzz target for a short while.
+FUZZTIME ?= 10s
+fuzz:
+	@set -e; for pkg in $$($(GO) list ./...); do \
+	  for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+	    echo "fuzz $$pkg $$target"; $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$pkg >/dev/null; \
+	  done; done
+
+# Static, reproducible: users measure this file.
+dist:
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o dist/meshnode ./cmd/meshnode

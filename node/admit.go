@@ -1,0 +1,139 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/consensus"
+	"github.com/attestmesh/meshnode/federated"
+	"github.com/attestmesh/meshnode/internal/identity"
+	"github.com/attestmesh/meshnode/mesh"
+)
+
+// This file is the first of the three flows: evidence → appraisal → result → log.
+//
+//	peer's HELLO ──► Credential    whose node is it? one signature, before anything is parsed
+//	peer's ATT   ──► Appraise      authentic and bound? (Scheme)  good enough? (policy in force)
+//	                     │
+//	     refusal ◄───────┤ the peer reads code, got, want; remedies it looks up itself
+//	                     ▼
+//	              edges.record     "verifier X found subject Y …", signed by X's peer key
+//	                     ▼
+//	     outbox ──► submit ──► Raft ──► leaf          (edges.go, submit.go)
+//	                     ▼
+//	        Permit for each stream   (what may this session speak now?)
+//
+// The judge holds no verdict: a verdict belongs to the connection (mesh.Session), and
+// evict.go judges its stored claims again whenever the policy changes.
+
+// judge is the node's opinion of peers; it implements mesh.Judge.
+type judge struct{ n *Node }
+
+// Credential decides whose node a peer is.
+func (j judge) Credential(peer identity.PeerID, raw []byte) (mesh.Subject, *attest.Reason) {
+	n := j.n
+	var c *consensus.Credential
+	var err error
+	started := false
+	n.machine.View(func(s *consensus.State, _ *federated.Ledger) {
+		c, err = s.VerifyCredential(raw, n.now())
+		started = s.Started()
+	})
+	if err != nil {
+		return mesh.Subject{}, consensus.ReasonOf(err)
+	}
+	if c.Peer != peer {
+		return mesh.Subject{}, reason(attest.CodeWrongPeer, "credential peer", c.Peer.String(), peer.String())
+	}
+	if !started && !c.HasRole(RoleSeat) && n.isSeat() {
+		return mesh.Subject{}, reason(attest.CodeNotStarted, "mesh", "founding seats only", "an ordered Bootstrap")
+	}
+	n.peers.meet(peer, c.Ref())
+	return mesh.Subject{Peer: peer, Node: c.Ref(), BootSeq: c.BootSeq, Roles: c.Roles, Credential: raw}, nil
+}
+
+// Appraise decides about evidence and records the outcome as this node's edge.
+func (j judge) Appraise(ctx context.Context, s mesh.Subject, ev attest.Evidence, data attest.ReportData) (attest.Claims, attest.Result) {
+	claims, result := j.n.appraise(ctx, s.Roles, ev, data)
+	j.n.edges.record(s, claims, result)
+	return claims, result
+}
+
+// appraise opens the second and the third door: a Scheme for authenticity, the policy in
+// force for acceptance.
+func (n *Node) appraise(ctx context.Context, roles []string, ev attest.Evidence, data attest.ReportData) (attest.Claims, attest.Result) {
+	now := n.now()
+	scheme, ok := n.schemes[ev.Kind]
+	if !ok {
+		return attest.Claims{}, attest.Refuse(now, attest.NewReason(attest.CodeKindNotAllowed, "kind", ev.Kind, fmt.Sprint(n.kinds())))
+	}
+	claims, err := scheme.Verify(ctx, ev, &data, now)
+	if err != nil {
+		var refusal *attest.Error
+		if errors.As(err, &refusal) {
+			return attest.Claims{}, attest.Refuse(now, refusal.Reason)
+		}
+		return attest.Claims{}, attest.Refuse(now, attest.NewReason(attest.CodeNotGenuine, "evidence", err.Error(), "authentic evidence"))
+	}
+	return claims, attest.Appraise(claims, n.policyFor(roles), now)
+}
+
+// policyFor returns the appraisal policy for roles under the newest policy this node has:
+// its own machine's, or a longer signed history that a peer published.
+func (n *Node) policyFor(roles []string) attest.Policy {
+	var p attest.Policy
+	n.machine.View(func(s *consensus.State, _ *federated.Ledger) { p = s.AttestPolicy(roles...) })
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.pulled != nil && n.pulled.Epoch() > identity.Epoch(p.Epoch) {
+		return n.pulled.AttestPolicy(roles...)
+	}
+	return p
+}
+
+// epoch is the newest epoch this node judges under.
+func (n *Node) epoch() identity.Epoch {
+	e := n.machine.Epoch()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.pulled != nil {
+		e = max(e, n.pulled.Epoch())
+	}
+	return e
+}
+
+// Permit decides about each stream: who may speak what, now.
+func (j judge) Permit(s *mesh.Session, p mesh.Protocol) *attest.Reason {
+	n := j.n
+	seat := slices.Contains(s.Roles, RoleSeat)
+	switch p {
+	case n.protocols.found, n.protocols.raft, n.protocols.cosign, n.protocols.clock:
+		// Seats among themselves. The Raft transport's own guard then demands that the
+		// peer is in the configuration.
+		if !seat || !n.isSeat() {
+			return reason(attest.CodeNotSeat, string(p), fmt.Sprint(s.Roles), RoleSeat)
+		}
+		return nil
+	case n.protocols.follow, n.protocols.head, n.protocols.checkpoint, n.protocols.submit:
+		// Policy, log and what enters them: every attested peer.
+	case n.protocols.round, n.protocols.blob:
+		// Data: only while this node itself hears the mesh.
+		if r := n.stale(); r != nil {
+			return r
+		}
+	default:
+		return reason(attest.CodeProtocol, "protocol", string(p), "a protocol of this mesh")
+	}
+	if !n.machine.Started() {
+		return reason(attest.CodeNotStarted, "mesh", "founding", "an ordered Bootstrap")
+	}
+	return nil
+}
+
+func reason(code attest.Code, claim, got, want string) *attest.Reason {
+	r := attest.NewReason(code, claim, got, want)
+	return &r
+}

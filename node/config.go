@@ -1,0 +1,223 @@
+package node
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"path/filepath"
+	"slices"
+
+	"github.com/attestmesh/meshnode/internal/identity"
+	"github.com/attestmesh/meshnode/internal/strictyaml"
+	"github.com/multiformats/go-multiaddr"
+)
+
+// Roles a node can have. Its enroller grants them, genesis says which kinds of evidence
+// each demands, and the allowed set says which measurement may hold them.
+const (
+	RoleMember     = "member" // every node
+	RoleSeat       = "seat"
+	RoleTrainer    = "trainer"
+	RoleAggregator = "aggregator"
+)
+
+// Config is what an operator writes for one node: addresses and paths, nothing that
+// decides what is trusted. Every security-relevant choice is in genesis, in the ordered
+// policy or in the measured executable.
+type Config struct {
+	// Genesis is the path of the signed genesis file.
+	Genesis string `yaml:"genesis"`
+	// Organisation and Node are the stable name of this node.
+	Organisation identity.OrgID    `yaml:"organisation"`
+	Node         identity.NodeName `yaml:"node"`
+	// Roles asked of the enroller: seat, trainer, aggregator. Every node is a member.
+	Roles []string `yaml:"roles"`
+	// Data is the data directory; the control socket meshnode.sock appears in it.
+	Data string `yaml:"data"`
+	// Listen holds the multiaddrs of the mesh port, TCP only.
+	Listen []string `yaml:"listen"`
+	// Public is the host:port of the public HTTP listener (addresses, policy, log).
+	Public string `yaml:"public"`
+	// Peers holds the public URLs of other nodes.
+	Peers []string `yaml:"peers"`
+	// Enroller is this organisation's own enroller.
+	Enroller EnrollerConfig `yaml:"enroller"`
+	// Attester says where evidence comes from on this machine.
+	Attester AttesterConfig `yaml:"attester"`
+	// Training is this node's own data; a trainer needs it.
+	Training TrainingConfig `yaml:"training"`
+}
+
+// EnrollerConfig names an enroller by address and pinned key.
+type EnrollerConfig struct {
+	URL string `yaml:"url"`
+	// SPKI is the SHA-256 of the enroller's TLS public key, in hex.
+	SPKI string `yaml:"spki"`
+}
+
+// AttesterConfig selects the source of evidence; exactly one field is set.
+type AttesterConfig struct {
+	// Sim is the unix socket of a sim platform.
+	Sim string `yaml:"sim"`
+}
+
+// TrainingConfig names the node's own data files.
+type TrainingConfig struct {
+	Data    string `yaml:"data"`
+	Holdout string `yaml:"holdout"`
+}
+
+// ConfigError is a mistake in a file or on the machine that the operator can mend.
+type ConfigError struct {
+	File   string
+	Field  string
+	Err    error
+	Remedy string
+}
+
+// Error names file, field and cause.
+func (e *ConfigError) Error() string {
+	s := ""
+	if e.File != "" {
+		s = e.File + ": "
+	}
+	if e.Field != "" {
+		s += e.Field + ": "
+	}
+	return s + e.Err.Error()
+}
+
+// Unwrap returns the cause.
+func (e *ConfigError) Unwrap() error { return e.Err }
+
+// LoadConfig reads, decodes and checks the file at path. Relative paths in it are
+// relative to the file. Nothing is opened or written.
+func LoadConfig(path string) (Config, error) {
+	var c Config
+	if err := strictyaml.ReadFile(path, &c); err != nil {
+		return Config{}, &ConfigError{Err: err, Remedy: "mend the file; meshnode config check FILE checks it without starting"}
+	}
+	base := filepath.Dir(path)
+	for _, p := range []*string{&c.Genesis, &c.Data, &c.Attester.Sim, &c.Training.Data, &c.Training.Holdout} {
+		if *p != "" && !filepath.IsAbs(*p) {
+			*p = filepath.Join(base, *p)
+		}
+	}
+	if err := c.Validate(); err != nil {
+		err.File = path
+		return Config{}, err
+	}
+	return c, nil
+}
+
+// Validate checks every field by itself.
+func (c *Config) Validate() *ConfigError {
+	for _, check := range []struct {
+		field string
+		err   error
+		fix   string
+	}{
+		{"genesis", required(c.Genesis), "name the signed genesis file"},
+		{"organisation", c.Organisation.Validate(), "use the organisation's id in genesis"},
+		{"node", c.Node.Validate(), "use the name that the enroller lists"},
+		{"roles", checkRoles(c.Roles), "list seat, trainer, aggregator as the enroller grants them"},
+		{"data", required(c.Data), "name a directory for this node alone"},
+		{"listen", checkListen(c.Listen), "use /ip4/ADDRESS/tcp/PORT"},
+		{"public", checkHostPort(c.Public), "use ADDRESS:PORT"},
+		{"peers", checkURLs(c.Peers, "http", "https"), "list the other nodes' public URLs"},
+		{"enroller.url", checkURLs([]string{c.Enroller.URL}, "https"), "copy url from enroll serve's ready line"},
+		{"enroller.spki", checkSPKI(c.Enroller.SPKI), "copy spki from enroll serve's ready line"},
+		{"attester.sim", required(c.Attester.Sim), "name the sim platform's socket"},
+		{"training.data", c.checkTraining(), "a trainer needs its own CSV file"},
+	} {
+		if check.err != nil {
+			return &ConfigError{Field: check.field, Err: check.err, Remedy: check.fix}
+		}
+	}
+	return nil
+}
+
+// Ref is the node's stable name.
+func (c *Config) Ref() identity.NodeRef { return identity.NodeRef{Org: c.Organisation, Name: c.Node} }
+
+// HasRole reports whether the configuration asks for role.
+func (c *Config) HasRole(role string) bool {
+	return role == RoleMember || slices.Contains(c.Roles, role)
+}
+
+// SocketPath is where the control socket appears.
+func (c *Config) SocketPath() string { return filepath.Join(c.Data, SocketName) }
+
+// SocketName is the file name of the control socket within the data directory.
+const SocketName = "meshnode.sock"
+
+func required(s string) error {
+	if s == "" {
+		return fmt.Errorf("is missing")
+	}
+	return nil
+}
+
+func checkRoles(roles []string) error {
+	for i, r := range roles {
+		switch r {
+		case RoleSeat, RoleTrainer, RoleAggregator:
+		default:
+			return fmt.Errorf("unknown role %q", r)
+		}
+		if slices.Contains(roles[:i], r) {
+			return fmt.Errorf("role %q is listed twice", r)
+		}
+	}
+	return nil
+}
+
+func checkListen(addrs []string) error {
+	if len(addrs) == 0 {
+		return fmt.Errorf("is missing")
+	}
+	for _, a := range addrs {
+		m, err := multiaddr.NewMultiaddr(a)
+		if err != nil {
+			return fmt.Errorf("%q: %w", a, err)
+		}
+		if _, err := m.ValueForProtocol(multiaddr.P_TCP); err != nil || len(m) != 2 {
+			return fmt.Errorf("%q is not an address with a TCP port", a)
+		}
+	}
+	return nil
+}
+
+func checkHostPort(s string) error {
+	if _, _, err := net.SplitHostPort(s); err != nil {
+		return fmt.Errorf("%q: %w", s, err)
+	}
+	return nil
+}
+
+func checkURLs(urls []string, schemes ...string) error {
+	for _, s := range urls {
+		u, err := url.Parse(s)
+		if err != nil {
+			return err
+		}
+		if u.Host == "" || !slices.Contains(schemes, u.Scheme) {
+			return fmt.Errorf("%q is not a URL of scheme %v", s, schemes)
+		}
+	}
+	return nil
+}
+
+func checkSPKI(s string) error {
+	if len(s) != 64 {
+		return fmt.Errorf("got %d characters, want 64 of hex", len(s))
+	}
+	return nil
+}
+
+func (c *Config) checkTraining() error {
+	if c.HasRole(RoleTrainer) && c.Training.Data == "" {
+		return fmt.Errorf("is missing")
+	}
+	return nil
+}

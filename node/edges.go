@@ -1,0 +1,193 @@
+package node
+
+import (
+	"context"
+	"crypto/rand"
+	"sync"
+	"time"
+
+	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/consensus"
+	"github.com/attestmesh/meshnode/federated"
+	"github.com/attestmesh/meshnode/internal/identity"
+	"github.com/attestmesh/meshnode/mesh"
+)
+
+// Limits of the outbox.
+const (
+	maxPendingEdges = 1024
+	edgeEvery       = 250 * time.Millisecond
+	heartbeatEvery  = time.Minute
+)
+
+// edges is this node's outbox of signed results: what it found out about others, until it
+// is ordered. Only changes are logged, and one heartbeat before a result expires, so a
+// flood of handshakes is no flood of leaves. Run owns the only goroutine.
+type edges struct {
+	n    *Node
+	wake chan struct{}
+
+	mu      sync.Mutex
+	pending map[identity.PeerID]edge // guarded by mu
+	last    map[identity.PeerID]edge // guarded by mu; newest finding per subject, ordered or not
+}
+
+type edge struct {
+	subject mesh.Subject
+	claims  attest.Claims
+	result  attest.Result
+}
+
+func newEdges(n *Node) *edges {
+	return &edges{n: n, wake: make(chan struct{}, 1), pending: map[identity.PeerID]edge{}, last: map[identity.PeerID]edge{}}
+}
+
+// record notes a finding about a subject whose Credential is valid. It does not block.
+func (e *edges) record(s mesh.Subject, c attest.Claims, r attest.Result) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	next := edge{s, c, r}
+	if old, ok := e.last[s.Peer]; ok && old.saysSame(next) && r.At.Sub(old.result.At) < consensus.HeartbeatAfter {
+		return
+	}
+	if _, ok := e.pending[s.Peer]; !ok && len(e.pending) >= maxPendingEdges {
+		return // strangers beyond any plausible mesh; their refusals are in the local log
+	}
+	e.pending[s.Peer], e.last[s.Peer] = next, next
+	select {
+	case e.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (a edge) saysSame(b edge) bool {
+	return a.result.Verdict == b.result.Verdict && a.result.Measurement == b.result.Measurement &&
+		a.result.Kind == b.result.Kind && a.result.Code() == b.result.Code() && a.result.Reference == b.result.Reference
+}
+
+// run orders pending edges until ctx ends.
+func (e *edges) run(ctx context.Context) {
+	retry, heartbeat := time.NewTicker(edgeEvery), time.NewTicker(heartbeatEvery)
+	defer retry.Stop()
+	defer heartbeat.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-heartbeat.C:
+			// Stored claims of live links, judged again: the link has been up all the time.
+			for _, l := range e.n.mesh.Links() {
+				s := l.Session()
+				e.record(s.Subject, s.Claims, attest.Appraise(s.Claims, e.n.policyFor(s.Roles), e.n.now()))
+			}
+		case <-retry.C:
+		case <-e.wake:
+		}
+		if e.n.machine.Started() {
+			e.flush(ctx)
+		}
+	}
+}
+
+// flush orders the Credentials that the state lacks, then the findings.
+func (e *edges) flush(ctx context.Context) {
+	n := e.n
+	n.orderCredential(ctx, n.self, n.credential())
+	batch := e.take()
+	if len(batch) == 0 {
+		return
+	}
+	var envelopes [][]byte
+	for peer, ed := range batch {
+		n.orderCredential(ctx, peer, ed.subject.Credential)
+		raw, err := n.signEdge(ed)
+		if err != nil {
+			n.log.Error("a finding cannot be signed", "peer", peer.String(), "error", err)
+			continue
+		}
+		envelopes = append(envelopes, raw)
+	}
+	command, err := consensus.NewCommand(consensus.KindResults, envelopes...)
+	if err != nil {
+		n.log.Error("findings cannot be ordered", "error", err)
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, submitTimeout)
+	defer cancel()
+	if _, err := n.submit(ctx, command); err != nil {
+		var count int
+		if !isRefused(err) {
+			count = e.giveBack(batch)
+		}
+		n.log.Warn("findings not ordered", "kept", count, "error", err)
+	}
+}
+
+// take removes at most one command's worth of pending findings.
+func (e *edges) take() map[identity.PeerID]edge {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	batch := map[identity.PeerID]edge{}
+	for peer, ed := range e.pending {
+		if len(batch) == consensus.MaxResults {
+			break
+		}
+		batch[peer] = ed
+		delete(e.pending, peer)
+	}
+	return batch
+}
+
+// giveBack puts back what was not ordered, unless something newer has come meanwhile.
+func (e *edges) giveBack(batch map[identity.PeerID]edge) int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for peer, ed := range batch {
+		if _, newer := e.pending[peer]; !newer {
+			e.pending[peer] = ed
+		}
+	}
+	return len(e.pending)
+}
+
+// signEdge makes the public statement of a finding.
+func (n *Node) signEdge(ed edge) ([]byte, error) {
+	var salt [32]byte
+	_, _ = rand.Read(salt[:])
+	r := consensus.ResultOf(ed.result, consensus.EvidenceCommitment(salt, []byte(ed.claims.ReportData)))
+	r.Verifier = consensus.Party{Node: n.ref, Peer: n.self}
+	r.Subject = consensus.Party{Node: ed.subject.Node, Peer: ed.subject.Peer}
+	r.MeshID, r.Incarnation = n.genesis.MeshID(), n.incarnation()
+	return consensus.SignResult(n.key, r)
+}
+
+// orderCredential has a Credential ordered that the state does not know. A refusal is
+// remembered: a newer boot is known, or the quota is full.
+func (n *Node) orderCredential(ctx context.Context, peer identity.PeerID, raw []byte) {
+	known := false
+	n.machine.View(func(s *consensus.State, _ *federated.Ledger) { _, known = s.Node(peer) })
+	n.mu.Lock()
+	known = known || n.badCredentials[peer] != nil
+	n.mu.Unlock()
+	if known || len(raw) == 0 {
+		return
+	}
+	command, err := consensus.NewCommand(consensus.KindCredential, raw)
+	if err == nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, submitTimeout)
+		defer cancel()
+		_, err = n.submit(ctx, command)
+	}
+	if err == nil {
+		return
+	}
+	n.log.Warn("credential not ordered", "peer", peer.String(), "error", err)
+	if isRefused(err) {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if len(n.badCredentials) < maxPeers {
+			n.badCredentials[peer] = err
+		}
+	}
+}

@@ -1,0 +1,152 @@
+package node
+
+import (
+	"context"
+	"time"
+
+	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/consensus"
+	"github.com/attestmesh/meshnode/consensus/replica"
+	"github.com/attestmesh/meshnode/federated"
+	"github.com/attestmesh/meshnode/internal/identity"
+	"github.com/attestmesh/meshnode/mesh"
+)
+
+// This file is the third flow: proposal → approvals → allowed set → eviction.
+//
+//	signed proposal ──► propose ──► Raft ──► State.Apply on every replica (epoch + 1)
+//	                                              │
+//	       rejudge: the stored claims of every live link under the new policy, no new quote
+//	            ├─ affirming: nothing happens
+//	            └─ not:       edge (contraindicated) ──► log
+//	                          link closed with the reason; decided and closed times recorded
+//	       reconcile (leader): voters that the state does not want leave the Raft configuration
+//
+// An evicted node that dials again meets admit.go, which refuses it with the same code.
+
+// reconcileEvery bounds how long a voter that should not be one can stay after a failed
+// attempt to remove it.
+const reconcileEvery = time.Second
+
+// propose submits a signed proposal and returns what it changed.
+func (n *Node) propose(ctx context.Context, raw []byte) (Submission, error) {
+	p, _, err := consensus.ParseProposal(raw)
+	if err != nil {
+		return Submission{}, malformed(err)
+	}
+	command, err := consensus.NewCommand(consensus.KindProposal, raw)
+	if err != nil {
+		return Submission{}, malformed(err)
+	}
+	out, err := n.submit(ctx, command)
+	if err != nil {
+		return Submission{}, err
+	}
+	answer := Submission{ID: p.ID().String(), Epoch: uint64(n.machine.Epoch()), LeafIndex: out.First}
+	if a := out.Proposal; a != nil {
+		answer.Class, answer.Epoch = string(a.Class), uint64(a.Epoch)
+		for _, org := range a.Organisations {
+			answer.Organisations = append(answer.Organisations, string(org))
+		}
+	}
+	return answer, nil
+}
+
+// watchPolicy judges every link again after each policy change, until ctx ends.
+func (n *Node) watchPolicy(ctx context.Context) {
+	last := n.epoch()
+	for {
+		changed := n.changed.wait()
+		if e := n.epoch(); e != last {
+			last = e
+			n.rejudge(e)
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// rejudge applies the policy of epoch e to the stored claims of every link.
+func (n *Node) rejudge(e identity.Epoch) {
+	decided := n.machine.DecidedAt(e)
+	for _, link := range n.mesh.Links() {
+		s := link.Session()
+		result := attest.Appraise(s.Claims, n.policyFor(s.Roles), n.now())
+		if result.Affirming() {
+			continue
+		}
+		n.evict(link, result, decided)
+	}
+}
+
+// evict closes a link whose peer an ordered decision has put out. Closing tells the peer
+// the reason; it must not hold up the closing of others.
+func (n *Node) evict(link mesh.Link, result attest.Result, decided time.Time) {
+	s := link.Session()
+	why := attest.NewReason(attest.CodeRevoked, "measurement", s.Claims.Measurement, "an allowed measurement")
+	if len(result.Reasons) > 0 {
+		why = result.Reasons[0]
+	}
+	n.edges.record(s.Subject, s.Claims, result)
+	n.tasks.Go(func() {
+		_ = link.Close(why)
+		<-link.Done()
+		closed := n.now()
+		n.peers.closed(Closing{Node: s.Node.String(), Peer: s.Peer.String(), Code: why.Code, Decided: decided, Closed: closed})
+		n.peers.update(s.Node, "", closed, func(p *PeerStatus) {
+			p.State, p.Code, p.Reason, p.Verdict = PeerEvicted, why.Code, &why, result.Verdict
+		})
+		n.log.Info("evicted", "node", s.Node.String(), "code", why.Code, "after", closed.Sub(decided).String())
+		n.changed.notify()
+	})
+}
+
+// reconcile keeps the Raft configuration equal to the seats that the state wants, while
+// this node leads. One voter at a time: Raft orders each change by itself.
+func (n *Node) reconcile(ctx context.Context) {
+	tick := time.NewTicker(reconcileEvery)
+	defer tick.Stop()
+	for {
+		changed := n.changed.wait()
+		if r := n.raft(); r != nil && r.State() == replica.Leader {
+			for _, voter := range n.unwantedVoters(r.Voters()) {
+				n.removeVoter(ctx, voter)
+			}
+		}
+		select {
+		case <-changed:
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (n *Node) unwantedVoters(voters []identity.PeerID) []identity.PeerID {
+	var out []identity.PeerID
+	n.machine.View(func(s *consensus.State, _ *federated.Ledger) {
+		if !s.Started() {
+			return
+		}
+		for _, v := range voters {
+			if seat, known := s.Node(v); !known || !seat.Seat {
+				out = append(out, v)
+			}
+		}
+	})
+	return out
+}
+
+func (n *Node) removeVoter(ctx context.Context, voter identity.PeerID) {
+	ctx, cancel := context.WithTimeout(ctx, submitTimeout)
+	defer cancel()
+	if err := n.raft().RemoveServer(ctx, voter); err != nil {
+		n.log.Warn("voter not removed yet", "peer", voter.String(), "error", err)
+		return
+	}
+	n.log.Info("voter removed", "peer", voter.String())
+	n.changed.notify()
+}

@@ -1,0 +1,269 @@
+package node
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/attestmesh/meshnode/consensus"
+	"github.com/attestmesh/meshnode/federated"
+	"github.com/attestmesh/meshnode/internal/envelope"
+	"github.com/attestmesh/meshnode/internal/identity"
+	"github.com/attestmesh/meshnode/mesh"
+)
+
+// A member without a seat speaks no Raft. It follows the ordered commands from any seat
+// and applies them to its own machine, which checks every signature of governance itself.
+// What no signature covers (the order, the credentials, the rounds) it believes once a
+// published checkpoint of a quorum of organisations has the root its own tree computed
+// (publish.go). It serves nothing before seats of ⌊n/2⌋+1 organisations have signed its
+// own nonce with an epoch and a log size that it has reached: a host that feeds a starting
+// node an old mesh cannot get those signatures.
+
+const (
+	followBatch   = 64
+	followSilence = 3 * maxStaleness / 2 // ticks come every two seconds
+	headWithin    = 2 * time.Second
+	proveEvery    = 500 * time.Millisecond
+)
+
+type followRequest struct {
+	From uint64 `json:"from"`
+}
+
+// follow applies commands from one seat after another until ctx ends.
+func (n *Node) follow(ctx context.Context) {
+	for turn := 0; ctx.Err() == nil; turn++ {
+		changed := n.changed.wait()
+		links := n.seatLinks()
+		if len(links) == 0 {
+			// Before the first command no seat is known but by its Credential.
+			links = slices.DeleteFunc(n.mesh.Links(), func(l mesh.Link) bool { return !slices.Contains(l.Session().Roles, RoleSeat) })
+		}
+		if len(links) > 0 {
+			err := n.followFrom(ctx, links[turn%len(links)])
+			n.log.Info("stopped following", "error", err)
+		}
+		select {
+		case <-changed:
+		case <-time.After(submitRetry):
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (n *Node) followFrom(ctx context.Context, link mesh.Link) error {
+	s, err := n.open(ctx, link, n.protocols.follow)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	stop := context.AfterFunc(ctx, func() { _ = s.Reset() })
+	defer stop()
+	if err := writeMessage(s, followRequest{From: n.machine.Seq()}); err != nil {
+		return err
+	}
+	n.log.Info("following", "seat", n.nameOf(link.Peer()), "from", n.machine.Seq())
+	for {
+		_ = s.SetDeadline(n.now().Add(followSilence))
+		raw, err := readFrame(s, consensus.MaxCommand)
+		if err != nil {
+			return err
+		}
+		if err := n.machine.Check(raw); err != nil {
+			return fmt.Errorf("%s sends a command that nobody signed: %w", n.nameOf(link.Peer()), err)
+		}
+		if out := n.machine.apply(raw); out.Err != nil {
+			return out.Err
+		}
+	}
+}
+
+// handleFollow sends the ordered commands to a member for as long as the link lives.
+func (n *Node) handleFollow(link mesh.Link, s mesh.Stream) {
+	defer s.Close()
+	_ = s.SetDeadline(n.now().Add(forwardWithin))
+	var req followRequest
+	if readMessage(s, &req) != nil {
+		return
+	}
+	for seq := req.From; ; {
+		changed := n.changed.wait()
+		for _, raw := range n.machine.Since(seq, followBatch) {
+			_ = s.SetDeadline(n.now().Add(forwardWithin))
+			if writeFrame(s, raw) != nil {
+				return
+			}
+			seq++
+		}
+		if seq < n.machine.Seq() {
+			continue
+		}
+		select {
+		case <-changed:
+		case <-link.Done():
+			return
+		case <-n.ctx.Done():
+			return
+		}
+	}
+}
+
+// Head is what a seat signs over a starting node's nonce: how far the mesh has come.
+type Head struct {
+	MeshID      identity.MeshID      `json:"mesh_id"`
+	Incarnation identity.Incarnation `json:"incarnation"`
+	Nonce       string               `json:"nonce"` // hex
+	Epoch       identity.Epoch       `json:"epoch"`
+	// Policy is the digest of the policy chain: a chain replays without a clock, so only
+	// the seats can say that no step of it was refused as expired.
+	Policy string `json:"policy"`
+	Tick   uint64 `json:"tick"`
+	Size   uint64 `json:"size"`
+	Root   string `json:"root"`
+}
+
+type headRequest struct {
+	Nonce []byte `json:"nonce"`
+}
+
+type headReply struct {
+	Head []byte `json:"head"`
+}
+
+const nonceSize = 32
+
+// prove gets the start-up proof: it asks every linked seat to sign a fresh nonce until
+// enough organisations name nothing that this node has not reached.
+func (n *Node) prove(ctx context.Context) {
+	tick := time.NewTicker(proveEvery)
+	defer tick.Stop()
+	for !n.proven() {
+		if n.machine.Started() {
+			n.tryProof(ctx)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (n *Node) tryProof(ctx context.Context) {
+	nonce := make([]byte, nonceSize)
+	_, _ = rand.Read(nonce)
+	heads := gather(ctx, n.seatLinks(), headWithin, func(ctx context.Context, l mesh.Link) (orgHead, error) {
+		return n.askHead(ctx, l, nonce)
+	})
+	reached := map[identity.OrgID]bool{}
+	for _, h := range heads {
+		if n.reached(h.Head) {
+			reached[h.org] = true
+		}
+	}
+	if quorum := n.quorum(); quorum > 0 && len(reached) >= quorum {
+		n.mu.Lock()
+		n.startupProof = true
+		n.mu.Unlock()
+		n.log.Info("start-up proof complete", "organisations", len(reached))
+		n.changed.notify()
+	}
+}
+
+type orgHead struct {
+	Head
+	org identity.OrgID
+}
+
+func (n *Node) askHead(ctx context.Context, l mesh.Link, nonce []byte) (orgHead, error) {
+	s, err := n.open(ctx, l, n.protocols.head)
+	if err != nil {
+		return orgHead{}, err
+	}
+	defer s.Close()
+	if err := writeMessage(s, headRequest{nonce}); err != nil {
+		return orgHead{}, err
+	}
+	var reply headReply
+	if err := readMessage(s, &reply); err != nil {
+		return orgHead{}, err
+	}
+	env, err := envelope.Parse(reply.Head)
+	if err != nil {
+		return orgHead{}, err
+	}
+	if err := env.VerifyPeer(l.Peer()); err != nil {
+		return orgHead{}, err
+	}
+	st, err := envelope.Decode[Head](env.Payload, envelope.TypeHead)
+	if err != nil {
+		return orgHead{}, err
+	}
+	h := st.Predicate
+	if h.Nonce != hex.EncodeToString(nonce) || h.MeshID != n.genesis.MeshID() || h.Incarnation != n.incarnation() {
+		return orgHead{}, fmt.Errorf("%s signed another nonce or mesh", n.nameOf(l.Peer()))
+	}
+	return orgHead{h, l.Session().Node.Org}, nil
+}
+
+// handleHead signs this seat's head over a peer's nonce.
+func (n *Node) handleHead(_ mesh.Link, s mesh.Stream) {
+	defer s.Close()
+	_ = s.SetDeadline(n.now().Add(headWithin))
+	var req headRequest
+	if readMessage(s, &req) != nil || len(req.Nonce) != nonceSize || !n.proven() {
+		return
+	}
+	size, root := n.machine.tree.Head()
+	h := Head{MeshID: n.genesis.MeshID(), Incarnation: n.incarnation(), Nonce: hex.EncodeToString(req.Nonce),
+		Epoch: n.machine.Epoch(), Policy: n.policyDigest(), Tick: n.tickSeq(), Size: size, Root: root.String()}
+	raw, err := signStatement(n.key, envelope.TypeHead, envelope.SubjectOf(n.ref.String(), []byte(n.self)), h)
+	if err != nil {
+		n.log.Error("head", "error", err)
+		return
+	}
+	_ = writeMessage(s, headReply{raw})
+}
+
+// reached reports whether this node has come as far as h: the same policy, and h's root
+// in its own tree at h's size.
+func (n *Node) reached(h Head) bool {
+	root, err := n.machine.tree.RootAt(h.Size)
+	return err == nil && root.String() == h.Root && h.Policy == n.policyDigest()
+}
+
+func (n *Node) policyDigest() (hex string) {
+	n.machine.View(func(s *consensus.State, _ *federated.Ledger) { hex = fmt.Sprintf("%x", s.PolicyDigest()) })
+	return hex
+}
+
+func (n *Node) quorum() (q int) {
+	n.machine.View(func(s *consensus.State, _ *federated.Ledger) { q = s.Quorum() })
+	return q
+}
+
+// proven reports whether this node has its start-up proof. A founder's is the order of
+// its Bootstrap.
+func (n *Node) proven() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.startupProof
+}
+
+// signStatement signs a Statement with this node's peer key.
+func signStatement[P any](key ed25519.PrivateKey, predicateType string, subject envelope.Subject, predicate P) ([]byte, error) {
+	signer, err := envelope.NewSigner(key)
+	if err != nil {
+		return nil, err
+	}
+	env, err := envelope.SignStatement(signer, predicateType, subject, predicate)
+	if err != nil {
+		return nil, err
+	}
+	return env.Marshal(), nil
+}

@@ -1,0 +1,224 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/consensus"
+	"github.com/attestmesh/meshnode/federated"
+	"github.com/attestmesh/meshnode/internal/identity"
+	"github.com/attestmesh/meshnode/transparency"
+)
+
+// maxHistory bounds the ordered commands that are kept for members who follow. A mesh
+// that outgrows it needs state snapshots before more members can join.
+const maxHistory = 1 << 20
+
+// errHalted is wrapped by every error after a command that this release cannot apply:
+// going on would build another history than the other seats'.
+var errHalted = errors.New("the replicated machine has halted")
+
+// Applied is the outcome of one ordered command.
+type Applied struct {
+	// Seq counts ordered commands from 1, on every node alike.
+	Seq uint64
+	// First is the index of the first leaf and Count how many there are.
+	First, Count uint64
+	// Proposal describes the proposal that took effect, if the command was one.
+	Proposal *consensus.Accepted
+	// Reason is why the command was refused and changed nothing; nil if it was not.
+	Reason *attest.Reason
+	// Err is set if the machine has halted.
+	Err error `json:"-"`
+}
+
+// Machine is the replicated machine: the governance state, the federated ledger and the
+// log, fed with one ordered history. Seats feed it from Raft, other members from a seat's
+// stream of the same commands. Given the same commands it has the same state everywhere;
+// the wall clock enters only as the local record of when something was applied.
+type Machine struct {
+	now     func() time.Time
+	changed *notifier
+	tree    *transparency.Tree
+
+	mu      sync.RWMutex
+	state   *consensus.State             // guarded by mu
+	ledger  *federated.Ledger            // guarded by mu
+	history [][]byte                     // guarded by mu; ordered commands, for followers
+	leaves  map[transparency.Hash]uint64 // guarded by mu; index of each leaf by its hash
+	applied map[identity.Epoch]time.Time // guarded by mu; when this node applied each epoch
+	tickAt  time.Time                    // guarded by mu; when this node applied the newest tick
+	halted  error                        // guarded by mu
+}
+
+func newMachine(g *consensus.Genesis, tree *transparency.Tree, changed *notifier, now func() time.Time) *Machine {
+	return &Machine{
+		now: now, changed: changed, tree: tree,
+		state: consensus.NewState(g), ledger: federated.NewLedger(g.MeshID()),
+		leaves: map[transparency.Hash]uint64{}, applied: map[identity.Epoch]time.Time{},
+	}
+}
+
+// Apply applies one ordered command and returns an Applied. It is called by one goroutine.
+func (m *Machine) Apply(_, _ uint64, raw []byte) any { return m.apply(raw) }
+
+func (m *Machine) apply(raw []byte) Applied {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	defer m.changed.notify()
+	if m.halted != nil {
+		return Applied{Err: m.halted}
+	}
+	leaves, out, err := m.dispatch(raw)
+	out.First, out.Count = m.tree.Size(), uint64(len(leaves))
+	for _, leaf := range leaves {
+		if err != nil {
+			break
+		}
+		var index uint64
+		if index, err = m.tree.Append(leaf); err == nil {
+			m.leaves[transparency.LeafHash(leaf)] = index
+		}
+	}
+	if err == nil && len(m.history) >= maxHistory {
+		err = fmt.Errorf("%d ordered commands are kept already", maxHistory)
+	}
+	if err != nil {
+		m.halted = fmt.Errorf("%w at command %d: %w", errHalted, len(m.history)+1, err)
+		return Applied{Err: m.halted}
+	}
+	m.history = append(m.history, slices.Clone(raw))
+	out.Seq = uint64(len(m.history))
+	return out
+}
+
+// dispatch hands the command to the room that owns its kind. An error halts the machine.
+func (m *Machine) dispatch(raw []byte) ([][]byte, Applied, error) {
+	c, err := consensus.DecodeCommand(raw)
+	if err != nil {
+		return nil, Applied{}, err
+	}
+	switch c.Kind {
+	case consensus.KindJob, consensus.KindRoundOpen, consensus.KindRoundClose, consensus.KindRoundCommit:
+		out := m.ledger.Apply(string(c.Kind), c.Body, m.members(m.state))
+		return out.Leaves, Applied{Reason: out.Reason}, nil
+	}
+	out := m.state.Apply(c)
+	if out.Reason == nil && out.EpochChanged {
+		m.applied[m.state.Epoch()] = m.now()
+	}
+	if out.Reason == nil && c.Kind == consensus.KindTick {
+		m.tickAt = m.now()
+	}
+	return out.Leaves, Applied{Reason: out.Reason, Proposal: out.Proposal}, nil
+}
+
+// Check is the follower's guard: it refuses an entry whose results are not signed by who
+// they say, before the entry is stored. It reads immutable bytes only.
+func (m *Machine) Check(raw []byte) error {
+	c, err := consensus.DecodeCommand(raw)
+	if err != nil {
+		return err
+	}
+	switch c.Kind {
+	case consensus.KindJob, consensus.KindRoundOpen, consensus.KindRoundClose, consensus.KindRoundCommit:
+		return federated.CheckCommand(string(c.Kind), c.Body)
+	case consensus.KindResults:
+		return consensus.CheckResults(c)
+	}
+	return nil
+}
+
+// View runs f on a consistent state. f must not keep what it is given nor block.
+func (m *Machine) View(f func(*consensus.State, *federated.Ledger)) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	f(m.state, m.ledger)
+}
+
+// Seq returns how many commands were applied.
+func (m *Machine) Seq() uint64 {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return uint64(len(m.history))
+}
+
+// memberView shows the governance state to the federated ledger: it is all that one knows
+// of the other.
+type memberView struct {
+	s      *consensus.State
+	leafOf func(leaf []byte) (uint64, bool)
+}
+
+// members returns the ledger's view of s. The caller holds m.mu, as View and Apply do.
+func (m *Machine) members(s *consensus.State) memberView {
+	return memberView{s, func(leaf []byte) (uint64, bool) {
+		i, ok := m.leaves[transparency.LeafHash(leaf)]
+		return i, ok
+	}}
+}
+
+// leafIndex returns where a leaf stands in the log.
+func (m *Machine) leafIndex(leaf []byte) (uint64, bool) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	i, ok := m.leaves[transparency.LeafHash(leaf)]
+	return i, ok
+}
+
+// Since returns the commands after the first seq, at most limit.
+func (m *Machine) Since(seq uint64, limit int) [][]byte {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if seq >= uint64(len(m.history)) {
+		return nil
+	}
+	rest := m.history[seq:]
+	return slices.Clone(rest[:min(limit, len(rest))])
+}
+
+// Halted returns why the machine has halted, or nil.
+func (m *Machine) Halted() error {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.halted
+}
+
+// DecidedAt returns when this node applied the change to epoch e.
+func (m *Machine) DecidedAt(e identity.Epoch) time.Time {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.applied[e]
+}
+
+// TickAt returns when this node applied the newest tick.
+func (m *Machine) TickAt() time.Time {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.tickAt
+}
+
+// Epoch returns the policy epoch.
+func (m *Machine) Epoch() identity.Epoch {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.state.Epoch()
+}
+
+// Started reports whether Bootstrap was ordered.
+func (m *Machine) Started() bool {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.state.Started()
+}
+
+// PolicyChain returns the signed history of the policy.
+func (m *Machine) PolicyChain() [][]byte {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.state.PolicyChain()
+}

@@ -1,0 +1,249 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/consensus"
+	"github.com/attestmesh/meshnode/federated"
+	"github.com/attestmesh/meshnode/internal/identity"
+	"github.com/attestmesh/meshnode/mesh"
+)
+
+// This file is the second flow: peer → attested connection → membership → round.
+//
+//	peer's public URL ──► announcement (Credential checked)  ──► policy chain (verified, kept if longer)
+//	      └──► dial that very peer id ──► exchange (admit.go on both sides) ──► mesh.Link
+//	              ├─ refused: the reason goes to status; try again, later and later
+//	              └─ up: linked ──► follow, prove (follow.go) ──► Credential and edges ordered (edges.go)
+//	                                    └──► eligible ──► rounds (participate.go)
+//
+// One goroutine per configured peer keeps at most one link to it. Peers that dial us need
+// no entry: they come in by the same exchange.
+
+// Times of the dialler.
+const (
+	dialWithin   = 10 * time.Second
+	dialFirst    = 250 * time.Millisecond
+	dialSlowest  = 3 * time.Second
+	dialPatience = 1500 * time.Millisecond // how long the higher peer id lets the lower one dial
+)
+
+// keepLinked keeps a link to the node behind url until ctx ends.
+func (n *Node) keepLinked(ctx context.Context, url string) {
+	pause := dialFirst
+	for ctx.Err() == nil {
+		link, err := n.reach(ctx, url)
+		if err == nil {
+			pause = dialFirst
+			select {
+			case <-link.Done():
+			case <-ctx.Done():
+				return
+			}
+			continue
+		}
+		n.log.Debug("no link", "url", url, "error", err)
+		select {
+		case <-time.After(pause/2 + rand.N(pause)):
+		case <-ctx.Done():
+			return
+		}
+		pause = min(2*pause, dialSlowest)
+	}
+}
+
+// reach returns the link to the node behind url, or makes one.
+func (n *Node) reach(ctx context.Context, url string) (mesh.Link, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialWithin)
+	defer cancel()
+	a, err := n.directory.Announcement(ctx, url)
+	if err != nil {
+		n.unreachable(url, err)
+		return nil, err
+	}
+	subject, refused := judge{n}.Credential(a.Peer, a.Credential)
+	if refused != nil {
+		n.peers.update(identity.NodeRef{}, url, n.now(), func(p *PeerStatus) {
+			p.State, p.Code, p.Reason, p.Peer = PeerRefused, refused.Code, refused, a.Peer.String()
+		})
+		n.changed.notify()
+		return nil, &RefusedError{*refused}
+	}
+	n.pullPolicy(ctx, url)
+	n.peers.update(subject.Node, url, n.now(), func(p *PeerStatus) {
+		p.Peer = a.Peer.String()
+		p.Seat = slices.Contains(subject.Roles, RoleSeat)
+		if p.State == "" {
+			p.State = PeerUnreachable
+		}
+	})
+	if a.Peer < n.self && !n.waitLinked(ctx, a.Peer, dialPatience) {
+		n.log.Debug("the lower peer id has not dialled; dialling", "peer", subject.Node.String())
+	}
+	link, err := n.mesh.Dial(ctx, a.Peer, a.Addresses)
+	if err != nil {
+		n.noteDialFailure(subject, err)
+		return nil, err
+	}
+	return link, nil
+}
+
+// waitLinked waits for peer to dial us, so that two nodes rarely dial each other at once.
+func (n *Node) waitLinked(ctx context.Context, peer identity.PeerID, patience time.Duration) bool {
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	for {
+		changed := n.changed.wait()
+		if _, ok := n.mesh.Link(peer); ok {
+			return true
+		}
+		select {
+		case <-changed:
+		case <-timer.C:
+			return false
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// pullPolicy keeps the longest signed policy history that any peer publishes. It proves
+// itself, so it does not matter who serves it; what is newest only seats can say.
+func (n *Node) pullPolicy(ctx context.Context, url string) {
+	doc, err := n.directory.Policy(ctx, url)
+	if err != nil || len(doc.Chain) == 0 {
+		return
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.pulled == nil {
+		p, err := consensus.ReplayPolicy(n.genesis, doc.Chain)
+		if err != nil {
+			n.log.Warn("policy not believed", "url", url, "error", err)
+			return
+		}
+		n.pulled = p
+	} else if err := n.pulled.Extend(doc.Chain); err != nil {
+		n.log.Debug("policy not extended", "url", url, "error", err)
+		return
+	}
+	n.changed.notify()
+}
+
+func (n *Node) unreachable(url string, err error) {
+	n.peers.update(identity.NodeRef{}, url, n.now(), func(p *PeerStatus) {
+		if p.State != PeerEvicted && p.State != PeerConnected {
+			p.State, p.Note = PeerUnreachable, err.Error()
+		}
+	})
+}
+
+func (n *Node) noteDialFailure(s mesh.Subject, err error) {
+	var refused *mesh.Refusal
+	n.peers.update(s.Node, "", n.now(), func(p *PeerStatus) {
+		switch {
+		case errors.As(err, &refused):
+			// Recorded by noteRefusal, which hears of both directions.
+		case p.State != PeerConnected && p.State != PeerEvicted:
+			p.State, p.Note = PeerUnreachable, err.Error()
+		}
+	})
+	n.changed.notify()
+}
+
+// noteRefusal hears every refused exchange, whoever dialled.
+func (n *Node) noteRefusal(r mesh.Refusal) {
+	if !n.meshUp.Load() {
+		return
+	}
+	ref, known := n.refOf(r.Peer)
+	if !known {
+		n.log.Info("refused", "peer", r.Peer.String(), "by_them", r.Remote, "reasons", r.Error())
+		return
+	}
+	why := r.Reasons[0]
+	n.peers.update(ref, "", n.now(), func(p *PeerStatus) {
+		if p.State == PeerConnected && n.hasLink(r.Peer) {
+			return
+		}
+		p.Peer, p.Code, p.Reason, p.Note = r.Peer.String(), why.Code, &why, ""
+		switch {
+		case r.Remote:
+			p.State = PeerRefusesUs
+		case p.State != PeerEvicted:
+			p.State, p.Verdict = PeerRefused, attest.VerdictContraindicated
+		}
+	})
+	n.changed.notify()
+}
+
+// linked is called for every new link, whoever dialled.
+func (n *Node) linked(l mesh.Link) {
+	s := l.Session()
+	n.peers.update(s.Node, "", n.now(), func(p *PeerStatus) {
+		*p = PeerStatus{Node: s.Node.String(), URL: p.URL, Since: p.Since, State: PeerConnected, Peer: s.Peer.String(),
+			Kind: s.Claims.Kind, Measurement: s.Claims.Measurement, Verdict: s.Result.Verdict,
+			Seat: slices.Contains(s.Roles, RoleSeat)}
+	})
+	n.log.Info("linked", "node", s.Node.String(), "peer", s.Peer.String(), "kind", s.Claims.Kind, "verdict", s.Result.Verdict)
+	n.changed.notify()
+	n.tasks.Go(func() {
+		<-l.Done()
+		why := l.Cause()
+		n.peers.update(s.Node, "", n.now(), func(p *PeerStatus) {
+			if p.State != PeerConnected || n.hasLink(s.Peer) {
+				return
+			}
+			p.State, p.Verdict = PeerUnreachable, ""
+			if why.Code == attest.CodeRevoked {
+				p.State = PeerRefusesUs
+			}
+			p.Code, p.Reason = why.Code, &why
+		})
+		n.log.Info("link down", "node", s.Node.String(), "code", why.Code)
+		n.changed.notify()
+	})
+	// The policy may have changed between the verdict and this moment.
+	if result := attest.Appraise(s.Claims, n.policyFor(s.Roles), n.now()); !result.Affirming() {
+		n.evict(l, result, n.machine.DecidedAt(n.machine.Epoch()))
+	}
+}
+
+func (n *Node) hasLink(peer identity.PeerID) bool {
+	_, ok := n.mesh.Link(peer)
+	return ok
+}
+
+// refOf names a peer whose Credential was ordered or is held by a link.
+func (n *Node) refOf(peer identity.PeerID) (identity.NodeRef, bool) {
+	var ref identity.NodeRef
+	var ok bool
+	n.machine.View(func(s *consensus.State, _ *federated.Ledger) {
+		if node, known := s.Node(peer); known {
+			ref, ok = node.Ref, true
+		}
+	})
+	if ok {
+		return ref, true
+	}
+	if l, linked := n.mesh.Link(peer); linked {
+		return l.Session().Node, true
+	}
+	return n.peers.named(peer)
+}
+
+// nameOf is refOf for people: the short peer id where no name is known.
+func (n *Node) nameOf(peer identity.PeerID) string {
+	if peer == n.self {
+		return n.ref.String()
+	}
+	if ref, ok := n.refOf(peer); ok {
+		return ref.String()
+	}
+	return peer.Short()
+}

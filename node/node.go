@@ -1,0 +1,493 @@
+// Package node runs one member of a mesh: the Relying Party, and the only package that
+// sees all the others. It brings time, peers and disks to the pure cores (attest,
+// consensus, federated, transparency) and holds no decision of its own that one of them
+// could make.
+//
+// One file per flow: admit.go (evidence → appraisal → result → log), member.go (peer →
+// attested connection → membership → round), evict.go (proposal → approvals → allowed set
+// → eviction). machine.go is the replicated machine that every node feeds with the same
+// ordered commands; docs/ARCHITECTURE.md draws them all.
+//
+// # Life of a node
+//
+//	enrolling   a fresh identity and cosigner key; the organisation's enroller signs a Credential
+//	founding    (a seat, before Bootstrap) all seats attest each other and start Raft
+//	joining     linked, catching up, not yet eligible
+//	member      admitted: proof that it is fresh, and affirming edges of foreign organisations
+//	refused     every peer that answers refuses it; it goes on asking
+//
+// Nothing survives the process but the published log and disclosed blobs: identity is new
+// at every boot.
+package node
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/consensus"
+	"github.com/attestmesh/meshnode/consensus/replica"
+	"github.com/attestmesh/meshnode/federated"
+	"github.com/attestmesh/meshnode/internal/durable"
+	"github.com/attestmesh/meshnode/internal/identity"
+	"github.com/attestmesh/meshnode/mesh"
+	"github.com/attestmesh/meshnode/transparency"
+)
+
+// Enroller is this organisation's enroller, as seen by a node.
+type Enroller interface {
+	// Credential enrols this boot or renews its Credential.
+	Credential(ctx context.Context, prover *attest.Quoter) ([]byte, error)
+	// SignBootstrap returns an envelope with the enroller's signature over payload.
+	SignBootstrap(ctx context.Context, payload []byte) ([]byte, error)
+	// Started records that this seat starts under an attempt.
+	Started(ctx context.Context, attempt uint32) error
+}
+
+// Keys are the two keys of one boot.
+type Keys struct {
+	Peer     ed25519.PrivateKey // identity: signs Statements
+	Cosigner ed25519.PrivateKey // signs checkpoints only
+}
+
+// Deps is what a node needs from outside. SystemDeps makes the real ones; simulations make
+// their own. Genesis, Attester, Schemes, Enroller and Directory are required.
+type Deps struct {
+	Genesis   *consensus.Genesis
+	Attester  attest.Attester
+	Schemes   []attest.Scheme
+	Enroller  func(Keys) Enroller
+	Directory Directory
+	// NewMesh makes the mesh; nil: mesh.NewLibp2p.
+	NewMesh func(mesh.Config) (mesh.Mesh, error)
+	// Data is this node's training data; nil where it trains nothing.
+	Data *TrainingData
+	// InMemory keeps everything off the disk and opens no listener: simulations.
+	InMemory bool
+	// Ready, if set, is called once when the node can be reached.
+	Ready func(Ready)
+	Log   *slog.Logger
+}
+
+// Ready says how to reach a node that is up.
+type Ready struct {
+	Node   string   `json:"node"`
+	Peer   string   `json:"peer"`
+	Socket string   `json:"socket"`
+	Public string   `json:"public"`
+	Mesh   []string `json:"mesh"`
+}
+
+// Node is one running member. Its zero value runs nothing.
+type Node struct {
+	cfg       Config
+	ref       identity.NodeRef
+	genesis   *consensus.Genesis
+	schemes   map[string]attest.Scheme
+	enroller  Enroller
+	directory Directory
+	data      *TrainingData
+	keys      Keys
+	key       ed25519.PrivateKey
+	self      identity.PeerID
+	protocols protocols
+	log       *slog.Logger
+	kind      string
+
+	ctx     context.Context // ends with the node; for handlers of streams
+	stop    context.CancelCauseFunc
+	tasks   sync.WaitGroup
+	changed *notifier // wakes whoever waits for any change of this node's state
+
+	machine *Machine
+	quoter  *attest.Quoter
+	mesh    mesh.Mesh
+	meshUp  atomic.Bool // mesh is set: the mesh calls back before its constructor returns
+	peers   *peerBook
+	edges   *edges
+	blobs   *blobs
+	work    *workbench
+	raftDir *durable.Dir // for the store kind disk only
+
+	mu              sync.Mutex
+	cred            []byte                    // guarded by mu; newest own Credential
+	pulled          *consensus.PolicyState    // guarded by mu; longest policy chain seen
+	replica         *replica.Replica          // guarded by mu; set once, on a seat that started
+	logPrivate      ed25519.PrivateKey        // guarded by mu; set with replica
+	cosignerWitness *transparency.Witness     // guarded by mu; set with replica
+	newest          published                 // guarded by mu
+	newestAt        time.Time                 // guarded by mu
+	startupProof    bool                      // guarded by mu
+	badCredentials  map[identity.PeerID]error // guarded by mu; refused by the machine, not to be ordered again
+	phase           Phase                     // guarded by mu; until the first Credential
+	phaseReason     *attest.Reason            // guarded by mu
+}
+
+// Run runs a node until ctx ends, and then stops everything it started. Mistakes that the
+// operator can mend are *ConfigError.
+func Run(ctx context.Context, cfg Config, deps Deps) error {
+	if deps.Genesis == nil || deps.Attester == nil || len(deps.Schemes) == 0 || deps.Enroller == nil || deps.Directory == nil {
+		return errors.New("node: genesis, attester, schemes, enroller and directory are required")
+	}
+	n, err := newNode(ctx, cfg, deps)
+	if err != nil {
+		return err
+	}
+	defer n.tasks.Wait()
+	defer n.stop(nil)
+	dirs, err := n.openDirs(cfg, deps)
+	if err != nil {
+		return err
+	}
+	defer dirs.close()
+	tree, err := transparency.NewTree(dirs.log)
+	if err != nil {
+		return &ConfigError{Field: "data", Err: err, Remedy: "give the node a directory of its own"}
+	}
+	n.machine = newMachine(n.genesis, tree, n.changed, n.now)
+	n.blobs, n.work = newBlobs(dirs.blobs), newWorkbench()
+
+	n.tasks.Go(func() { n.quoter.Run(n.ctx) })
+	if dirs.control != nil {
+		n.serve("control socket", func() error { return n.serveControl(n.ctx, dirs.control) })
+	}
+	if err := n.enrol(n.ctx); err != nil {
+		return n.result(ctx, err)
+	}
+	if err := n.join(deps); err != nil {
+		return err
+	}
+	defer n.leave()
+	if dirs.public != nil {
+		n.serve("public listener", func() error { return n.servePublic(n.ctx, dirs.public) })
+	}
+	n.startTasks()
+	if deps.Ready != nil {
+		r := Ready{Node: n.ref.String(), Peer: n.self.String(), Mesh: n.mesh.Addrs()}
+		if dirs.public != nil {
+			r.Socket, r.Public = cfg.SocketPath(), "http://"+dirs.public.Addr().String()
+		}
+		deps.Ready(r)
+	}
+	<-n.ctx.Done()
+	return n.result(ctx, context.Cause(n.ctx))
+}
+
+// result is nil where the caller ended the node, else why it ended by itself.
+func (n *Node) result(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+func newNode(ctx context.Context, cfg Config, deps Deps) (*Node, error) {
+	var keys Keys
+	var err error
+	var public ed25519.PublicKey
+	if public, keys.Peer, err = ed25519.GenerateKey(rand.Reader); err != nil {
+		return nil, err
+	}
+	if _, keys.Cosigner, err = ed25519.GenerateKey(rand.Reader); err != nil {
+		return nil, err
+	}
+	if deps.Log == nil {
+		deps.Log = slog.New(slog.DiscardHandler)
+	}
+	n := &Node{
+		cfg: cfg, ref: cfg.Ref(), genesis: deps.Genesis, schemes: map[string]attest.Scheme{}, directory: deps.Directory,
+		data: deps.Data, keys: keys, key: keys.Peer, self: identity.PeerIDFromKey(public), log: deps.Log,
+		protocols: newProtocols(deps.Genesis.MeshID()), kind: deps.Attester.Kind(), changed: newNotifier(),
+		peers: newPeerBook(), badCredentials: map[identity.PeerID]error{}, phase: PhaseEnrolling,
+	}
+	if _, ok := n.genesis.Organisation(cfg.Organisation); !ok {
+		return nil, &ConfigError{Field: "organisation", Err: fmt.Errorf("%q is not in genesis", cfg.Organisation), Remedy: "use an organisation of this mesh, or this mesh's genesis"}
+	}
+	for _, s := range deps.Schemes {
+		n.schemes[s.Kind()] = s
+	}
+	n.ctx, n.stop = context.WithCancelCause(ctx)
+	n.enroller = deps.Enroller(keys)
+	n.edges = newEdges(n)
+	n.quoter = attest.NewQuoter(deps.Attester, n.genesis.MeshID(), string(n.self), func() [32]byte { return [32]byte{} })
+	return n, nil
+}
+
+// now is the wall clock, read at the edge only.
+func (n *Node) now() time.Time { return time.Now() }
+
+// fail ends the node: something happened after which going on could harm the mesh.
+func (n *Node) fail(err error) {
+	n.log.Error("the node stops", "error", err)
+	n.stop(err)
+}
+
+// serve runs one of the node's listeners; that it fails ends the node.
+func (n *Node) serve(what string, f func() error) {
+	n.tasks.Go(func() {
+		if err := f(); err != nil {
+			n.fail(fmt.Errorf("%s: %w", what, err))
+		}
+	})
+}
+
+// enrol gets the first Credential; it tries for as long as the enroller does not answer
+// and says why in status. A refusal is not final: the operator may list the release.
+func (n *Node) enrol(ctx context.Context) error {
+	pause := dialFirst
+	for {
+		raw, err := n.enroller.Credential(ctx, n.quoter)
+		if err == nil {
+			n.mu.Lock()
+			n.cred, n.phase, n.phaseReason = raw, PhaseJoining, nil
+			n.mu.Unlock()
+			return nil
+		}
+		why := attest.NewReason(attest.CodeUnavailable, "enroller", err.Error(), "a Credential")
+		var refused *attest.Error
+		if errors.As(err, &refused) {
+			why = refused.Reason
+		}
+		n.log.Warn("not enrolled", "error", err)
+		n.mu.Lock()
+		n.phaseReason = &why
+		n.mu.Unlock()
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		pause = min(2*pause, dialSlowest)
+	}
+}
+
+// renew keeps the Credential fresh: at half its life, then at half of what is left.
+func (n *Node) renew(ctx context.Context) {
+	for {
+		c, err := consensus.ParseCredential(n.credential())
+		if err != nil {
+			n.fail(fmt.Errorf("own credential: %w", err))
+			return
+		}
+		select {
+		case <-time.After(max(time.Minute, c.Expires.Sub(n.now())/2)):
+		case <-ctx.Done():
+			return
+		}
+		raw, err := n.enroller.Credential(ctx, n.quoter)
+		if err != nil {
+			n.log.Warn("credential not renewed", "error", err)
+			continue
+		}
+		n.mu.Lock()
+		n.cred = raw
+		n.mu.Unlock()
+		if command, err := consensus.NewCommand(consensus.KindCredential, raw); err == nil {
+			ctx, cancel := context.WithTimeout(ctx, submitTimeout)
+			_, err = n.submit(ctx, command)
+			cancel()
+			n.log.Info("credential renewed", "ordered", err == nil)
+		}
+	}
+}
+
+// join makes the mesh and its handlers.
+func (n *Node) join(deps Deps) error {
+	newMesh := deps.NewMesh
+	if newMesh == nil {
+		newMesh = mesh.NewLibp2p
+	}
+	m, err := newMesh(mesh.Config{
+		Key: n.key, MeshID: n.genesis.MeshID(), Incarnation: n.incarnation, Epoch: n.epoch, Credential: n.credential,
+		Quoter: n.quoter, Judge: judge{n}, Listen: n.cfg.Listen, OnRefusal: n.noteRefusal, Log: n.log,
+	})
+	if err != nil {
+		return &ConfigError{Field: "listen", Err: err, Remedy: "choose a free address; another process may hold the port"}
+	}
+	n.mesh = m
+	n.meshUp.Store(true)
+	for p, handler := range map[mesh.Protocol]func(mesh.Link, mesh.Stream){
+		n.protocols.raft: n.handleRaft, n.protocols.found: n.handleFound, n.protocols.submit: n.handleSubmitted,
+		n.protocols.follow: n.handleFollow, n.protocols.head: n.handleHead, n.protocols.cosign: n.handleCosign,
+		n.protocols.checkpoint: n.handleCheckpoint, n.protocols.clock: n.handleClock,
+		n.protocols.round: n.handleUpload, n.protocols.blob: n.handleBlobRequest,
+	} {
+		m.Handle(p, handler)
+	}
+	m.Notify(n.linked)
+	return nil
+}
+
+// startTasks starts the tasks that end with the node.
+func (n *Node) startTasks() {
+	for _, task := range []func(context.Context){
+		n.watchPolicy, n.edges.run, n.renew, n.runDriver, n.runParticipant, n.runAggregator, n.watchHalt,
+	} {
+		n.tasks.Go(func() { task(n.ctx) })
+	}
+	for _, url := range n.cfg.Peers {
+		n.tasks.Go(func() { n.keepLinked(n.ctx, url) })
+	}
+	n.tasks.Go(func() {
+		if n.isSeat() {
+			n.found(n.ctx)
+		}
+		if n.ctx.Err() == nil && n.raft() == nil {
+			n.tasks.Go(func() { n.prove(n.ctx) })
+			n.follow(n.ctx)
+		}
+	})
+}
+
+// startReplica starts this seat's Raft replica with the seats of b as its configuration.
+func (n *Node) startReplica(b *consensus.Bootstrap, logKey ed25519.PrivateKey) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.replica != nil {
+		return errors.New("this seat runs already")
+	}
+	var servers []identity.PeerID
+	var own *consensus.Credential
+	for _, c := range b.Seats() {
+		servers = append(servers, c.Peer)
+		if c.Peer == n.self {
+			own = c
+		}
+	}
+	w, err := transparency.NewWitness(n.machine.tree, n.genesis.Origin(b.Incarnation), b.LogPublic(),
+		n.genesis.CosignerName(b.Incarnation, n.ref, own.BootSeq), n.keys.Cosigner)
+	if err != nil {
+		return err
+	}
+	r, err := n.newReplica(servers)
+	if err != nil {
+		return err
+	}
+	n.replica, n.logPrivate, n.cosignerWitness = r, logKey, w
+	for _, task := range []func(context.Context){n.reconcile, n.runClock, n.runPublisher,
+		func(ctx context.Context) { n.orderBootstrap(ctx, b) }} {
+		n.tasks.Go(func() { task(n.ctx) })
+	}
+	return nil
+}
+
+// watchHalt ends the node when its machine has halted.
+func (n *Node) watchHalt(ctx context.Context) {
+	for {
+		changed := n.changed.wait()
+		if err := n.machine.Halted(); err != nil {
+			n.fail(err)
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// leave closes what join and startReplica opened, in the order in which peers notice least.
+func (n *Node) leave() {
+	n.stop(nil)
+	if r := n.raft(); r != nil {
+		r.Close()
+	}
+	n.mesh.Close()
+}
+
+func (n *Node) raft() *replica.Replica {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.replica
+}
+
+func (n *Node) credential() []byte {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.cred
+}
+
+func (n *Node) incarnation() identity.Incarnation {
+	var inc identity.Incarnation
+	n.machine.View(func(s *consensus.State, _ *federated.Ledger) { inc = s.Incarnation() })
+	return inc
+}
+
+// isSeat reports whether this node asks for a seat.
+func (n *Node) isSeat() bool { return n.cfg.HasRole(RoleSeat) }
+
+// holdsSeat reports whether peer belongs into the Raft configuration now.
+func (n *Node) holdsSeat(peer identity.PeerID) (ok bool) {
+	n.machine.View(func(s *consensus.State, _ *federated.Ledger) {
+		node, known := s.Node(peer)
+		ok = known && node.Seat
+	})
+	return ok
+}
+
+func (n *Node) kinds() []string {
+	var out []string
+	for k := range n.schemes {
+		out = append(out, k)
+	}
+	return out
+}
+
+// dirs is what a node has open on disk and on the network besides the mesh.
+type dirs struct {
+	log, blobs      *durable.Dir
+	control, public net.Listener
+	release         func()
+}
+
+func (d *dirs) close() {
+	for _, l := range []net.Listener{d.control, d.public} {
+		if l != nil {
+			l.Close()
+		}
+	}
+	if d.release != nil {
+		d.release()
+	}
+}
+
+// openDirs takes the data directory for this process and opens the listeners. Each boot
+// has its own log directory: a tree starts empty, and older logs stay for audits.
+func (n *Node) openDirs(cfg Config, deps Deps) (*dirs, error) {
+	d := &dirs{}
+	if deps.InMemory {
+		return d, nil
+	}
+	data, err := durable.Open(cfg.Data)
+	if err != nil {
+		return nil, &ConfigError{Field: "data", Err: err, Remedy: "name a directory that this user can write"}
+	}
+	if d.release, err = data.Lock(); err != nil {
+		return nil, &ConfigError{Field: "data", Err: err, Remedy: "stop the other process, or give this node a directory of its own"}
+	}
+	if d.public, err = net.Listen("tcp", cfg.Public); err != nil {
+		d.close()
+		return nil, &ConfigError{Field: "public", Err: err, Remedy: "choose a free address; another process may hold the port"}
+	}
+	boot := fmt.Sprintf("boot-%d", n.now().UnixMilli())
+	if d.log, err = data.Sub(boot + "/log"); err == nil {
+		d.blobs, err = data.Sub(boot + "/blobs")
+	}
+	if err == nil {
+		d.control, err = listenControl(cfg.SocketPath())
+	}
+	if err != nil {
+		d.close()
+		return nil, &ConfigError{Field: "data", Err: err, Remedy: "look at the directory's permissions and path length"}
+	}
+	return d, nil
+}

@@ -1,0 +1,139 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/attestmesh/meshnode/internal/identity"
+)
+
+// Announcement is what /.well-known/meshnode/node serves: how to reach this node and the
+// Credential that says whose it is. It holds no secret and decides nothing: whoever dials
+// checks the Credential first and then demands that the peer proves itself.
+type Announcement struct {
+	Peer       identity.PeerID `json:"peer"`
+	Addresses  []string        `json:"addresses"`
+	Credential []byte          `json:"credential"`
+}
+
+// PolicyDocument is what /.well-known/meshnode/policy serves: the signed history of the
+// policy (genesis, Bootstrap, proposals in order), which verifies itself.
+type PolicyDocument struct {
+	Chain [][]byte `json:"chain"`
+}
+
+// Directory finds what peers announce on their public listeners.
+type Directory interface {
+	Announcement(ctx context.Context, url string) (Announcement, error)
+	Policy(ctx context.Context, url string) (PolicyDocument, error)
+}
+
+// Paths of the public listener.
+const (
+	pathNode   = "/.well-known/meshnode/node"
+	pathPolicy = "/.well-known/meshnode/policy"
+	pathLog    = "/log/"
+)
+
+// Limits of the public listener and of reading others'.
+const (
+	publicTimeout   = 5 * time.Second
+	maxAnnouncement = 64 << 10
+	maxPolicy       = 8 << 20
+)
+
+// servePublic serves addresses, policy and log tiles until ctx ends.
+func (n *Node) servePublic(ctx context.Context, l net.Listener) error {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+pathNode, func(w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, http.StatusOK, n.announcement())
+	})
+	mux.HandleFunc("GET "+pathPolicy, func(w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, http.StatusOK, PolicyDocument{Chain: n.machine.PolicyChain()})
+	})
+	mux.Handle("GET "+pathLog, http.StripPrefix(pathLog, n.machine.tree))
+	return serveHTTP(ctx, l, mux)
+}
+
+// announcement is what this node says of itself in public.
+func (n *Node) announcement() Announcement {
+	return Announcement{Peer: n.self, Addresses: n.mesh.Addrs(), Credential: n.credential()}
+}
+
+// serveHTTP serves until ctx ends, then stops within publicTimeout.
+func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
+	s := &http.Server{
+		Handler: h, ReadHeaderTimeout: publicTimeout, ReadTimeout: time.Minute,
+		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+	}
+	stop := context.AfterFunc(ctx, func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), publicTimeout)
+		defer cancel()
+		if s.Shutdown(ctx) != nil {
+			s.Close()
+		}
+	})
+	defer stop()
+	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v)
+}
+
+// httpDirectory reads announcements over HTTP.
+type httpDirectory struct{ client *http.Client }
+
+// NewHTTPDirectory returns the Directory that asks peers' public listeners.
+func NewHTTPDirectory() Directory {
+	return httpDirectory{&http.Client{Timeout: publicTimeout}}
+}
+
+// Announcement implements Directory.
+func (d httpDirectory) Announcement(ctx context.Context, url string) (Announcement, error) {
+	var a Announcement
+	err := d.get(ctx, url+pathNode, maxAnnouncement, &a)
+	return a, err
+}
+
+// Policy implements Directory.
+func (d httpDirectory) Policy(ctx context.Context, url string) (PolicyDocument, error) {
+	var p PolicyDocument
+	err := d.get(ctx, url+pathPolicy, maxPolicy, &p)
+	return p, err
+}
+
+func (d httpDirectory) get(ctx context.Context, url string, limit int64, v any) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := d.client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", url, resp.Status)
+	}
+	data, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
+	if err != nil {
+		return err
+	}
+	if int64(len(data)) > limit {
+		return fmt.Errorf("%s: over the limit of %d bytes", url, limit)
+	}
+	return json.Unmarshal(data, v)
+}

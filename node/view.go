@@ -1,0 +1,128 @@
+package node
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/consensus"
+	"github.com/attestmesh/meshnode/consensus/replica"
+	"github.com/attestmesh/meshnode/federated"
+	"github.com/attestmesh/meshnode/transparency"
+)
+
+// Status returns this node's view of itself and the mesh.
+func (n *Node) Status() Status {
+	s := Status{Node: n.ref.String(), Peer: n.self.String(), MeshID: n.genesis.MeshID().String(), Kind: n.kind,
+		Simulated: n.kind == attest.KindSim, Raft: RaftStatus{State: "none", Voters: []string{}},
+		Peers: []PeerStatus{}, Closed: []Closing{}, Jobs: []JobStatus{}, Warnings: []string{}}
+	s.Roles = append([]string{RoleMember}, n.cfg.Roles...)
+	var seats []consensus.Node
+	var quorum int
+	n.machine.View(func(st *consensus.State, _ *federated.Ledger) {
+		s.Incarnation, s.Epoch, s.Base, s.Started = uint64(st.Incarnation()), uint64(st.Epoch()), st.Base(), st.Started()
+		seats, quorum = st.Seats(), st.Quorum()
+		if own, ok := st.Node(n.self); ok {
+			s.Measurement = own.Measurement
+		}
+	})
+	s.Log = n.logStatus()
+	s.Peers, s.Closed = n.peers.snapshot()
+	s.Closed = notNil(s.Closed)
+	s.Jobs = n.jobStatuses()
+	if r := n.raft(); r != nil {
+		s.Raft = RaftStatus{State: string(r.State()), Term: r.Term(), Applied: r.AppliedIndex(), Voters: []string{}}
+		if l := r.Leader(); l != "" {
+			s.Raft.Leader = n.nameOf(l)
+		}
+		for _, v := range r.Voters() {
+			s.Raft.Voters = append(s.Raft.Voters, n.nameOf(v))
+		}
+		slices.Sort(s.Raft.Voters)
+	}
+	s.Phase, s.PhaseReason = n.phaseNow(s.Started)
+	n.explain(&s, seats, quorum)
+	return s
+}
+
+func (n *Node) logStatus() LogStatus {
+	size, root := n.machine.tree.Head()
+	out := LogStatus{Size: size, Root: root.String(), Published: PublishedStatus{Cosigners: []string{}, Level: transparency.Unpublished.String()}}
+	if p, _ := n.lastPublished(); p.note != nil {
+		out.Published = PublishedStatus{Size: p.Size, Root: p.Root.String(), Cosigners: []string{}, Level: p.Level.String()}
+		for _, org := range p.Orgs {
+			out.Published.Cosigners = append(out.Published.Cosigners, string(org))
+		}
+	}
+	return out
+}
+
+// phaseNow derives where this node stands.
+func (n *Node) phaseNow(started bool) (Phase, *attest.Reason) {
+	n.mu.Lock()
+	phase, why := n.phase, n.phaseReason
+	n.mu.Unlock()
+	if phase == PhaseEnrolling {
+		return phase, why
+	}
+	if n.ctx.Err() != nil {
+		return PhaseStopping, nil
+	}
+	if refusal, refused := n.peers.refusal(); refused {
+		return PhaseRefused, refusal
+	}
+	if !started {
+		if n.isSeat() && !n.meshStarted() {
+			return PhaseFounding, reason(attest.CodeNotStarted, "founding", fmt.Sprintf("%d attested links", len(n.mesh.Links())),
+				fmt.Sprintf("a seat of each of the %d organisations", len(n.genesis.Organisations)))
+		}
+		return PhaseJoining, nil
+	}
+	if stale := n.stale(); stale != nil {
+		return PhaseJoining, stale
+	}
+	eligible := false
+	n.machine.View(func(s *consensus.State, _ *federated.Ledger) { eligible = s.IsEligible(n.self, s.Now()) })
+	if !eligible {
+		return PhaseJoining, reason(attest.CodeNotEligible, "edges", "too few", "affirming results of other organisations in the log")
+	}
+	return PhaseMember, nil
+}
+
+// explain adds what a person would otherwise have to work out.
+func (n *Node) explain(s *Status, seats []consensus.Node, quorum int) {
+	if s.Simulated {
+		s.Warnings = append(s.Warnings, "evidence is simulated: it protects nothing from its host")
+	}
+	if s.Raft.State != "none" && s.Started && s.Raft.Leader == "" {
+		s.Warnings = append(s.Warnings, "the seats have no leader: nothing can be ordered until a majority of voters answers")
+	}
+	silent := map[string]bool{}
+	for _, seat := range seats {
+		if seat.Peer != n.self && !n.hasLink(seat.Peer) {
+			silent[seat.Ref.String()] = true
+		}
+	}
+	answering := len(seats) - len(silent)
+	for i, p := range s.Peers {
+		if !silent[p.Node] || p.State == PeerConnected {
+			continue
+		}
+		s.Peers[i].Note = fmt.Sprintf("holds a seat and does not answer; %d of %d seats answer, %d are needed", answering, len(seats), quorum)
+		s.Warnings = append(s.Warnings, fmt.Sprintf("%s holds a seat and has not answered since %s; %d of %d seats answer, %d are needed. "+
+			"A restarted process returns as a member without its vote", p.Node, p.Since.Format("15:04:05"), answering, len(seats), quorum))
+	}
+	if r := n.raft(); r != nil && r.State() == replica.None && s.Started && s.Phase != PhaseStopping {
+		s.Warnings = append(s.Warnings, "this node has left the Raft configuration: an ordered decision put it out, or it failed")
+	}
+	if err := n.machine.Halted(); err != nil {
+		s.Warnings = append(s.Warnings, err.Error())
+	}
+}
+
+func notNil[T any](s []T) []T {
+	if s == nil {
+		return []T{}
+	}
+	return s
+}
