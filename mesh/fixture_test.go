@@ -143,4 +143,3 @@ func (n *node) wantNoLink(t *testing.T) {
 		t.Fatalf("%d links, want none", len(ls))
 	}
 }
-
