@@ -17,6 +17,7 @@ import (
 	"github.com/attestmesh/meshnode/internal/envelope"
 	"github.com/attestmesh/meshnode/internal/identity"
 	"github.com/attestmesh/meshnode/internal/strictyaml"
+	"go.yaml.in/yaml/v4"
 )
 
 // The values of Spec.Rule and Spec.Disclosure.
@@ -87,6 +88,15 @@ func ParseSpec(name string, raw []byte) (Spec, error) {
 		return Spec{}, &strictyaml.Error{File: name, Problem: err.Error()}
 	}
 	return spec, nil
+}
+
+// YAML returns the file that ParseSpec reads as s.
+func (s Spec) YAML() ([]byte, error) {
+	raw, err := yaml.Marshal(s)
+	if err != nil {
+		return nil, fmt.Errorf("job: %w", err)
+	}
+	return raw, nil
 }
 
 // Validate refuses a spec that no mesh could run; errors name the key.

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -68,6 +69,14 @@ func TestParseSpec(t *testing.T) {
 		if _, err := ParseSpec("job.yaml", []byte(text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: got %v, want %q", text, err, want)
 		}
+	}
+	want.Name, want.Features, want.Labels = "t", 3, []string{"0", "yes", "a: b", "null"}
+	text, err := want.YAML()
+	if err == nil {
+		s, err = ParseSpec("again.yaml", text)
+	}
+	if err != nil || !reflect.DeepEqual(s, want) {
+		t.Errorf("%s came back as %+v, %v", text, s, err)
 	}
 	if (Spec{}).Validate() == nil {
 		t.Error("the zero spec is accepted")

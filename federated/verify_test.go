@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"flag"
 	"io/fs"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +16,7 @@ import (
 
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/federated/chunk"
+	"github.com/attestmesh/meshnode/federated/data"
 	"github.com/attestmesh/meshnode/federated/safetensors"
 	"github.com/attestmesh/meshnode/internal/identity"
 )
@@ -88,6 +92,50 @@ func TestVerifyWithoutUpdates(t *testing.T) {
 	}
 }
 
+var update = flag.Bool("update", false, "write testdata/job again")
+
+// The job in testdata was certified by an earlier release; it must verify for ever. It is
+// also what the command line's tests read.
+func TestKeptJobVerifies(t *testing.T) {
+	dir := filepath.Join("testdata", "job")
+	if *update {
+		writeKeptJob(t, dir)
+	}
+	r, err := Verify(os.DirFS(dir), VerifyOptions{GovernKeys: newMesh(t, "alpha/n1", "beta/n1", "gamma/n1").GovernKeys()})
+	if err != nil || !r.OK || !r.Complete || r.ReExecuted != 3 || r.ModelRoot.String() != keptModel {
+		t.Errorf("got %+v, %v", r, err)
+	}
+}
+
+// keptModel is the root of testdata/job/model.safetensors.
+const keptModel = "238a324033d4f3c0f53c8b4c3c4918a8b4828ad1ba4374071bda083088f0b93d"
+
+func writeKeptJob(t *testing.T, dir string) {
+	t.Helper()
+	m := newMesh(t, "alpha/n1", "beta/n1", "gamma/n1")
+	table := &data.Dataset{Source: "table", Features: 3}
+	for i := range 60 {
+		x := float64(i % 7)
+		table.X = append(table.X, x, 7-x, float64(i%5))
+		table.Labels = append(table.Labels, []string{"low", "high"}[i%7/4])
+	}
+	spec := m.give(table, 2)
+	spec.Name, spec.Model.Hidden = "kept", 4
+	job := m.submit(spec)
+	for range 3 {
+		m.round(job)
+	}
+	for name, f := range m.dir {
+		path := filepath.Join(dir, filepath.FromSlash(name))
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, f.Data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // clone copies a directory that a test spoils.
 func clone(dir fstest.MapFS) fstest.MapFS {
 	out := maps.Clone(dir)
@@ -116,18 +164,18 @@ func edit(t *testing.T, dir fstest.MapFS, change func(c *Certificate)) {
 func TestVerifyFinds(t *testing.T) {
 	m, _ := ran(t, DiscloseFull)
 	flip := func(dir fstest.MapFS, name string) { d := dir[name].Data; d[len(d)-1] ^= 1 }
-	update := UpdateFile(1, mustCert(t, m.dir, 1).Members[0].Ref)
+	gone := UpdateFile(1, mustCert(t, m.dir, 1).Members[0].Ref)
 	stranger := m.node("alpha/n1")
 	for name, tc := range map[string]struct {
 		code  attest.Code
 		spoil func(dir fstest.MapFS)
 	}{
-		"update":           {attest.CodeRootMismatch, func(d fstest.MapFS) { flip(d, update) }},
+		"update":           {attest.CodeRootMismatch, func(d fstest.MapFS) { flip(d, gone) }},
 		"round model":      {attest.CodeRootMismatch, func(d fstest.MapFS) { flip(d, RoundModelFile(1)) }},
 		"base model":       {attest.CodeRootMismatch, func(d fstest.MapFS) { flip(d, RoundModelFile(0)) }},
 		"final model":      {attest.CodeRootMismatch, func(d fstest.MapFS) { flip(d, ModelFile) }},
 		"final model gone": {attest.CodeUnavailable, func(d fstest.MapFS) { delete(d, ModelFile) }},
-		"update gone":      {attest.CodeUnavailable, func(d fstest.MapFS) { delete(d, update) }},
+		"update gone":      {attest.CodeUnavailable, func(d fstest.MapFS) { delete(d, gone) }},
 		"round gone":       {attest.CodeUnavailable, func(d fstest.MapFS) { delete(d, CertificateFile(1)) }},
 		"weight":           {attest.CodeBadSignature, func(d fstest.MapFS) { edit(t, d, func(c *Certificate) { c.Members[0].Examples++ }) }},
 		"salt":             {attest.CodeBadSignature, func(d fstest.MapFS) { edit(t, d, func(c *Certificate) { c.Members[0].Salt[0]++ }) }},

@@ -21,6 +21,12 @@ func TestScripts(t *testing.T) {
 			// A published log and its genesis, made by the tests of package audit.
 			published, err := filepath.Abs("../../audit/testdata/published")
 			env.Setenv("PUBLISHED", published)
+			if err != nil {
+				return err
+			}
+			// A job of three organisations, made by the tests of package federated.
+			job, err := filepath.Abs("../../federated/testdata/job")
+			env.Setenv("JOB", job)
 			return err
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
