@@ -153,7 +153,7 @@ func (n *Node) handleJob(w http.ResponseWriter, r *http.Request) {
 			http.NewResponseController(w).Flush()
 			last = line
 		}
-		if job.State == jobDone || job.State == jobFailed {
+		if job.ended() {
 			return
 		}
 		select {

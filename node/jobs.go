@@ -75,8 +75,10 @@ func (n *Node) describe(j federated.JobStatus) JobStatus {
 		for _, x := range c.Closed.Rejected {
 			r.Excluded = append(r.Excluded, x.Node.String())
 		}
-		if a, ok := n.work.accuracy[key]; ok {
+		if a, ok := n.work.accuracy[key]; ok && a >= 0 {
 			r.Accuracy = &a
+		} else {
+			r.Evaluating = !ok && c.Round > 0 && n.evaluates()
 		}
 		out.Committed = append(out.Committed, r)
 	}

@@ -75,14 +75,12 @@ func (m *Machine) apply(raw []byte) Applied {
 	}
 	leaves, out, err := m.dispatch(raw)
 	out.First, out.Count = m.tree.Size(), uint64(len(leaves))
-	for _, leaf := range leaves {
-		if err != nil {
-			break
-		}
-		var index uint64
-		if index, err = m.tree.Append(leaf); err == nil {
-			m.leaves[transparency.LeafHash(leaf)] = index
-		}
+	if err == nil {
+		// Together, so that no checkpoint falls between a decision and what it derives.
+		_, err = m.tree.AppendAll(leaves)
+	}
+	for i, leaf := range leaves {
+		m.leaves[transparency.LeafHash(leaf)] = out.First + uint64(i)
 	}
 	if err == nil && len(m.history) >= maxHistory {
 		err = fmt.Errorf("%d ordered commands are kept already", maxHistory)

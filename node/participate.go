@@ -356,33 +356,37 @@ func (n *Node) settle(ctx context.Context, job federated.JobStatus) {
 			delete(n.work.kept, key)
 		}
 		n.work.mu.Unlock()
-		if known || n.data == nil || n.data.Holdout == nil || c.Round == 0 {
+		if known || !n.evaluates() || c.Round == 0 {
 			continue
 		}
 		n.tasks.Go(func() {
-			if err := n.evaluate(ctx, job.Job, c); err != nil {
+			accuracy, err := n.evaluate(ctx, job.Job, c)
+			if err != nil {
 				n.log.Warn("not evaluated", "job", job.Job.ID, "round", c.Round, "error", err)
+				accuracy = notEvaluated
 			}
+			n.work.mu.Lock()
+			n.work.accuracy[key] = accuracy
+			n.work.mu.Unlock()
+			n.changed.notify()
 		})
 	}
 }
 
-func (n *Node) evaluate(ctx context.Context, job federated.Job, c federated.CommittedRound) error {
+// notEvaluated stands for an accuracy that could not be computed.
+const notEvaluated = -1
+
+// evaluates reports whether this node has hold-out data.
+func (n *Node) evaluates() bool { return n.data != nil && n.data.Holdout != nil }
+
+func (n *Node) evaluate(ctx context.Context, job federated.Job, c federated.CommittedRound) (float64, error) {
 	ctx, cancel := context.WithTimeout(ctx, submitTimeout)
 	defer cancel()
 	model, err := n.fetchBlob(ctx, c.ResultRoot)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	accuracy, err := job.Spec.Evaluate(model, n.data.Holdout)
-	if err != nil {
-		return err
-	}
-	n.work.mu.Lock()
-	n.work.accuracy[keptKey{job.ID, c.Round}] = accuracy
-	n.work.mu.Unlock()
-	n.changed.notify()
-	return nil
+	return job.Spec.Evaluate(model, n.data.Holdout)
 }
 
 // isRefused reports whether err is final: trying again would be refused again.

@@ -81,6 +81,9 @@ func (n *Node) publish(ctx context.Context) error {
 		return cosignature{cosigners[l.Peer()], line}, err
 	})
 	for _, c := range append(lines, cosignature{cosigners[n.self], own}) {
+		if c.by.Name == "" {
+			continue // its affirming result is not in the log yet
+		}
 		merged, err := transparency.Merge(note, c.line, c.by)
 		if err != nil {
 			n.log.Warn("bad cosignature", "cosigner", c.by.Name, "error", err)
@@ -234,11 +237,15 @@ func (n *Node) checkpointPolicy() transparency.Policy {
 	return p
 }
 
-// cosigners returns the seats' cosigner keys: those whose Credential is in the log.
+// cosigners returns the seats' cosigner keys that count: those whose Credential and
+// affirming result are in the log.
 func (n *Node) cosigners() map[identity.PeerID]transparency.Cosigner {
 	out := map[identity.PeerID]transparency.Cosigner{}
 	n.machine.View(func(s *consensus.State, _ *federated.Ledger) {
 		for _, seat := range s.Seats() {
+			if seat.Standing != consensus.StandingMeasured {
+				continue
+			}
 			c := seat.Credential
 			out[c.Peer] = transparency.Cosigner{Name: s.CosignerName(c.Ref(), c.BootSeq), Org: c.Organisation, Key: c.CosignerKey()}
 		}

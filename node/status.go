@@ -1,6 +1,7 @@
 package node
 
 import (
+	"slices"
 	"time"
 
 	"github.com/attestmesh/meshnode/attest"
@@ -122,6 +123,11 @@ type JobStatus struct {
 	WaitingFor   string           `json:"waiting_for,omitempty"`
 }
 
+// ended reports whether nothing about the job changes any more.
+func (j JobStatus) ended() bool {
+	return j.State == jobFailed || j.State == jobDone && !slices.ContainsFunc(j.Committed, func(r CommittedRound) bool { return r.Evaluating })
+}
+
 // CommittedRound is one finished round. Accuracy is on this node's own hold-out data and
 // absent where it has none; round 0 is the statistics round and has none either.
 type CommittedRound struct {
@@ -134,6 +140,7 @@ type CommittedRound struct {
 	BaseRoot     string    `json:"base_root"`
 	ResultRoot   string    `json:"result_root"`
 	Accuracy     *float64  `json:"accuracy,omitempty"`
+	Evaluating   bool      `json:"evaluating,omitempty"` // the accuracy is still to come
 	At           time.Time `json:"at"`
 }
 

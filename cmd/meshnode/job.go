@@ -121,7 +121,7 @@ func followJob(ctx context.Context, c *control, path string, asJSON bool, w io.W
 			continue
 		}
 		for _, r := range j.Committed {
-			if r.Round > shown {
+			if r.Round > shown && !r.Evaluating {
 				showRound(w, r)
 				shown = r.Round
 			}
@@ -156,6 +156,9 @@ func showRound(w io.Writer, r node.CommittedRound) {
 	accuracy := "no hold-out data"
 	if r.Accuracy != nil {
 		accuracy = fmt.Sprintf("accuracy %.3f", *r.Accuracy)
+	}
+	if r.Evaluating {
+		accuracy = "not evaluated yet"
 	}
 	if r.Round == 0 {
 		accuracy = "statistics"
