@@ -421,6 +421,85 @@ func TestJobRefused(t *testing.T) {
 	}
 }
 
+// A node that became a member after the round opened is in the next one, however good its
+// update.
+func TestLatecomer(t *testing.T) {
+	m := newMesh(t, append(five(), "alpha/n2")...)
+	job := m.submit(m.give(small(), 1))
+	late := m.node("alpha/n2")
+	m.gone[late.Peer] = true
+	o := m.open(job.ID, "")
+	delete(m.gone, late.Peer)
+	a := m.deliver(job, o)
+	d := m.delivery(late, o, late.work(t, job, o, nil))
+	if _, why := o.Admit(job.Spec, late.Peer, nil, d); why == nil || why.Code != attest.CodeNotParticipant {
+		t.Errorf("admitted: %v", why)
+	}
+	st, err := parseUpdate(d.Statement)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := st.predicate
+	entry := Accepted{u.Node, u.Peer, u.UpdateRoot, u.Examples, st.digest()}
+	a.accepted = slices.Insert(a.accepted, 1, entry) // after alpha/n1
+	a.statements = slices.Insert(a.statements, 1, d.Statement)
+	body, err := m.closeCommand(a)
+	m.refuse(attest.CodeNotParticipant, KindRoundClose, body, err)
+}
+
+// What trained must be what was attested.
+func TestCloseChecksTheTrainer(t *testing.T) {
+	for _, change := range []func(u *Update){
+		func(u *Update) { u.Measurement = "ef" },
+		func(u *Update) { u.Trainer = "mine" },
+	} {
+		m := newMesh(t, five()...)
+		job := m.submit(m.give(small(), 1))
+		o := m.open(job.ID, "")
+		a := m.deliver(job, o)
+		n := m.nodeOf(a.accepted[2].Peer)
+		u := o.UpdateStatement(n.Member, n.kept[0], salt(n, 0))
+		change(&u)
+		env, err := SignUpdate(n.signer, u)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.statements[2] = env.Marshal()
+		a.accepted[2].Statement = statement[Update]{u, env}.digest()
+		body, err := m.closeCommand(a)
+		m.refuse(attest.CodeMeasurementNotAllowed, KindRoundClose, body, err)
+	}
+}
+
+// Rounds and attempts are opened in turn, once.
+func TestOpenInTurn(t *testing.T) {
+	m := newMesh(t, five()...)
+	job := m.submit(m.give(small(), 2))
+	m.round(job)
+	m.open(job.ID, "")
+	for _, o := range []RoundOpen{
+		{Round: 0, Attempt: 1}, {Round: 0, Attempt: 2, Cause: "c"}, {Round: 1, Attempt: 1}, {Round: 1, Attempt: 3, Cause: "c"},
+		{Round: 2, Attempt: 1}, {Round: 2, Attempt: 2, Cause: "c"}, {Round: 1, Attempt: MaxAttempts + 1, Cause: "c"}, {Round: 1},
+	} {
+		o.Job = job.ID
+		body, err := OpenCommand(o)
+		m.refuse(attest.CodeStaleRound, KindRoundOpen, body, err)
+	}
+}
+
+// What was handed out of an open attempt does not change when the attempt goes on.
+func TestViewsDoNotChange(t *testing.T) {
+	m := newMesh(t, five()...)
+	job := m.submit(m.give(small(), 1))
+	before := m.status(job.ID)
+	o := m.open(job.ID, "")
+	body, err := m.closeCommand(m.deliver(job, o))
+	m.must(KindRoundClose, body, err)
+	if before.Open != nil || o.Closed != nil || m.status(job.ID).Open.Closed == nil {
+		t.Error("a view changed under its reader")
+	}
+}
+
 // The guard refuses what no honest node signed before it is stored.
 func TestGuardRefuses(t *testing.T) {
 	m := newMesh(t, five()...)

@@ -18,6 +18,7 @@ import (
 	"github.com/attestmesh/meshnode/federated/chunk"
 	"github.com/attestmesh/meshnode/federated/data"
 	"github.com/attestmesh/meshnode/federated/safetensors"
+	"github.com/attestmesh/meshnode/internal/envelope"
 	"github.com/attestmesh/meshnode/internal/identity"
 )
 
@@ -207,6 +208,12 @@ func TestVerifyFinds(t *testing.T) {
 			})
 		}},
 		"no close": {attest.CodeBadSignature, func(d fstest.MapFS) { edit(t, d, func(c *Certificate) { c.CloseEnvelope = nil }) }},
+		"close signature": {attest.CodeBadSignature, func(d fstest.MapFS) {
+			edit(t, d, func(c *Certificate) { c.CloseEnvelope = unsign(t, c.CloseEnvelope) })
+		}},
+		"update signature": {attest.CodeBadSignature, func(d fstest.MapFS) {
+			edit(t, d, func(c *Certificate) { c.Members[0].Statement = unsign(t, c.Members[0].Statement) })
+		}},
 		"leaf of another round": {attest.CodeBadSignature, func(d fstest.MapFS) {
 			edit(t, d, func(c *Certificate) { c.Leaf = mustCert(t, d, 2).Leaf })
 		}},
@@ -251,6 +258,62 @@ func mustCert(t *testing.T, dir fstest.MapFS, round uint32) *Certificate {
 		t.Fatal(err)
 	}
 	return c
+}
+
+// unsign spoils the first signature of an envelope and keeps its form.
+func unsign(t *testing.T, raw []byte) []byte {
+	t.Helper()
+	env, err := envelope.Parse(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	env.Signatures[0].Sig[0] ^= 1
+	return env.Marshal()
+}
+
+// Two honest histories of one job, which different participants' statistics tell apart:
+// a round of one does not follow on a round of the other.
+func TestVerifyFindsASplicedHistory(t *testing.T) {
+	history := func(without string) *fakeMesh {
+		m := newMesh(t, five()...)
+		job := m.submit(m.give(small(), 1))
+		m.finish(job, m.deliver(job, m.open(job.ID, "unreachable", m.node(without))))
+		m.round(job)
+		return m
+	}
+	a, b := history("alpha/n1"), history("beta/n1")
+	dir := clone(a.dir)
+	for name, f := range b.dir {
+		if !strings.Contains(name, "/0") && name != CertificateFile(0) {
+			dir[name] = f
+		}
+	}
+	r, err := Verify(dir, VerifyOptions{GovernKeys: a.GovernKeys()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.OK || !slices.ContainsFunc(r.Findings, func(f Finding) bool { return strings.HasPrefix(f.Message, "starts from ") }) {
+		t.Errorf("got %+v", r.Findings)
+	}
+}
+
+// The job's id does not cover its signatures: whoever takes one away shows a member whose
+// organisation did not agree.
+func TestVerifyFindsUnsignedMembers(t *testing.T) {
+	m, _ := ran(t, DiscloseFull)
+	c := mustCert(t, m.dir, 0)
+	env, err := envelope.Parse(c.JobEnvelope)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range env.Signatures {
+		less := envelope.Envelope{Payload: env.Payload, Signatures: slices.Delete(slices.Clone(env.Signatures), i, i+1)}
+		c.JobEnvelope = less.Marshal()
+		r := VerifyOne(m.dir, c, VerifyOptions{GovernKeys: m.GovernKeys()})
+		if r.OK || len(r.Signers) != 4 || !strings.Contains(r.Findings[0].Message, "did not sign the job") {
+			t.Errorf("got %+v", r)
+		}
+	}
 }
 
 // A lying aggregator, whom everybody but the arithmetic believes: it signs a result that
