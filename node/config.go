@@ -1,11 +1,17 @@
 package node
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/url"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/attestmesh/meshnode/internal/identity"
 	"github.com/attestmesh/meshnode/internal/strictyaml"
@@ -95,6 +101,10 @@ func (e *ConfigError) Unwrap() error { return e.Err }
 func LoadConfig(path string) (Config, error) {
 	var c Config
 	if err := strictyaml.ReadFile(path, &c); err != nil {
+		var missing *fs.PathError
+		if errors.As(err, &missing) {
+			return Config{}, &ConfigError{Err: err, Remedy: "name the node's configuration file with --config FILE"}
+		}
 		return Config{}, &ConfigError{Err: err, Remedy: "mend the file; meshnode config check FILE checks it without starting"}
 	}
 	base := filepath.Dir(path)
@@ -121,13 +131,13 @@ func (c *Config) Validate() *ConfigError {
 		{"organisation", c.Organisation.Validate(), "use the organisation's id in genesis"},
 		{"node", c.Node.Validate(), "use the name that the enroller lists"},
 		{"roles", checkRoles(c.Roles), "list seat, trainer, aggregator as the enroller grants them"},
-		{"data", required(c.Data), "name a directory for this node alone"},
+		{"data", c.checkData(), "name a directory for this node alone, with a short path"},
 		{"listen", checkListen(c.Listen), "use /ip4/ADDRESS/tcp/PORT"},
 		{"public", checkHostPort(c.Public), "use ADDRESS:PORT"},
-		{"peers", checkURLs(c.Peers, "http", "https"), "list the other nodes' public URLs"},
-		{"enroller.url", checkURLs([]string{c.Enroller.URL}, "https"), "copy url from enroll serve's ready line"},
+		{"peers", c.checkPeers(), "list the other nodes' public URLs, each once, as http://ADDRESS:PORT"},
+		{"enroller.url", checkURL(c.Enroller.URL, "https"), "copy url from enroll serve's ready line"},
 		{"enroller.spki", checkSPKI(c.Enroller.SPKI), "copy spki from enroll serve's ready line"},
-		{"attester.sim", required(c.Attester.Sim), "name the sim platform's socket"},
+		{"attester.sim", checkSocket(c.Attester.Sim), "copy socket from sim-platform's ready line"},
 		{"training.data", c.checkTraining(), "a trainer needs its own CSV file"},
 	} {
 		if check.err != nil {
@@ -189,30 +199,79 @@ func checkListen(addrs []string) error {
 }
 
 func checkHostPort(s string) error {
-	if _, _, err := net.SplitHostPort(s); err != nil {
+	if s == "" {
+		return fmt.Errorf("is missing")
+	}
+	_, port, err := net.SplitHostPort(s)
+	if err != nil {
 		return fmt.Errorf("%q: %w", s, err)
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return fmt.Errorf("%q: port %q is not a number up to 65535", s, port)
 	}
 	return nil
 }
 
-func checkURLs(urls []string, schemes ...string) error {
-	for _, s := range urls {
-		u, err := url.Parse(s)
-		if err != nil {
+// checkURL wants SCHEME://HOST:PORT and nothing after it: paths are the protocol's own.
+func checkURL(s string, schemes ...string) error {
+	if s == "" {
+		return fmt.Errorf("is missing")
+	}
+	u, err := url.Parse(s)
+	if err != nil {
+		return err
+	}
+	if u.Host == "" || !slices.Contains(schemes, u.Scheme) {
+		return fmt.Errorf("%q is not a URL of scheme %s", s, strings.Join(schemes, " or "))
+	}
+	if u.Path != "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+		return fmt.Errorf("%q has more than an address and a port", s)
+	}
+	return nil
+}
+
+// checkPeers wants other nodes, each once.
+func (c *Config) checkPeers() error {
+	for i, s := range c.Peers {
+		if err := checkURL(s, "http", "https"); err != nil {
 			return err
 		}
-		if u.Host == "" || !slices.Contains(schemes, u.Scheme) {
-			return fmt.Errorf("%q is not a URL of scheme %v", s, schemes)
+		if s == "http://"+c.Public {
+			return fmt.Errorf("%q is this node's own public address", s)
+		}
+		if slices.Contains(c.Peers[:i], s) {
+			return fmt.Errorf("%q is listed twice", s)
 		}
 	}
 	return nil
 }
 
 func checkSPKI(s string) error {
-	if len(s) != 64 {
-		return fmt.Errorf("got %d characters, want 64 of hex", len(s))
+	if raw, err := hex.DecodeString(s); err != nil || len(raw) != sha256.Size || s != strings.ToLower(s) {
+		return fmt.Errorf("%.70q is no SHA-256: want 64 characters of lower-case hex", s)
 	}
 	return nil
+}
+
+// maxSocketPath is what sockaddr_un holds, less the final zero.
+const maxSocketPath = 107
+
+func checkSocket(path string) error {
+	if path == "" {
+		return fmt.Errorf("is missing")
+	}
+	if len(path) > maxSocketPath {
+		return fmt.Errorf("%s: %d bytes, a unix socket's path has at most %d", path, len(path), maxSocketPath)
+	}
+	return nil
+}
+
+// checkData wants a path at which the control socket can be made.
+func (c *Config) checkData() error {
+	if c.Data == "" {
+		return fmt.Errorf("is missing")
+	}
+	return checkSocket(c.SocketPath())
 }
 
 func (c *Config) checkTraining() error {

@@ -58,8 +58,8 @@ const submitTimeout = 20 * time.Second
 // listenControl makes the socket; a stale one of a dead process is replaced (the data
 // directory's lock says that it is dead).
 func listenControl(path string) (net.Listener, error) {
-	if len(path) > 107 {
-		return nil, fmt.Errorf("%s: %d bytes, a unix socket path has at most 107; use a shorter data directory", path, len(path))
+	if err := checkSocket(path); err != nil {
+		return nil, err
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err

@@ -1,10 +1,14 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"fmt"
+	"io"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/attest/sevsnp"
@@ -12,23 +16,23 @@ import (
 	"github.com/attestmesh/meshnode/attest/tdx"
 	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/enroll"
+	"github.com/attestmesh/meshnode/internal/envelope"
 )
 
 // SystemDeps makes what a configured node needs from this machine: genesis, data, the
 // attester and the schemes that genesis has roots for. It reads files and connects to
 // nothing; its errors are *ConfigError.
 func SystemDeps(cfg Config) (Deps, error) {
-	raw, err := os.ReadFile(cfg.Genesis)
+	g, err := readGenesis(cfg.Genesis)
 	if err != nil {
-		return Deps{}, &ConfigError{Field: "genesis", Err: err, Remedy: "copy the mesh's signed genesis file here"}
-	}
-	g, err := consensus.ParseGenesis(raw)
-	if err != nil {
-		return Deps{}, &ConfigError{File: cfg.Genesis, Err: err, Remedy: "every founding organisation must sign it: meshnode genesis sign"}
+		return Deps{}, err
 	}
 	org, ok := g.Organisation(cfg.Organisation)
 	if !ok {
-		return Deps{}, &ConfigError{Field: "organisation", Err: fmt.Errorf("%q is not in genesis %s", cfg.Organisation, cfg.Genesis), Remedy: "use an organisation's id in genesis"}
+		return Deps{}, &ConfigError{Field: "organisation", Err: fmt.Errorf("%q is not in genesis %s", cfg.Organisation, cfg.Genesis), Remedy: "use an organisation's id in genesis, or the genesis of the mesh you mean"}
+	}
+	if err := checkKind(cfg, g, attest.KindSim); err != nil {
+		return Deps{}, err
 	}
 	schemes, err := systemSchemes(g)
 	if err != nil {
@@ -48,6 +52,43 @@ func SystemDeps(cfg Config) (Deps, error) {
 			}}
 		},
 	}, nil
+}
+
+// readGenesis reads a genesis that every founding organisation has signed.
+func readGenesis(path string) (*consensus.Genesis, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, &ConfigError{Field: "genesis", Err: err, Remedy: "copy the mesh's signed genesis file here"}
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(io.LimitReader(f, envelope.MaxSize+2))
+	if err != nil {
+		return nil, &ConfigError{Field: "genesis", Err: err, Remedy: "name the mesh's signed genesis file"}
+	}
+	g, err := consensus.ParseGenesis(bytes.TrimSuffix(raw, []byte("\n"))) // an editor may have added a newline
+	if err != nil {
+		remedy := "use the genesis file that all founding organisations signed"
+		if r := consensus.ReasonOf(err); r != nil && r.Code == attest.CodeThreshold {
+			remedy = "have every founding organisation sign it: meshnode genesis sign " + path + " --key KEY"
+		}
+		return nil, &ConfigError{Field: "genesis", Err: fmt.Errorf("%s: %w", path, err), Remedy: remedy}
+	}
+	return g, nil
+}
+
+// checkKind demands that genesis admits nodes with this kind of evidence to the roles
+// that are asked for.
+func checkKind(cfg Config, g *consensus.Genesis, kind string) error {
+	for _, r := range []struct {
+		role  string
+		kinds []string
+	}{{RoleMember, g.Kinds.Member}, {RoleSeat, g.Kinds.Seat}, {RoleAggregator, g.Kinds.Aggregator}} {
+		if cfg.HasRole(r.role) && !slices.Contains(r.kinds, kind) {
+			return &ConfigError{Field: "attester", Err: fmt.Errorf("evidence of kind %s, but genesis admits %s to the role %s", kind, strings.Join(r.kinds, ", "), r.role),
+				Remedy: "attest with a kind that genesis admits, or ask for fewer roles"}
+		}
+	}
+	return nil
 }
 
 // systemSchemes returns a scheme for every kind that can be verified: the hardware ones

@@ -27,7 +27,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -173,7 +172,7 @@ func Run(ctx context.Context, cfg Config, deps Deps) error {
 	if deps.Ready != nil {
 		r := Ready{Node: n.ref.String(), Peer: n.self.String(), Mesh: n.mesh.Addrs()}
 		if dirs.public != nil {
-			r.Socket, r.Public = cfg.SocketPath(), "http://"+dirs.public.Addr().String()
+			r.Socket, r.Public = absolute(cfg.SocketPath()), "http://"+dirs.public.Addr().String()
 		}
 		deps.Ready(r)
 	}
@@ -440,54 +439,4 @@ func (n *Node) kinds() []string {
 		out = append(out, k)
 	}
 	return out
-}
-
-// dirs is what a node has open on disk and on the network besides the mesh.
-type dirs struct {
-	log, blobs      *durable.Dir
-	control, public net.Listener
-	release         func()
-}
-
-func (d *dirs) close() {
-	for _, l := range []net.Listener{d.control, d.public} {
-		if l != nil {
-			l.Close()
-		}
-	}
-	if d.release != nil {
-		d.release()
-	}
-}
-
-// openDirs takes the data directory for this process and opens the listeners. Each boot
-// has its own log directory: a tree starts empty, and older logs stay for audits.
-func (n *Node) openDirs(cfg Config, deps Deps) (*dirs, error) {
-	d := &dirs{}
-	if deps.InMemory {
-		return d, nil
-	}
-	data, err := durable.Open(cfg.Data)
-	if err != nil {
-		return nil, &ConfigError{Field: "data", Err: err, Remedy: "name a directory that this user can write"}
-	}
-	if d.release, err = data.Lock(); err != nil {
-		return nil, &ConfigError{Field: "data", Err: err, Remedy: "stop the other process, or give this node a directory of its own"}
-	}
-	if d.public, err = net.Listen("tcp", cfg.Public); err != nil {
-		d.close()
-		return nil, &ConfigError{Field: "public", Err: err, Remedy: "choose a free address; another process may hold the port"}
-	}
-	boot := fmt.Sprintf("boot-%d", n.now().UnixMilli())
-	if d.log, err = data.Sub(boot + "/log"); err == nil {
-		d.blobs, err = data.Sub(boot + "/blobs")
-	}
-	if err == nil {
-		d.control, err = listenControl(cfg.SocketPath())
-	}
-	if err != nil {
-		d.close()
-		return nil, &ConfigError{Field: "data", Err: err, Remedy: "look at the directory's permissions and path length"}
-	}
-	return d, nil
 }

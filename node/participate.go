@@ -39,6 +39,10 @@ func loadTraining(cfg Config) (*TrainingData, error) {
 		}
 		*f.into = d
 	}
+	if t.Train != nil && t.Holdout != nil && t.Train.Features != t.Holdout.Features {
+		return nil, &ConfigError{Field: "training.holdout", Err: fmt.Errorf("%s has %d features, %s has %d", t.Holdout.Source, t.Holdout.Features, t.Train.Source, t.Train.Features),
+			Remedy: "name two parts of one data set"}
+	}
 	return t, nil
 }
 

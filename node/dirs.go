@@ -1,0 +1,135 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+
+	"github.com/attestmesh/meshnode/internal/durable"
+	"github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
+)
+
+// dirs is what a node has open on disk and on the network besides the mesh.
+type dirs struct {
+	data            *durable.Dir
+	log, blobs      *durable.Dir
+	control, public net.Listener
+	release         func()
+}
+
+func (d *dirs) close() {
+	for _, l := range []net.Listener{d.control, d.public} {
+		if l != nil {
+			l.Close()
+		}
+	}
+	if d.release != nil {
+		d.release()
+	}
+}
+
+// openDirs takes the data directory for this process and opens the listeners. What can
+// fail is tried before anything is made: a node that does not start leaves nothing behind.
+// Each boot has its own log directory: a tree starts empty, and older logs stay for audits.
+func (n *Node) openDirs(cfg Config, deps Deps) (d *dirs, err error) {
+	d = &dirs{}
+	if deps.InMemory {
+		return d, nil
+	}
+	defer func() {
+		if err != nil {
+			d.close()
+		}
+	}()
+	exists, err := checkDataDir(cfg.Data)
+	if err != nil {
+		return nil, err
+	}
+	if exists {
+		if err := d.take(cfg.Data); err != nil {
+			return nil, err
+		}
+	}
+	for _, addr := range cfg.Listen {
+		if err := probeListen(addr); err != nil {
+			return nil, &ConfigError{Field: "listen", Err: err, Remedy: "choose a free address; another process may hold the port"}
+		}
+	}
+	if d.public, err = net.Listen("tcp", cfg.Public); err != nil {
+		return nil, &ConfigError{Field: "public", Err: err, Remedy: "choose a free address; another process may hold the port"}
+	}
+	if !exists {
+		if err := d.take(cfg.Data); err != nil {
+			return nil, err
+		}
+	}
+	boot := fmt.Sprintf("boot-%d", n.now().UnixMilli())
+	if d.log, err = d.data.Sub(boot + "/log"); err == nil {
+		d.blobs, err = d.data.Sub(boot + "/blobs")
+	}
+	if err == nil {
+		d.control, err = listenControl(cfg.SocketPath())
+	}
+	if err != nil {
+		return nil, &ConfigError{Field: "data", Err: err, Remedy: "look at the directory's permissions and the disk"}
+	}
+	return d, nil
+}
+
+// take makes the directory where it is absent and locks it for this process.
+func (d *dirs) take(path string) (err error) {
+	if d.data, err = durable.Open(path); err != nil {
+		return &ConfigError{Field: "data", Err: err, Remedy: "name a directory that this user can write"}
+	}
+	if d.release, err = d.data.Lock(); err != nil {
+		return &ConfigError{Field: "data", Err: err, Remedy: "stop the other process, or give this node a directory of its own"}
+	}
+	return nil
+}
+
+// absolute is for people and programs that work in another directory.
+func absolute(path string) string {
+	if abs, err := filepath.Abs(path); err == nil {
+		return abs
+	}
+	return path
+}
+
+// checkDataDir reports whether the data directory exists. Nobody else may write into it:
+// they could put their own control socket there.
+func checkDataDir(path string) (exists bool, err error) {
+	st, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return false, nil
+	case err != nil:
+		return false, &ConfigError{Field: "data", Err: err, Remedy: "name a directory that this user can write"}
+	case !st.IsDir():
+		return false, &ConfigError{Field: "data", Err: fmt.Errorf("%s: is not a directory", path), Remedy: "name a directory for this node alone"}
+	case st.Mode().Perm()&0o022 != 0:
+		return false, &ConfigError{Field: "data", Err: fmt.Errorf("%s: mode %04o lets others write into it", path, st.Mode().Perm()), Remedy: "chmod 700 " + path}
+	}
+	return true, nil
+}
+
+// probeListen reports whether addr, a multiaddr of a TCP port, can be listened on. The
+// mesh listens only once the node is enrolled, and would find out too late.
+func probeListen(addr string) error {
+	m, err := multiaddr.NewMultiaddr(addr)
+	if err != nil {
+		return err
+	}
+	network, address, err := manet.DialArgs(m)
+	if err != nil {
+		return err
+	}
+	l, err := net.Listen(network, address)
+	if err != nil {
+		return err
+	}
+	return l.Close()
+}
