@@ -233,6 +233,9 @@ func (j jobView) accuracies() []float64 {
 func (j jobView) summary() string {
 	s := fmt.Sprintf("job %s, round %d of %d, attempt %d, %s, aggregator %s, participants %s",
 		j.State, j.Round, j.Rounds, j.Attempt, j.Phase, j.Aggregator, strings.Join(j.Participants, " "))
+	if len(j.Committed) > 0 {
+		s += fmt.Sprintf(", %d rounds committed, %d accuracies", max(0, j.lastCommitted()), len(j.accuracies()))
+	}
 	if j.WaitingFor != "" {
 		s += ", waiting for " + j.WaitingFor
 	}

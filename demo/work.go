@@ -165,13 +165,33 @@ func (w *watch) line(line []byte) {
 	defer w.mu.Unlock()
 	w.strike(v)
 	w.view = v
-	for _, c := range v.Committed {
-		if c.Round > w.told {
+	w.tellCommitted(false)
+	if v.lastCommitted() > w.told {
+		time.AfterFunc(accuracyGrace, w.tellAnyway)
+	}
+	w.notify()
+}
+
+// accuracyGrace is how long the line of a committed round waits for its accuracy, which
+// nodes measure after the commit.
+const accuracyGrace = 700 * time.Millisecond
+
+func (w *watch) tellAnyway() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.d.ctx.Err() == nil {
+		w.tellCommitted(true)
+	}
+}
+
+// tellCommitted tells the committed rounds in order. mu is held.
+func (w *watch) tellCommitted(anyway bool) {
+	for _, c := range w.view.Committed {
+		if c.Round == w.told+1 && (c.Accuracy != nil || anyway) {
 			w.told = c.Round
 			w.tell(c)
 		}
 	}
-	w.notify()
 }
 
 // strike kills the aggregator of a round in the moment the round is first seen open, if
@@ -369,32 +389,59 @@ func (d *director) mourned(n node) error {
 
 // complete waits for the last round and for every survivor to hold the same model.
 func (d *director) complete() error {
-	done := func(v jobView) bool { return v.State == "done" }
-	if err := d.watch.until("the last round", d.pace(d.opts.Rounds), done); err != nil {
+	if err := d.watch.until("the last round", d.pace(d.opts.Rounds), func(v jobView) bool { return v.State == "done" }); err != nil {
 		return err
-	}
-	last := d.watch.latest()
-	if d.report.Accuracy = last.accuracies(); len(d.report.Accuracy) != d.opts.Rounds {
-		return fmt.Errorf("the job is done with %d accuracies, want one for each of %d rounds", len(d.report.Accuracy), d.opts.Rounds)
 	}
 	roots := map[string][]string{}
 	for _, n := range d.survivors() {
-		var root string
 		if err := d.awaitJob(n, "the finished job", func(v jobView) (bool, error) {
-			root = v.ModelRoot
-			return v.State == "done" && root != "", nil
+			d.report.ModelRoot = v.ModelRoot
+			return v.State == "done" && v.ModelRoot != "", nil
 		}); err != nil {
 			return err
 		}
-		roots[root] = append(roots[root], n.ref())
-		d.report.ModelRoot = root
+		roots[d.report.ModelRoot] = append(roots[d.report.ModelRoot], n.ref())
 	}
 	if len(roots) != 1 {
 		return fmt.Errorf("the surviving nodes hold different models: %v", roots)
 	}
+	if err := d.measure(); err != nil {
+		return err
+	}
 	d.say.step(fmt.Sprintf("job done; %d surviving nodes hold the same model, root %s", len(d.survivors()), short(d.report.ModelRoot)),
 		d.hand("job", "show", d.jobID, "--node", d.lay.socket(d.survivors()[0])))
+	d.say.detail("accuracy by round: %.3f", d.report.Accuracy)
 	return nil
+}
+
+// measure waits until one survivor knows the accuracy of every round. A node measures
+// after the commit, and only the models that it could fetch.
+func (d *director) measure() error {
+	survivors := d.survivors()
+	turn := 0
+	return d.await(wait{what: "the accuracy of every round", within: roundGrace, log: d.lay.nodeLog(survivors[0]),
+		probe: func(ctx context.Context) (bool, string, error) {
+			n := survivors[turn%len(survivors)]
+			turn++
+			var v jobView
+			if err := d.run.runJSON(ctx, &v, d.meshnode("job", "show", d.jobID, "--node", d.lay.socket(n), "--json")...); err != nil {
+				return false, "", err
+			}
+			d.report.Accuracy = v.accuracies()
+			if len(d.report.Accuracy) != d.opts.Rounds {
+				return false, n.ref() + ": " + v.summary(), nil
+			}
+			d.watch.finish(v)
+			return true, "", nil
+		}})
+}
+
+// finish tells what the follower, which ends with the job, was too early for.
+func (w *watch) finish(v jobView) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.view = v
+	w.tellCommitted(true)
 }
 
 func refs(nodes []node) []string {
