@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"runtime"
 	"testing"
 	"time"
 
@@ -270,5 +271,19 @@ func TestStoreKeepsWhatIsCommitted(t *testing.T) {
 	}
 	if m, ok := w.latest(); !ok || m.index != 1 {
 		t.Fatalf("latest configuration at %d, want 1: that of 10 is gone", m.index)
+	}
+}
+
+// A short configuration that claims four billion servers must not cost their memory.
+func TestConfigurationAllocatesWhatItHolds(t *testing.T) {
+	data := append([]byte("\x81\xa7Servers\xdd\xff\xff\xff\xff"), make([]byte, 100)...)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	if _, err := decodeConfiguration(data); err == nil {
+		t.Fatal("accepted")
+	}
+	runtime.ReadMemStats(&after)
+	if grown := after.TotalAlloc - before.TotalAlloc; grown > 1<<20 {
+		t.Fatalf("allocated %d bytes for %d", grown, len(data))
 	}
 }

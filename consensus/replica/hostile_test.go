@@ -129,6 +129,33 @@ func (c *cluster) assault(t *testing.T, a attack, sender identity.PeerID, r *Rep
 	}
 }
 
+// Before the first commit nothing counts as committed but the founding configuration.
+func TestFoundingWindow(t *testing.T) {
+	for _, a := range attacks() {
+		if a.name != "rewrite of the founding configuration" {
+			continue
+		}
+		bubble(t, 1, 2, func(t *testing.T, c *cluster) {
+			r := c.replicas[0]
+			if s := r.Stats(); s.CommitIndex != 0 || s.LastIndex != 1 {
+				t.Fatalf("not founding any more: %+v", s)
+			}
+			evil := c.attacker(c.ids[1], r)
+			defer evil.rwc.Close()
+			if reply, err := evil.send(a.request(standing{term: r.Term(), last: 1, lastTerm: 1})); err != nil {
+				t.Fatal(err)
+			} else if _, refused := reply.(refusal); !refused {
+				t.Fatalf("answered %+v", reply)
+			}
+			if got := r.Voters(); len(got) != 3 {
+				t.Fatalf("voters are %v", got)
+			}
+		})
+		return
+	}
+	t.Fatal("the attack is gone")
+}
+
 // A peer may lie in replies, too. A stock raft takes over any term it is told.
 func TestHostileReplies(t *testing.T) {
 	t.Run("stock", func(t *testing.T) {
@@ -271,6 +298,25 @@ func TestEvictedPeerLosesItsStream(t *testing.T) {
 			t.Fatalf("got %+v, %v, want the end of the stream", reply, err)
 		}
 		a.rwc.Close()
+	})
+}
+
+// A stranger's stream ends before a byte of it is read, and so does one of ourselves.
+func TestStrangersGetNoStream(t *testing.T) {
+	bubble(t, 2, 1, func(t *testing.T, c *cluster) {
+		c.commit("a=1")
+		l := c.leader()
+		for _, id := range []identity.PeerID{peerOf(99), l.cfg.Self} {
+			here, there := c.net.pipe(id, l.cfg.Self)
+			c.net.accepts.Go(func() { l.Serve(id, there) })
+			start := time.Now()
+			if n, err := here.Read(make([]byte, 1)); n != 0 || err == nil {
+				t.Errorf("read %d bytes, %v", n, err)
+			}
+			if took := time.Since(start); took > 0 {
+				t.Errorf("the stream was kept for %v", took)
+			}
+		}
 	})
 }
 

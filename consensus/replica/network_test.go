@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -380,9 +381,9 @@ func (c *cluster) agree(machines ...*kv) {
 		machines = c.machines
 	}
 	eventually(c.t, "agreement", func() bool {
-		first := strings.Join(machines[0].history(), "\n")
+		first := machines[0].history()
 		for _, m := range machines[1:] {
-			if strings.Join(m.history(), "\n") != first {
+			if !slices.Equal(m.history(), first) {
 				return false
 			}
 		}

@@ -285,14 +285,10 @@ func (r *Replica) RemoveServer(ctx context.Context, peer identity.PeerID) error 
 	if !slices.ContainsFunc(latest.configuration.Servers, func(s raft.Server) bool { return s.ID == id }) {
 		return nil
 	}
-	return r.remove(ctx, peer, latest.index)
-}
-
-// remove takes peer out if the newest configuration is still the one at index. (Raft's own
-// GetConfiguration cannot tell the index: in v1.8.0 it is always 0, which compares nothing.)
-func (r *Replica) remove(ctx context.Context, peer identity.PeerID, index uint64) error {
 	return r.submit(ctx, func(wait time.Duration) error {
-		return r.raft.RemoveServer(raft.ServerID(peer.String()), index, wait).Error()
+		// Raft's own GetConfiguration cannot tell the index: in v1.8.0 it is always 0, which
+		// compares nothing.
+		return r.raft.RemoveServer(id, latest.index, wait).Error()
 	})
 }
 

@@ -291,22 +291,37 @@ func TestRemoveLeader(t *testing.T) {
 	})
 }
 
-// Of two removals decided on the same configuration one must not happen.
+// Of two removals decided on the same configuration one must not happen. Raft's main loop
+// is held in the store while both are decided.
 func TestRemoveServerComparesConfiguration(t *testing.T) {
-	bubble(t, 5, 0, func(t *testing.T, c *cluster) {
-		c.commit("a=1")
-		l := c.leader()
-		others := without(c.ids, l.cfg.Self)
-		seen, _ := l.store.latest()
-		if err := l.remove(t.Context(), others[0], seen.index); err != nil {
-			t.Fatal(err)
+	synctest.Test(t, func(t *testing.T) {
+		s := &faultyStore{fail: make(chan error), hang: make(chan struct{})}
+		c := faulty(t, s)
+		defer c.close()
+		l := c.replicas[0]
+		errs := make(chan error, 3)
+		go func() {
+			_, err := l.Apply(t.Context(), []byte("a=1"))
+			errs <- err
+		}()
+		synctest.Wait()
+		for _, p := range c.ids[1:] {
+			go func() { errs <- l.RemoveServer(t.Context(), p) }()
 		}
-		err := l.remove(t.Context(), others[1], seen.index)
-		if err == nil || errors.Is(err, ErrUnknownOutcome) || !strings.Contains(err.Error(), "configuration changed") {
-			t.Fatalf("got %v, want the refusal of a stale decision", err)
+		synctest.Wait()
+		close(s.hang)
+		stale := 0
+		for range 3 {
+			switch err := <-errs; {
+			case err == nil:
+			case strings.Contains(err.Error(), "configuration changed") && !errors.Is(err, ErrUnknownOutcome):
+				stale++
+			default:
+				t.Errorf("unexpected: %v", err)
+			}
 		}
-		if got := l.Voters(); len(got) != 4 {
-			t.Fatalf("voters are %v", got)
+		if stale != 1 || len(l.Voters()) != 2 {
+			t.Fatalf("%d removals were stale, %d voters are left; want 1 and 2", stale, len(l.Voters()))
 		}
 	})
 }

@@ -293,7 +293,8 @@ func faulty(t *testing.T, s *faultyStore) *cluster {
 		if l == c.replicas[0] {
 			return true
 		}
-		l.raft.LeadershipTransfer().Error()
+		first := c.ids[0].String()
+		l.raft.LeadershipTransferToServer(raft.ServerID(first), raft.ServerAddress(first)).Error()
 		return false
 	})
 	return c
