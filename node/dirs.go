@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/attestmesh/meshnode/internal/durable"
 	"github.com/multiformats/go-multiaddr"
@@ -35,39 +36,42 @@ func (d *dirs) close() {
 // openDirs takes the data directory for this process and opens the listeners. What can
 // fail is tried before anything is made: a node that does not start leaves nothing behind.
 // Each boot has its own log directory: a tree starts empty, and older logs stay for audits.
-func (n *Node) openDirs(cfg Config, deps Deps) (d *dirs, err error) {
-	d = &dirs{}
+func (n *Node) openDirs(cfg Config, deps Deps) (*dirs, error) {
+	d := &dirs{}
 	if deps.InMemory {
 		return d, nil
 	}
-	defer func() {
-		if err != nil {
-			d.close()
-		}
-	}()
+	if err := d.open(cfg, n.now()); err != nil {
+		d.close()
+		return nil, err
+	}
+	return d, nil
+}
+
+func (d *dirs) open(cfg Config, now time.Time) error {
 	exists, err := checkDataDir(cfg.Data)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if exists {
 		if err := d.take(cfg.Data); err != nil {
-			return nil, err
-		}
-	}
-	for _, addr := range cfg.Listen {
-		if err := probeListen(addr); err != nil {
-			return nil, &ConfigError{Field: "listen", Err: err, Remedy: "choose a free address; another process may hold the port"}
+			return err
 		}
 	}
 	if d.public, err = net.Listen("tcp", cfg.Public); err != nil {
-		return nil, &ConfigError{Field: "public", Err: err, Remedy: "choose a free address; another process may hold the port"}
+		return &ConfigError{Field: "public", Err: err, Remedy: "choose a free address; another process may hold the port"}
+	}
+	for _, addr := range cfg.Listen {
+		if err := probeListen(addr); err != nil {
+			return &ConfigError{Field: "listen", Err: err, Remedy: "choose a free address; another process may hold the port"}
+		}
 	}
 	if !exists {
 		if err := d.take(cfg.Data); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	boot := fmt.Sprintf("boot-%d", n.now().UnixMilli())
+	boot := fmt.Sprintf("boot-%d", now.UnixMilli())
 	if d.log, err = d.data.Sub(boot + "/log"); err == nil {
 		d.blobs, err = d.data.Sub(boot + "/blobs")
 	}
@@ -75,9 +79,9 @@ func (n *Node) openDirs(cfg Config, deps Deps) (d *dirs, err error) {
 		d.control, err = listenControl(cfg.SocketPath())
 	}
 	if err != nil {
-		return nil, &ConfigError{Field: "data", Err: err, Remedy: "look at the directory's permissions and the disk"}
+		return &ConfigError{Field: "data", Err: err, Remedy: "look at the directory's permissions and the disk"}
 	}
-	return d, nil
+	return nil
 }
 
 // take makes the directory where it is absent and locks it for this process.

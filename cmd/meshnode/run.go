@@ -23,13 +23,13 @@ func runCommand() *cobra.Command {
 			}
 			cfg, err := node.LoadConfig(config)
 			if err != nil {
-				return configFailure(err)
+				return configFailure(config, err)
 			}
 			deps, err := node.SystemDeps(cfg)
 			if err != nil {
-				return configFailure(err)
+				return configFailure(config, err)
 			}
-			deps.Log = slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), nil))
+			deps.Log = slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 			deps.Ready = func(r node.Ready) {
 				if asJSON {
 					_ = printJSON(cmd.OutOrStdout(), r)
@@ -37,7 +37,7 @@ func runCommand() *cobra.Command {
 				}
 				fmt.Fprintf(cmd.OutOrStdout(), "node %s is up as %s\n  control socket %s\n  public %s\n", r.Node, r.Peer, r.Socket, r.Public)
 			}
-			return configFailure(node.Run(cmd.Context(), cfg, deps))
+			return configFailure(config, node.Run(cmd.Context(), cfg, deps))
 		},
 	}
 	cmd.Flags().StringVar(&config, "config", "", "the node's configuration (YAML)")
@@ -56,11 +56,11 @@ func configCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cfg, err := node.LoadConfig(args[0])
 			if err != nil {
-				return configFailure(err)
+				return configFailure(args[0], err)
 			}
 			deps, err := node.SystemDeps(cfg)
 			if err != nil {
-				return configFailure(err)
+				return configFailure(args[0], err)
 			}
 			if asJSON {
 				return printJSON(cmd.OutOrStdout(), map[string]any{"ok": true, "node": cfg.Ref().String(), "mesh_id": deps.Genesis.MeshID().String()})
@@ -74,13 +74,17 @@ func configCommand() *cobra.Command {
 	return cmd
 }
 
-// configFailure turns the mistakes that an operator can mend into exit 2 with the remedy.
-func configFailure(err error) error {
+// configFailure turns the mistakes that an operator can mend in the configuration file, or
+// in what it names, into exit 2 with the remedy.
+func configFailure(file string, err error) error {
 	var mistake *node.ConfigError
 	switch {
 	case err == nil:
 		return nil
 	case errors.As(err, &mistake):
+		if mistake.File == "" && mistake.Field != "" {
+			mistake.File = file
+		}
 		return usageError(mistake.Remedy, "%v", mistake)
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, os.ErrPermission):
 		return usageError("check the path and its permissions", "%v", err)

@@ -59,11 +59,31 @@ func Decode(name string, data []byte, v any) error {
 	return nil
 }
 
-var unknownField = regexp.MustCompile(`field (\S+) not found in type .*?(;|$)`)
+var (
+	unknownField = regexp.MustCompile(`field (\S+) not found in type .*?(;|$)`)
+	wrongShape   = regexp.MustCompile("cannot construct !!\\S+ (`[^`]*`) into (\\S+)")
+)
 
 // plain turns the library's words into those of the person who wrote the file.
 func plain(s string) string {
 	s = strings.TrimPrefix(s, "yaml: ")
 	s = strings.TrimPrefix(s, "construct errors: ")
-	return unknownField.ReplaceAllString(s, `unknown key "$1"$2`)
+	s = unknownField.ReplaceAllString(s, `unknown key "$1"$2`)
+	return wrongShape.ReplaceAllStringFunc(s, func(m string) string {
+		parts := wrongShape.FindStringSubmatch(m)
+		want := "keys with values"
+		switch t := parts[2]; {
+		case strings.HasPrefix(t, "[]"):
+			want = "a list"
+		case strings.HasPrefix(t, "int"), strings.HasPrefix(t, "uint"):
+			want = "a whole number"
+		case strings.HasPrefix(t, "float"):
+			want = "a number"
+		case t == "bool":
+			want = "true or false"
+		case t == "string":
+			want = "text"
+		}
+		return "got " + parts[1] + ", want " + want
+	})
 }
