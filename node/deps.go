@@ -43,15 +43,20 @@ func SystemDeps(cfg Config) (Deps, error) {
 		return Deps{}, err
 	}
 	return Deps{
-		Genesis: g, Schemes: schemes, Data: data, Directory: NewHTTPDirectory(),
+		Genesis: g, Schemes: schemes, Data: data, Directory: NewHTTPDirectory(nil),
 		Attester: sim.NewAttester(cfg.Attester.Sim),
 		Enroller: func(keys Keys) Enroller {
-			return systemEnroller{enroll.Client{
-				URL: cfg.Enroller.URL, SPKI: cfg.Enroller.SPKI, EnrollKeys: publicKeys(org, consensus.KeyEnroll),
-				MeshID: g.MeshID(), Node: cfg.Ref(), Roles: cfg.Roles, PeerKey: keys.Peer, CosignerKey: keys.Cosigner,
-			}}
+			return systemEnroller{enrollClient(cfg, g, org, keys)}
 		},
 	}, nil
+}
+
+// enrollClient is the way to the enroller that the configuration pins.
+func enrollClient(cfg Config, g *consensus.Genesis, org consensus.Organisation, keys Keys) enroll.Client {
+	return enroll.Client{
+		URL: cfg.Enroller.URL, SPKI: cfg.Enroller.SPKI, EnrollKeys: publicKeys(org, consensus.KeyEnroll),
+		MeshID: g.MeshID(), Node: cfg.Ref(), Roles: cfg.Roles, PeerKey: keys.Peer, CosignerKey: keys.Cosigner,
+	}
 }
 
 // readGenesis reads a genesis that every founding organisation has signed.

@@ -37,10 +37,10 @@ func (d *dirs) close() {
 // fail is tried before anything is made: a node that does not start leaves nothing behind.
 // Each boot has its own log directory: a tree starts empty, and older logs stay for audits.
 func (n *Node) openDirs(cfg Config, deps Deps) (*dirs, error) {
-	d := &dirs{}
 	if deps.InMemory {
-		return d, nil
+		return &dirs{control: deps.Control, public: deps.Public}, nil
 	}
+	d := &dirs{}
 	if err := d.open(cfg, n.now()); err != nil {
 		d.close()
 		return nil, err

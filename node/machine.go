@@ -1,6 +1,8 @@
 package node
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -143,6 +145,15 @@ func (m *Machine) Seq() uint64 {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	return uint64(len(m.history))
+}
+
+// Digest names the ordered state, federated ledger included.
+func (m *Machine) Digest() StateStatus {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	state, ledger := m.state.Digest(), m.ledger.Digest()
+	sum := sha256.Sum256(slices.Concat(state[:], ledger[:]))
+	return StateStatus{Commands: uint64(len(m.history)), Digest: hex.EncodeToString(sum[:])}
 }
 
 // memberView shows the governance state to the federated ledger: it is all that one knows

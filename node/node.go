@@ -27,6 +27,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -69,8 +70,10 @@ type Deps struct {
 	NewMesh func(mesh.Config) (mesh.Mesh, error)
 	// Data is this node's training data; nil where it trains nothing.
 	Data *TrainingData
-	// InMemory keeps everything off the disk and opens no listener: simulations.
-	InMemory bool
+	// InMemory keeps everything off the disk and opens no listener: simulations. The node
+	// then serves on Control and Public, where they are set, and closes them.
+	InMemory        bool
+	Control, Public net.Listener
 	// Ready, if set, is called once when the node can be reached.
 	Ready func(Ready)
 	Log   *slog.Logger

@@ -66,22 +66,28 @@ func (n *Node) announcement() Announcement {
 	return Announcement{Peer: n.self, Addresses: n.mesh.Addrs(), Credential: n.credential()}
 }
 
-// serveHTTP serves until ctx ends, then stops within publicTimeout.
+// serveHTTP serves until ctx ends, then stops within publicTimeout; it returns when no
+// handler runs any more.
 func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
 	s := &http.Server{
 		Handler: h, ReadHeaderTimeout: publicTimeout, ReadTimeout: time.Minute,
 		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
+	down := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
+		defer close(down)
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), publicTimeout)
 		defer cancel()
 		if s.Shutdown(ctx) != nil {
 			s.Close()
 		}
 	})
-	defer stop()
-	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+	err := s.Serve(l)
+	if !stop() {
+		<-down // Serve returns while Shutdown still waits for the handlers
+	}
+	if !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
 	return nil
@@ -96,9 +102,10 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 // httpDirectory reads announcements over HTTP.
 type httpDirectory struct{ client *http.Client }
 
-// NewHTTPDirectory returns the Directory that asks peers' public listeners.
-func NewHTTPDirectory() Directory {
-	return httpDirectory{&http.Client{Timeout: publicTimeout}}
+// NewHTTPDirectory returns the Directory that asks peers' public listeners through rt; nil
+// is http.DefaultTransport.
+func NewHTTPDirectory(rt http.RoundTripper) Directory {
+	return httpDirectory{&http.Client{Transport: rt, Timeout: publicTimeout}}
 }
 
 // Announcement implements Directory.

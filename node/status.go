@@ -24,6 +24,7 @@ type Status struct {
 	Measurement string         `json:"measurement"`
 	Simulated   bool           `json:"simulated"`
 	Raft        RaftStatus     `json:"raft"`
+	State       StateStatus    `json:"state"`
 	Log         LogStatus      `json:"log"`
 	Peers       []PeerStatus   `json:"peers"`
 	Closed      []Closing      `json:"closed"`
@@ -51,6 +52,13 @@ type RaftStatus struct {
 	Leader  string   `json:"leader"`
 	Voters  []string `json:"voters"`
 	Applied uint64   `json:"applied"`
+}
+
+// StateStatus names the ordered state: nodes that have applied equally many commands have
+// equal digests, or two histories.
+type StateStatus struct {
+	Commands uint64 `json:"commands"`
+	Digest   string `json:"digest"`
 }
 
 // LogStatus is the transparency log as this node built it and as it was last published.

@@ -26,7 +26,7 @@ func (n *Node) Status() Status {
 			s.Measurement = own.Measurement
 		}
 	})
-	s.Log = n.logStatus()
+	s.State, s.Log = n.machine.Digest(), n.logStatus()
 	s.Peers, s.Closed = n.peers.snapshot()
 	s.Closed = notNil(s.Closed)
 	s.Jobs = n.jobStatuses()
