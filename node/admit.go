@@ -118,19 +118,14 @@ func (j judge) Permit(s *mesh.Session, p mesh.Protocol) *attest.Reason {
 		}
 		return nil
 	case n.protocols.follow, n.protocols.head, n.protocols.checkpoint, n.protocols.submit:
-		// Policy, log and what enters them: every attested peer.
+		// Policy, log and what enters them: every attested peer, also before the start and
+		// before this node has caught up. The handlers answer with what there is.
+		return nil
 	case n.protocols.round, n.protocols.blob:
 		// Data: only while this node itself hears the mesh.
-		if r := n.stale(); r != nil {
-			return r
-		}
-	default:
-		return reason(attest.CodeProtocol, "protocol", string(p), "a protocol of this mesh")
+		return n.stale()
 	}
-	if !n.machine.Started() {
-		return reason(attest.CodeNotStarted, "mesh", "founding", "an ordered Bootstrap")
-	}
-	return nil
+	return reason(attest.CodeProtocol, "protocol", string(p), "a protocol of this mesh")
 }
 
 func reason(code attest.Code, claim, got, want string) *attest.Reason {

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/internal/durable"
 	"github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
@@ -18,6 +19,7 @@ import (
 type dirs struct {
 	data            *durable.Dir
 	log, blobs      *durable.Dir
+	raft            *durable.Dir // for the store kind disk only
 	control, public net.Listener
 	release         func()
 }
@@ -41,14 +43,15 @@ func (n *Node) openDirs(cfg Config, deps Deps) (*dirs, error) {
 		return &dirs{control: deps.Control, public: deps.Public}, nil
 	}
 	d := &dirs{}
-	if err := d.open(cfg, n.now()); err != nil {
+	if err := d.open(cfg, n.genesis.StoreKind, n.now()); err != nil {
 		d.close()
 		return nil, err
 	}
+	n.raftDir = d.raft
 	return d, nil
 }
 
-func (d *dirs) open(cfg Config, now time.Time) error {
+func (d *dirs) open(cfg Config, store string, now time.Time) error {
 	exists, err := checkDataDir(cfg.Data)
 	if err != nil {
 		return err
@@ -74,6 +77,9 @@ func (d *dirs) open(cfg Config, now time.Time) error {
 	boot := fmt.Sprintf("boot-%d", now.UnixMilli())
 	if d.log, err = d.data.Sub(boot + "/log"); err == nil {
 		d.blobs, err = d.data.Sub(boot + "/blobs")
+	}
+	if err == nil && store == consensus.StoreDisk {
+		d.raft, err = d.data.Sub(boot + "/raft")
 	}
 	if err == nil {
 		d.control, err = listenControl(cfg.SocketPath())

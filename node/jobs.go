@@ -151,6 +151,10 @@ type blobRequest struct {
 	Root chunk.Root `json:"root"`
 }
 
+type blobReply struct {
+	Found bool `json:"found"` // a frame with the blob follows
+}
+
 // fetchBlob returns a blob from this node or from a linked one. Whatever a peer sends is
 // the blob only if it has the root.
 func (n *Node) fetchBlob(ctx context.Context, root chunk.Root) ([]byte, error) {
@@ -161,6 +165,7 @@ func (n *Node) fetchBlob(ctx context.Context, root chunk.Root) ([]byte, error) {
 	for _, l := range n.mesh.Links() {
 		data, err := n.askBlob(ctx, l, root)
 		if err != nil {
+			n.log.Debug("blob not fetched", "root", root.String(), "from", n.nameOf(l.Peer()), "error", err)
 			continue
 		}
 		if _, err := n.blobs.Put(data, false); err != nil {
@@ -182,6 +187,13 @@ func (n *Node) askBlob(ctx context.Context, l mesh.Link, root chunk.Root) ([]byt
 	if err := writeMessage(s, blobRequest{root}); err != nil {
 		return nil, err
 	}
+	var reply blobReply
+	if err := readMessage(s, &reply); err != nil {
+		return nil, err
+	}
+	if !reply.Found {
+		return nil, fs.ErrNotExist
+	}
 	data, err := readFrame(s, federated.MaxModel)
 	if err != nil {
 		return nil, err
@@ -192,7 +204,7 @@ func (n *Node) askBlob(ctx context.Context, l mesh.Link, root chunk.Root) ([]byt
 	return data, nil
 }
 
-// handleBlobRequest sends a blob to an eligible member; an absent one ends the stream.
+// handleBlobRequest sends a blob, or says that it is not here.
 func (n *Node) handleBlobRequest(_ mesh.Link, s mesh.Stream) {
 	defer s.Close()
 	_ = s.SetDeadline(n.now().Add(forwardWithin))
@@ -201,11 +213,9 @@ func (n *Node) handleBlobRequest(_ mesh.Link, s mesh.Stream) {
 		return
 	}
 	data, err := n.blobs.Get(req.Root)
-	if err != nil {
-		_ = s.Reset()
-		return
+	if writeMessage(s, blobReply{Found: err == nil}) == nil && err == nil {
+		_ = writeFrame(s, data)
 	}
-	_ = writeFrame(s, data)
 }
 
 // policyView is what GET /v1/policy answers. The draft's nonce is fresh each time.

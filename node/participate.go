@@ -353,12 +353,11 @@ func (n *Node) waitClosed(ctx context.Context, t turn) (federated.JobStatus, err
 func (n *Node) settle(ctx context.Context, job federated.JobStatus) {
 	for _, c := range job.Committed {
 		key := keptKey{job.Job.ID, c.Round}
+		since(&n.work.mu, n.work.committed, key, n.now())
 		n.work.mu.Lock()
-		_, known := n.work.committed[key]
-		if !known {
-			n.work.committed[key] = n.now()
-			delete(n.work.kept, key)
-		}
+		known := n.work.settled[key]
+		n.work.settled[key] = true
+		delete(n.work.kept, key)
 		n.work.mu.Unlock()
 		if known || !n.evaluates() || c.Round == 0 {
 			continue

@@ -43,6 +43,7 @@ type workbench struct {
 	openings  map[keptKey]map[identity.NodeRef]federated.Opening // guarded by mu
 	accuracy  map[keptKey]float64                                // guarded by mu
 	committed map[keptKey]time.Time                              // guarded by mu; when this node saw it
+	settled   map[keptKey]bool                                   // guarded by mu; this node has seen to the committed round
 	opened    map[turn]time.Time                                 // guarded by mu
 	lost      map[turn]time.Time                                 // guarded by mu; since when the aggregator is unreachable
 	waiting   map[federated.JobID]string                         // guarded by mu
@@ -65,7 +66,7 @@ func newWorkbench() *workbench {
 	return &workbench{
 		kept: map[keptKey]kept{}, trainings: map[federated.JobID]map[uint32]int{},
 		openings: map[keptKey]map[identity.NodeRef]federated.Opening{}, accuracy: map[keptKey]float64{},
-		committed: map[keptKey]time.Time{}, opened: map[turn]time.Time{}, lost: map[turn]time.Time{},
+		committed: map[keptKey]time.Time{}, settled: map[keptKey]bool{}, opened: map[turn]time.Time{}, lost: map[turn]time.Time{},
 		waiting: map[federated.JobID]string{}, sessions: map[turn]*session{},
 	}
 }
