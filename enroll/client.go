@@ -48,6 +48,19 @@ type Client struct {
 	CosignerKey ed25519.PrivateKey
 }
 
+// Check asks who answers at the enroller's address and compares it with what is pinned. It
+// enrols nothing and changes nothing there.
+func (c *Client) Check(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, clientTimeout)
+	defer cancel()
+	conn, err := c.connect(ctx)
+	if err != nil {
+		return err
+	}
+	conn.close()
+	return nil
+}
+
 // Credential enrols, or renews the Credential of the same boot, and returns its envelope,
 // verified to be what was asked for.
 func (c *Client) Credential(ctx context.Context, prover Prover) ([]byte, error) {

@@ -123,20 +123,22 @@ func (d *doctor) configuration(path string) bool {
 	var err error
 	if d.cfg, err = LoadConfig(path); err == nil {
 		d.out.Node = d.cfg.Ref().String()
-		d.good("config", path+", node "+d.out.Node, "a well-formed configuration")
 		d.deps, err = SystemDeps(d.cfg)
 	}
+	const want = "a well-formed configuration of readable files"
 	var mistake *ConfigError
 	switch {
 	case err == nil:
-	case errors.As(err, &mistake) && mistake.Field == "genesis":
+		d.good("config", path+", node "+d.out.Node, want)
+	case errors.As(err, &mistake) && mistake.Field == "genesis" && d.out.Node != "":
+		d.good("config", path+", node "+d.out.Node, want)
 		d.bad("genesis", CodeUsage, mistake.Err.Error(), "a genesis that every founding organisation signed", mistake.Remedy)
 		return false
 	case errors.As(err, &mistake):
-		d.bad("config", CodeUsage, mistake.Error(), "a well-formed configuration of readable files", mistake.Remedy)
+		d.bad("config", CodeUsage, mistake.Error(), want, mistake.Remedy)
 		return false
 	default:
-		d.bad("config", CodeUsage, err.Error(), "a well-formed configuration", "")
+		d.bad("config", CodeUsage, err.Error(), want, "mend what it names")
 		return false
 	}
 	g := d.deps.Genesis

@@ -16,6 +16,7 @@ func subcommands() []*cobra.Command {
 		configCommand(),
 		statusCommand(),
 		peersCommand(),
+		doctorCommand(),
 		policyCommand(),
 		jobCommand(),
 		versionCommand(),

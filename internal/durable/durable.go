@@ -229,21 +229,48 @@ func (d *Dir) syncDir(path string) error {
 	return f.Sync()
 }
 
+// Held returns the error that Lock would return where another process holds the directory
+// at path, and nil where none does. It makes and changes nothing; an absent directory is
+// held by nobody.
+func Held(path string) error {
+	f, err := os.Open(filepath.Join(path, lockName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return flock(f, path)
+}
+
+// flock locks f until it is closed.
+func flock(f *os.File, dir string) error {
+	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		holder, _ := io.ReadAll(io.LimitReader(f, 32))
+		return fmt.Errorf("%s: %w (pid %s)", dir, ErrInUse, strings.TrimSpace(string(holder)))
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", f.Name(), err)
+	}
+	return nil
+}
+
+// lockName is the file that a lock is taken on; it holds the pid of the last holder.
+const lockName = ".lock"
+
 // Lock takes the directory for this process until release is called or the process ends.
 // Where another process holds it the error wraps ErrInUse and names its pid.
 func (d *Dir) Lock() (release func(), err error) {
-	path := d.Path(".lock")
+	path := d.Path(lockName)
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		holder, _ := io.ReadAll(io.LimitReader(f, 32))
+	if err := flock(f, d.path); err != nil {
 		f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("%s: %w (pid %s)", d.path, ErrInUse, strings.TrimSpace(string(holder)))
-		}
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, err
 	}
 	if err := f.Truncate(0); err != nil {
 		f.Close()
