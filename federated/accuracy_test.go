@@ -49,6 +49,14 @@ func promise(t *testing.T, d *data.Dataset, seeds []uint64) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		got := federated[len(federated)-1]
+		t.Logf("seed %d: federated %.3f, by round %.3f", seed, got, federated)
+		if got < 0.93 {
+			t.Errorf("seed %d: federated %.3f, want at least 0.93", seed, got)
+		}
+		if underRace { // the comparisons are three times the work and no other code
+			continue
+		}
 		local, err := LocalAccuracy(spec, parts, test)
 		if err != nil {
 			t.Fatal(err)
@@ -57,29 +65,35 @@ func promise(t *testing.T, d *data.Dataset, seeds []uint64) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, alone, chance := federated[len(federated)-1], slices.Max(local), shuffled[len(shuffled)-1]
-		t.Logf("seed %d: federated %.3f, best alone %.3f, shuffled %.3f, by round %.3f", seed, got, alone, chance, federated)
-		if got < 0.93 || got <= alone || chance > 0.25 {
+		alone, chance := slices.Max(local), shuffled[len(shuffled)-1]
+		t.Logf("seed %d: best alone %.3f, shuffled %.3f", seed, alone, chance)
+		if got <= alone || chance > 0.25 {
 			t.Errorf("seed %d: federated %.3f, best alone %.3f, shuffled %.3f", seed, got, alone, chance)
 		}
 	}
 }
 
-func TestAccuracyDrawn(t *testing.T) { promise(t, data.Digits(1200, 5), []uint64{1}) }
+func TestAccuracyDrawn(t *testing.T) {
+	promise(t, data.Digits(1200, 5), []uint64{1})
+}
 
 func TestAccuracyDigits(t *testing.T) {
 	seeds := []uint64{1, 2, 3, 4, 5}
-	if testing.Short() {
+	d := digits(t)
+	if underRace || testing.Short() {
 		seeds = seeds[:1]
 	}
-	promise(t, digits(t), seeds)
+	promise(t, d, seeds)
 }
 
 // One organisation is evicted after round 3, another is killed after round 6: what they
 // taught is not forgotten.
 func TestAccuracySurvivesLeavers(t *testing.T) {
-	d := digits(t)
-	for seed := range uint64(3) {
+	d, seeds := digits(t), uint64(3)
+	if underRace || testing.Short() {
+		seeds = 1
+	}
+	for seed := range seeds {
 		spec := specFor(d)
 		spec.Seed = seed
 		train, test, err := d.Holdout(0.2, seed)
