@@ -1,0 +1,173 @@
+package simulations
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/attest/attesttest"
+	"github.com/attestmesh/meshnode/internal/identity"
+	"github.com/attestmesh/meshnode/mesh"
+	"github.com/attestmesh/meshnode/node"
+)
+
+// host is a machine with one node. Its name is the node's.
+type host struct {
+	name    string
+	ip      string
+	console *http.Client // reaches the control listener from the same machine
+
+	cancel context.CancelFunc
+	done   chan struct{} // closed when the node has ended
+	err    error         // set before done is closed
+}
+
+// up reports whether the node runs.
+func (h *host) up() bool {
+	select {
+	case <-h.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// stop ends the node and waits for its end.
+func (h *host) stop() error {
+	h.cancel()
+	<-h.done
+	return h.err
+}
+
+// client returns an HTTP client of a machine. Connections are not kept: an idle one would
+// outlive its bubble.
+func (w *world) client(machine string) *http.Client {
+	return &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
+			return w.wire.Dial(ctx, machine, addr)
+		},
+	}}
+}
+
+// start runs a node of a release. Its configuration names all nodes that exist so far and
+// all founders' first nodes, as an operator's would.
+func (w *world) start(name, release string, roles []string) error {
+	ref, err := identity.ParseNodeRef(name)
+	if err != nil {
+		return err
+	}
+	e, ok := w.enrollers[ref.Org]
+	if !ok {
+		return fmt.Errorf("%s is no organisation of this mesh", ref.Org)
+	}
+	if _, err := w.host(name); err == nil {
+		return fmt.Errorf("%s was started before", name)
+	}
+	h := &host{name: name, ip: w.address(len(w.hosts)), console: w.client(name), done: make(chan struct{})}
+	cfg := node.Config{Organisation: ref.Org, Node: ref.Name, Roles: roles, Listen: []string{"/ip4/" + h.ip + "/tcp/4001"}}
+	for i := range max(len(w.hosts), len(w.genesis.Organisations)) {
+		if i != len(w.hosts) {
+			cfg.Peers = append(cfg.Peers, "http://"+w.address(i)+":80")
+		}
+	}
+	deps := node.Deps{
+		Genesis: w.genesis, Attester: w.forger.Attester(attesttest.Measurement(release)), Schemes: []attest.Scheme{w.forger.Scheme()},
+		Enroller:  func(k node.Keys) node.Enroller { return &desk{enroller: e, name: ref.Name, roles: roles, keys: k} },
+		Directory: node.NewHTTPDirectory(w.client(name).Transport), NewMesh: w.meshOf(name), InMemory: true,
+	}
+	if w.opts.NodeLog != nil {
+		deps.Log = w.opts.NodeLog.With("node", name)
+	}
+	if deps.Public, err = w.wire.Listen(name, h.ip+":80"); err != nil {
+		return err
+	}
+	if deps.Control, err = w.wire.Listen(name, h.ip+":81"); err != nil {
+		return err
+	}
+	var ctx context.Context
+	ctx, h.cancel = context.WithCancel(context.Background())
+	w.hosts = append(w.hosts, h)
+	go func() { // stop waits for it
+		defer close(h.done)
+		h.err = node.Run(ctx, cfg, deps)
+	}()
+	return nil
+}
+
+// meshOf makes the libp2p mesh of a machine on the wire in memory.
+func (w *world) meshOf(machine string) func(mesh.Config) (mesh.Mesh, error) {
+	return func(cfg mesh.Config) (mesh.Mesh, error) {
+		cfg.Transport = w.wire.Host(machine)
+		return mesh.NewLibp2p(cfg)
+	}
+}
+
+// address is the address of the i-th machine.
+func (w *world) address(i int) string { return fmt.Sprintf("10.0.0.%d", i+1) }
+
+// refusedError is a command that a node refused with a code.
+type refusedError struct{ code, message string }
+
+func (e *refusedError) Error() string { return e.message }
+
+// errNoOutcome is an answer that leaves open whether the command was or will be ordered.
+var errNoOutcome = errors.New("no outcome")
+
+// call asks the node's control listener, as an operator on its machine would.
+func (h *host) call(ctx context.Context, method, path string, body []byte, into any) error {
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+h.ip+":81"+path, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	resp, err := h.console.Do(req)
+	if err != nil {
+		return fmt.Errorf("%w: %s: %w", errNoOutcome, h.name, err)
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return fmt.Errorf("%w: %s: %w", errNoOutcome, h.name, err)
+	}
+	if resp.StatusCode == http.StatusOK {
+		return json.Unmarshal(data, into)
+	}
+	var failed struct{ Error node.ControlError }
+	if err := json.Unmarshal(data, &failed); err != nil {
+		return fmt.Errorf("%s: %s: %w", h.name, resp.Status, err)
+	}
+	switch resp.StatusCode {
+	case http.StatusForbidden:
+		return &refusedError{failed.Error.Code, failed.Error.Message}
+	case http.StatusServiceUnavailable:
+		return fmt.Errorf("%w: %s: %s", errNoOutcome, h.name, failed.Error.Message)
+	}
+	return fmt.Errorf("%s: %s: %s", h.name, resp.Status, failed.Error.Message)
+}
+
+// statusWithin bounds the wait for a node's own view.
+const statusWithin = time.Second
+
+func (h *host) status() (node.Status, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), statusWithin)
+	defer cancel()
+	var s node.Status
+	return s, h.call(ctx, http.MethodGet, "/v1/status", nil, &s)
+}
+
+func (h *host) policy(ctx context.Context) (node.PolicyView, error) {
+	var v node.PolicyView
+	return v, h.call(ctx, http.MethodGet, "/v1/policy", nil, &v)
+}
+
+func (h *host) propose(ctx context.Context, raw []byte) (node.Submission, error) {
+	var s node.Submission
+	return s, h.call(ctx, http.MethodPost, "/v1/proposals", raw, &s)
+}

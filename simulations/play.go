@@ -1,0 +1,285 @@
+package simulations
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/attestmesh/meshnode/consensus/replica"
+	"github.com/attestmesh/meshnode/mesh/meshtest/memtransport"
+	"github.com/attestmesh/meshnode/node"
+)
+
+// Options change how a scenario is played. The zero value plays it quietly.
+type Options struct {
+	// StaleReads makes clients read a node's own view: a planted bug that History.Check
+	// must find.
+	StaleReads bool
+	// Log, if set, gets one line for each command, with virtual time.
+	Log func(line string)
+	// NodeLog, if set, gets what the nodes log.
+	NodeLog *slog.Logger
+}
+
+// Result is what a scenario leaves behind. History still has to be checked, outside the
+// bubble.
+type Result struct {
+	History *History
+	// Virtual is how long it took by the bubble's clock.
+	Virtual time.Duration
+	// Evicted is the longest time from a proposal to a closed link that a line "expect
+	// closed" saw.
+	Evicted time.Duration
+}
+
+// player plays one script.
+type player struct {
+	world   *world
+	clients *clients
+	result  *Result
+}
+
+// Play plays the scenario once. It must be called in a testing/synctest bubble, and has
+// ended all that it started when it returns. The error names the line that failed.
+func (s *Script) Play(seed uint64, opts Options) (_ *Result, err error) {
+	memtransport.Epoch()
+	start := time.Now()
+	w, err := newWorld(s.orgs, s.releases, seed, opts)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", s.name, err)
+	}
+	p := &player{world: w, result: &Result{History: newHistory(start)}}
+	defer func() {
+		p.quiet()
+		p.heal()
+		for _, h := range w.hosts {
+			if e := h.stop(); e != nil {
+				err = errors.Join(err, fmt.Errorf("%s: %s ended with: %w", s.name, h.name, e))
+			}
+		}
+	}()
+	for _, step := range s.steps {
+		if opts.Log != nil {
+			opts.Log(fmt.Sprintf("%9.3fs  %s", time.Since(start).Seconds(), step.text))
+		}
+		if err := step.run(p); err != nil {
+			return nil, fmt.Errorf("%s:%d: seed %d: %s: %w", s.name, step.line, seed, step.text, err)
+		}
+	}
+	p.result.Virtual = time.Since(start)
+	if err := p.nothingLost(); err != nil {
+		return nil, fmt.Errorf("%s: seed %d: %w", s.name, seed, err)
+	}
+	return p.result, nil
+}
+
+// nodes resolves names; "leader" and "rest" depend on the moment. taken are nodes that
+// "rest" does not mean.
+func (p *player) nodes(names []string, taken ...string) ([]*host, error) {
+	var out []*host
+	for _, name := range names {
+		switch name {
+		case "rest":
+		case "leader":
+			h, err := p.leader()
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, h)
+		default:
+			h, err := p.world.host(name)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, h)
+		}
+	}
+	if !slices.Contains(names, "rest") {
+		return out, nil
+	}
+	for _, h := range p.world.running() {
+		if !slices.Contains(out, h) && !slices.Contains(taken, h.name) {
+			out = append(out, h)
+		}
+	}
+	return out, nil
+}
+
+// leader waits for the node that leads in the highest term.
+func (p *player) leader() (*host, error) {
+	var leader *host
+	err := p.expect(func(p *player) error {
+		var term uint64
+		for _, h := range p.world.running() {
+			s, err := h.status()
+			if err == nil && s.Raft.State == string(replica.Leader) && s.Raft.Term > term {
+				leader, term = h, s.Raft.Term
+			}
+		}
+		if leader == nil {
+			return errors.New("no node leads")
+		}
+		return nil
+	}, expectWithin)
+	return leader, err
+}
+
+// expect repeats a check until it holds, for limit.
+func (p *player) expect(check func(*player) error, limit time.Duration) error {
+	deadline := time.Now().Add(limit)
+	for {
+		err := check(p)
+		if err == nil || !time.Now().Before(deadline) {
+			return err
+		}
+		time.Sleep(pollEvery)
+	}
+}
+
+// end ends a node: by its own word, or parted from everybody first.
+func (p *player) end(name string, crash bool) error {
+	hosts, err := p.nodes([]string{name})
+	if err != nil {
+		return err
+	}
+	gone := hosts[0]
+	if crash {
+		for _, h := range p.world.hosts {
+			if h != gone {
+				p.world.wire.Silence(h.name, gone.name)
+			}
+		}
+	}
+	return gone.stop()
+}
+
+// part parts every pair of hosts from different groups.
+func (p *player) part(how string, groups [][]string) error {
+	var named []string
+	resolved := make([][]*host, len(groups))
+	for _, rest := range []bool{false, true} { // "rest" needs to know the others
+		for i, g := range groups {
+			if slices.Contains(g, "rest") != rest {
+				continue
+			}
+			hosts, err := p.nodes(g, named...)
+			if err != nil {
+				return err
+			}
+			resolved[i] = hosts
+			for _, h := range hosts {
+				named = append(named, h.name)
+			}
+		}
+	}
+	do := p.world.wire.Silence
+	if how == "cut" {
+		do = p.world.wire.Cut
+	}
+	for i, g := range resolved {
+		for _, other := range resolved[:i] {
+			for _, a := range g {
+				for _, b := range other {
+					do(a.name, b.name)
+					p.world.parted = append(p.world.parted, [2]string{a.name, b.name})
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func (p *player) heal() {
+	for _, pair := range p.world.parted {
+		p.world.wire.Heal(pair[0], pair[1])
+	}
+	p.world.parted = nil
+}
+
+// propose has the mesh decide about a release through one node.
+func (p *player) propose(how, release string, orgs []string, at, refused string) error {
+	hosts, err := p.nodes([]string{at})
+	if err != nil {
+		return err
+	}
+	action := remove(release)
+	if how == "add" {
+		if action, err = add(release); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), callWithin)
+	defer cancel()
+	view, err := hosts[0].policy(ctx)
+	if err != nil {
+		return err
+	}
+	p.world.nonces++
+	raw, err := p.world.proposal(fmt.Sprint("propose ", p.world.nonces), view.Base, orgs, action)
+	if err != nil {
+		return err
+	}
+	p.world.proposed = time.Now()
+	_, err = hosts[0].propose(ctx, raw)
+	var no *refusedError
+	switch {
+	case err == nil && refused != "":
+		return fmt.Errorf("accepted, want it refused with code %s", refused)
+	case errors.As(err, &no) && no.code == refused:
+		return nil
+	}
+	return err
+}
+
+func (p *player) startClients(n int) error {
+	if p.clients != nil {
+		return errors.New("clients run already")
+	}
+	p.clients = startClients(p.world, p.result.History, n)
+	return nil
+}
+
+func (p *player) quiet() {
+	if p.clients != nil {
+		p.clients.stop()
+		p.clients = nil
+	}
+}
+
+// nothingLost looks for every acknowledged swap in the policy as it ended.
+func (p *player) nothingLost() error {
+	leader, err := p.leader()
+	if err != nil {
+		return err
+	}
+	view, err := leader.policy(context.Background())
+	if err != nil {
+		return err
+	}
+	have := map[string]bool{}
+	for _, e := range slices.Concat(view.Entries, view.Revoked) {
+		have[e.Measurement] = true
+	}
+	for _, release := range p.result.History.acknowledged() {
+		if e, err := entryOf(release); err != nil || !have[e.Measurement] {
+			return fmt.Errorf("acknowledged release %s is in no policy", release)
+		}
+	}
+	return nil
+}
+
+// status asks each node.
+func statuses(hosts []*host) ([]node.Status, error) {
+	var out []node.Status
+	for _, h := range hosts {
+		s, err := h.status()
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, s)
+	}
+	return out, nil
+}

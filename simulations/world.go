@@ -1,0 +1,162 @@
+package simulations
+
+import (
+	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sigstore/sigstore/pkg/signature"
+
+	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/attest/attesttest"
+	"github.com/attestmesh/meshnode/consensus"
+	"github.com/attestmesh/meshnode/internal/envelope"
+	"github.com/attestmesh/meshnode/internal/identity"
+	"github.com/attestmesh/meshnode/mesh/meshtest/memtransport"
+)
+
+// latency is the way from one host to another: two clouds of one continent.
+const latency = 20 * time.Millisecond
+
+// world is one mesh with everything around it. One goroutine, the player's, uses it; what
+// clients need of it is immutable once they run.
+type world struct {
+	opts      Options
+	rnd       *rand.Rand
+	wire      *memtransport.Network
+	forger    *attesttest.Forger
+	genesis   *consensus.Genesis
+	enrollers map[identity.OrgID]*enroller
+	hosts     []*host
+	parted    [][2]string // pairs of hosts
+	proposed  time.Time   // when the last propose command was sent
+	nonces    int
+}
+
+func newWorld(orgs, releases []string, seed uint64, opts Options) (*world, error) {
+	w := &world{
+		opts: opts, rnd: rand.New(rand.NewPCG(seed, 1)), wire: &memtransport.Network{Latency: latency},
+		forger: attesttest.New("simulations"), enrollers: map[identity.OrgID]*enroller{},
+	}
+	g, err := w.makeGenesis(orgs, releases)
+	if err != nil {
+		return nil, err
+	}
+	w.genesis = g
+	for _, o := range g.Organisations {
+		s, err := envelope.NewSigner(key(string(o.ID), consensus.KeyEnroll))
+		if err != nil {
+			return nil, err
+		}
+		w.enrollers[o.ID] = newEnroller(g, o.ID, s)
+	}
+	return w, nil
+}
+
+// makeGenesis writes the file that people would, and has every organisation sign it.
+func (w *world) makeGenesis(orgs, releases []string) (*consensus.Genesis, error) {
+	g := &consensus.Genesis{
+		Name: "simulation", Nonce: strings.Repeat("5a", 32), CreatedAt: time.Now().UTC(), LogOrigin: "sim.example.org/simulation",
+		FSMVersion: consensus.FSMVersion, StoreKind: consensus.StoreMemory, AllowSim: true,
+		Kinds:     consensus.Kinds{Member: []string{attest.KindSim}, Seat: []string{attest.KindSim}, Aggregator: []string{attest.KindSim}},
+		Roots:     consensus.Roots{VTPM: []envelope.PublicKey{}},
+		Witnesses: []string{}, Limits: consensus.Limits{Nodes: consensus.DefaultNodes},
+	}
+	for _, r := range w.forger.Roots() {
+		g.Roots.Sim = append(g.Roots.Sim, envelope.PublicKey{PublicKey: r})
+	}
+	for _, name := range releases {
+		e, err := entryOf(name)
+		if err != nil {
+			return nil, err
+		}
+		g.Policy.Entries = append(g.Policy.Entries, e)
+	}
+	slices.SortFunc(g.Policy.Entries, func(a, b consensus.Entry) int { return strings.Compare(a.ID, b.ID) })
+	var signers []signature.Signer
+	for _, id := range slices.Sorted(slices.Values(orgs)) {
+		o := consensus.Organisation{ID: identity.OrgID(id), Roles: []string{consensus.OrgMember}}
+		for _, role := range []string{consensus.KeyGovern, consensus.KeyEnroll} {
+			o.Keys = append(o.Keys, consensus.Key{Role: role, Public: envelope.PublicKey{PublicKey: key(id, role).Public()}})
+		}
+		g.Organisations = append(g.Organisations, o)
+		s, err := envelope.NewSigner(key(id, consensus.KeyGovern))
+		if err != nil {
+			return nil, err
+		}
+		signers = append(signers, s)
+	}
+	return consensus.SignGenesis(g, signers...)
+}
+
+// key is an organisation's key in a role; the same in every run.
+func key(org, role string) ed25519.PrivateKey {
+	seed := sha256.Sum256([]byte("simulations " + org + " " + role))
+	return ed25519.NewKeyFromSeed(seed[:])
+}
+
+// entryOf allows a release in every role.
+func entryOf(release string) (consensus.Entry, error) {
+	return consensus.NewEntry(consensus.Entry{Kind: attest.KindSim, Measurement: attesttest.Measurement(release),
+		Roles: consensus.NormaliseRoles([]string{consensus.RoleSeat, consensus.RoleTrainer, consensus.RoleAggregator})})
+}
+
+func add(release string) (consensus.Action, error) {
+	e, err := entryOf(release)
+	return consensus.Action{AddEntry: &consensus.AddEntry{Entry: e}}, err
+}
+
+func remove(release string) consensus.Action {
+	return consensus.Action{RemoveEntry: &consensus.RemoveEntry{Measurement: attesttest.Measurement(release)}}
+}
+
+// proposal makes and signs a proposal, told apart from all others by name.
+func (w *world) proposal(name string, base uint64, orgs []string, actions ...consensus.Action) ([]byte, error) {
+	nonce := sha256.Sum256([]byte(name))
+	now := time.Now().UTC().Truncate(time.Second)
+	p := consensus.Proposal{MeshID: w.genesis.MeshID(), Base: base, Nonce: hex.EncodeToString(nonce[:16]),
+		Created: now, Expires: now.Add(24 * time.Hour), Actions: actions}
+	payload, err := p.Payload()
+	if err != nil {
+		return nil, err
+	}
+	var parts [][]byte
+	for _, org := range orgs {
+		s, err := envelope.NewSigner(key(org, consensus.KeyGovern))
+		if err != nil {
+			return nil, err
+		}
+		part, err := consensus.Sign(payload, s)
+		if err != nil {
+			return nil, err
+		}
+		parts = append(parts, part)
+	}
+	return consensus.Merge(parts...)
+}
+
+// host returns the host of a node.
+func (w *world) host(name string) (*host, error) {
+	for _, h := range w.hosts {
+		if h.name == name {
+			return h, nil
+		}
+	}
+	return nil, fmt.Errorf("no node %q was started", name)
+}
+
+// running returns the hosts whose node runs, in the order of their start.
+func (w *world) running() []*host {
+	var out []*host
+	for _, h := range w.hosts {
+		if h.up() {
+			out = append(out, h)
+		}
+	}
+	return out
+}
