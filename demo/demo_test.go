@@ -98,7 +98,7 @@ func TestFalseClaims(t *testing.T) {
 		"open door":       `step "deny a measurement nobody approved"`,
 		"wrong code":      `code measurement_not_allowed, got "debug"`,
 		"evicted dies":    "delta/n1",
-		"slow closing":    "6000.0 ms after the decision",
+		"slow closing":    "6000.0 ms after the first node's decision",
 		"kill too late":   "SIGKILL came too late",
 		"trains again":    "it trained 2 times",
 		"another model":   "different models",

@@ -118,6 +118,9 @@ func (d *director) finish(err error) error {
 	if keep || d.opts.Serve {
 		d.report.Directory = d.lay.dir
 	}
+	if err != nil && !interrupted {
+		d.keepEvidence()
+	}
 	err = errors.Join(err, d.tell(err, interrupted))
 	if d.opts.Serve && err == nil {
 		d.serve()

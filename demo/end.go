@@ -73,7 +73,7 @@ func (d *director) audit() error {
 	if len(v.Cosigners) == 0 {
 		d.report.Log.Cosigners = json.RawMessage("[]")
 	}
-	if err := d.writeStatuses(); err != nil {
+	if err := d.writeStatuses(d.ctx); err != nil {
 		return err
 	}
 	d.say.step(fmt.Sprintf("log of %d entries (%s, cosigned by %s) audited by a process of its own", v.Entries, v.Level, cosigners(v.Cosigners)),
