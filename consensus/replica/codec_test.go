@@ -3,6 +3,7 @@ package replica
 import (
 	"bytes"
 	"encoding/hex"
+	"errors"
 	"reflect"
 	"testing"
 
@@ -36,6 +37,38 @@ func TestCodecRoundTrip(t *testing.T) {
 		got, err := decodeBody(h.kind, frame[headerSize:])
 		if err != nil || !reflect.DeepEqual(got, m) {
 			t.Fatalf("got %+v (%v), want %+v", got, err, m)
+		}
+	}
+}
+
+// Every message has one encoding; anything near it is malformed.
+func TestCodecRefuses(t *testing.T) {
+	change := func(m any, f func([]byte) []byte) []byte { return f(appendFrame(nil, 1, m)[headerSize:]) }
+	longer := func(b []byte) []byte { return append(b, 0) }
+	shorter := func(b []byte) []byte { return b[:len(b)-1] }
+	lastByte := func(v byte) func([]byte) []byte {
+		return func(b []byte) []byte { b[len(b)-1] = v; return b }
+	}
+	full := samples()[1]
+	for name, c := range map[string]struct {
+		kind kind
+		body []byte
+	}{
+		"bytes behind the entries": {kindAppend, change(full, longer)},
+		"last entry cut off":       {kindAppend, change(full, shorter)},
+		"more entries claimed":     {kindAppend, change(full, func(b []byte) []byte { b[33]++; return b })},
+		"too many entries":         {kindAppend, change(full, func(b []byte) []byte { b[32] = 0xff; return append(b, make([]byte, maxFrame)...) })},
+		"longer data claimed":      {kindAppend, change(full, func(b []byte) []byte { b[appendFixed+9] = 0xff; return b })},
+		"index overflow":           {kindAppend, change(full, func(b []byte) []byte { copy(b[8:16], "\xff\xff\xff\xff\xff\xff\xff\xff"); return b })},
+		"append reply flags":       {kindAppendReply, change(samples()[2], lastByte(4))},
+		"vote flags":               {kindVote, change(samples()[4], lastByte(2))},
+		"vote reply flags":         {kindVoteReply, change(samples()[5], lastByte(3))},
+		"pre-vote reply flags":     {kindPreVoteReply, change(samples()[7], lastByte(0x80))},
+		"refusal in no UTF-8":      {kindRefusal, []byte{0xff}},
+		"no kind":                  {0, nil},
+	} {
+		if m, err := decodeBody(c.kind, c.body); !errors.Is(err, errMalformed) {
+			t.Errorf("%s: got %+v, %v", name, m, err)
 		}
 	}
 }

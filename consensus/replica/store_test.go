@@ -255,7 +255,8 @@ func TestRestartFromDisk(t *testing.T) {
 	}
 	c.commit("b=1")
 	c.agree()
-	if got := strings.Join(c.machines[0].history(), " "); got != want+" b=1" {
+	// b=1 may be there twice: its outcome may have been unknown the first time.
+	if got := strings.Join(c.machines[0].history(), " "); strings.ReplaceAll(got, " b=1", "") != want || !strings.HasSuffix(got, " b=1") {
 		t.Fatalf("replayed %q, want %q and b=1", got, want)
 	}
 }
