@@ -76,7 +76,7 @@ func (e *edges) run(ctx context.Context) {
 			return
 		case <-heartbeat.C:
 			// Stored claims of live links, judged again: the link has been up all the time.
-			for _, l := range e.n.mesh.Links() {
+			for _, l := range e.n.links() {
 				s := l.Session()
 				e.record(s.Subject, s.Claims, attest.Appraise(s.Claims, e.n.policyFor(s.Roles), e.n.now()))
 			}

@@ -72,7 +72,7 @@ func (n *Node) watchPolicy(ctx context.Context) {
 // rejudge applies the policy of epoch e to the stored claims of every link.
 func (n *Node) rejudge(e identity.Epoch) {
 	decided := n.machine.DecidedAt(e)
-	for _, link := range n.mesh.Links() {
+	for _, link := range n.links() {
 		s := link.Session()
 		result := attest.Appraise(s.Claims, n.policyFor(s.Roles), n.now())
 		if result.Affirming() {

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/attestmesh/meshnode/consensus"
@@ -16,8 +17,9 @@ import (
 	"github.com/attestmesh/meshnode/mesh"
 )
 
-// A member without a seat speaks no Raft. It follows the ordered commands from any seat
-// and applies them to its own machine, which checks every signature of governance itself.
+// A member without a seat speaks no Raft. It follows the ordered commands from two seats at
+// once, so that one that is cut off, frozen or evicted holds up nothing, and applies them
+// to its own machine, which checks every signature of governance itself.
 // What no signature covers (the order, the credentials, the rounds) it believes once a
 // published checkpoint of a quorum of organisations has the root its own tree computed
 // (publish.go). It serves nothing before seats of ⌊n/2⌋+1 organisations have signed its
@@ -26,7 +28,8 @@ import (
 
 const (
 	followBatch   = 64
-	followSilence = 3 * maxStaleness / 2 // ticks come every two seconds
+	followLanes   = 2
+	followSilence = 3 * consensus.TickInterval // every tick is a command
 	headWithin    = 2 * time.Second
 	proveEvery    = 500 * time.Millisecond
 )
@@ -35,18 +38,28 @@ type followRequest struct {
 	From uint64 `json:"from"`
 }
 
-// follow applies commands from one seat after another until ctx ends.
+// follow applies commands from followLanes seats at a time until ctx ends.
 func (n *Node) follow(ctx context.Context) {
-	for turn := 0; ctx.Err() == nil; turn++ {
+	var lanes sync.WaitGroup
+	for lane := range followLanes {
+		lanes.Go(func() { n.followLane(ctx, lane) })
+	}
+	lanes.Wait()
+}
+
+// followLane follows one seat after another; different lanes start at different seats.
+func (n *Node) followLane(ctx context.Context, lane int) {
+	for turn := lane; ctx.Err() == nil; turn += followLanes {
 		changed := n.changed.wait()
 		links := n.seatLinks()
 		if len(links) == 0 {
 			// Before the first command no seat is known but by its Credential.
-			links = slices.DeleteFunc(n.mesh.Links(), func(l mesh.Link) bool { return !slices.Contains(l.Session().Roles, RoleSeat) })
+			links = slices.DeleteFunc(n.links(), func(l mesh.Link) bool { return !slices.Contains(l.Session().Roles, RoleSeat) })
 		}
 		if len(links) > 0 {
-			err := n.followFrom(ctx, links[turn%len(links)])
-			n.log.Info("stopped following", "error", err)
+			link := links[turn%len(links)]
+			err := n.followFrom(ctx, link)
+			n.log.Info("stopped following", "seat", n.nameOf(link.Peer()), "error", err)
 		}
 		select {
 		case <-changed:
@@ -64,10 +77,11 @@ func (n *Node) followFrom(ctx context.Context, link mesh.Link) error {
 	defer s.Close()
 	stop := context.AfterFunc(ctx, func() { _ = s.Reset() })
 	defer stop()
-	if err := writeMessage(s, followRequest{From: n.machine.Seq()}); err != nil {
+	seq := n.machine.Seq()
+	if err := writeMessage(s, followRequest{From: seq}); err != nil {
 		return err
 	}
-	n.log.Info("following", "seat", n.nameOf(link.Peer()), "from", n.machine.Seq())
+	n.log.Info("following", "seat", n.nameOf(link.Peer()), "from", seq)
 	for {
 		_ = s.SetDeadline(n.now().Add(followSilence))
 		raw, err := readFrame(s, consensus.MaxCommand)
@@ -77,8 +91,9 @@ func (n *Node) followFrom(ctx context.Context, link mesh.Link) error {
 		if err := n.machine.Check(raw); err != nil {
 			return fmt.Errorf("%s sends a command that nobody signed: %w", n.nameOf(link.Peer()), err)
 		}
-		if out := n.machine.apply(raw); out.Err != nil {
-			return out.Err
+		seq++
+		if err := n.machine.follow(seq, raw); err != nil {
+			return fmt.Errorf("%s: %w", n.nameOf(link.Peer()), err)
 		}
 	}
 }

@@ -104,7 +104,7 @@ func (n *Node) coordinates() bool { return n.genesis.Organisations[0].ID == n.re
 // missing.
 func (n *Node) founders() (map[identity.OrgID]mesh.Link, bool) {
 	links := map[identity.OrgID]mesh.Link{}
-	for _, l := range n.mesh.Links() {
+	for _, l := range n.links() {
 		if s := l.Session(); slices.Contains(s.Roles, RoleSeat) && s.Node.Org != n.ref.Org {
 			links[s.Node.Org] = l
 		}
@@ -253,7 +253,7 @@ func (n *Node) waitSeats(ctx context.Context, b *consensus.Bootstrap) error {
 	for {
 		changed := n.changed.wait()
 		missing := slices.DeleteFunc(b.Seats(), func(c *consensus.Credential) bool {
-			_, linked := n.mesh.Link(c.Peer)
+			_, linked := n.linkTo(c.Peer)
 			return linked || c.Peer == n.self
 		})
 		if len(missing) == 0 {

@@ -162,10 +162,15 @@ func (n *Node) fetchBlob(ctx context.Context, root chunk.Root) ([]byte, error) {
 	if err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return data, err
 	}
-	for _, l := range n.mesh.Links() {
+	for _, l := range n.links() {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
 		data, err := n.askBlob(ctx, l, root)
 		if err != nil {
-			n.log.Debug("blob not fetched", "root", root.String(), "from", n.nameOf(l.Peer()), "error", err)
+			if !errors.Is(err, fs.ErrNotExist) {
+				n.log.Warn("blob not fetched", "root", root.String(), "from", n.nameOf(l.Peer()), "error", err)
+			}
 			continue
 		}
 		if _, err := n.blobs.Put(data, false); err != nil {
@@ -187,6 +192,8 @@ func (n *Node) askBlob(ctx context.Context, l mesh.Link, root chunk.Root) ([]byt
 	if err := writeMessage(s, blobRequest{root}); err != nil {
 		return nil, err
 	}
+	// Whether it is there is known at once; only the bytes may take their time.
+	_ = s.SetDeadline(n.now().Add(headWithin))
 	var reply blobReply
 	if err := readMessage(s, &reply); err != nil {
 		return nil, err
@@ -194,6 +201,7 @@ func (n *Node) askBlob(ctx context.Context, l mesh.Link, root chunk.Root) ([]byt
 	if !reply.Found {
 		return nil, fs.ErrNotExist
 	}
+	_ = s.SetDeadline(n.now().Add(forwardWithin))
 	data, err := readFrame(s, federated.MaxModel)
 	if err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -71,6 +72,27 @@ func (m *Machine) Apply(_, _ uint64, raw []byte) any { return m.apply(raw) }
 func (m *Machine) apply(raw []byte) Applied {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	return m.applyLocked(raw)
+}
+
+// follow applies command number seq, which some seat says was ordered. One that was
+// applied already must be the same: two seats that order differently are two histories.
+func (m *Machine) follow(seq uint64, raw []byte) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch have := uint64(len(m.history)); {
+	case seq <= have:
+		if !bytes.Equal(m.history[seq-1], raw) {
+			return fmt.Errorf("command %d is another than the one applied here: two histories", seq)
+		}
+		return nil
+	case seq > have+1:
+		return fmt.Errorf("command %d comes after %d", seq, have)
+	}
+	return m.applyLocked(raw).Err
+}
+
+func (m *Machine) applyLocked(raw []byte) Applied {
 	defer m.changed.notify()
 	if m.halted != nil {
 		return Applied{Err: m.halted}

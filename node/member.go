@@ -99,7 +99,7 @@ func (n *Node) waitLinked(ctx context.Context, peer identity.PeerID, patience ti
 	defer timer.Stop()
 	for {
 		changed := n.changed.wait()
-		if _, ok := n.mesh.Link(peer); ok {
+		if _, ok := n.linkTo(peer); ok {
 			return true
 		}
 		select {
@@ -215,7 +215,7 @@ func (n *Node) linked(l mesh.Link) {
 }
 
 func (n *Node) hasLink(peer identity.PeerID) bool {
-	_, ok := n.mesh.Link(peer)
+	_, ok := n.linkTo(peer)
 	return ok
 }
 
@@ -231,7 +231,7 @@ func (n *Node) refOf(peer identity.PeerID) (identity.NodeRef, bool) {
 	if ok {
 		return ref, true
 	}
-	if l, linked := n.mesh.Link(peer); linked {
+	if l, linked := n.linkTo(peer); linked {
 		return l.Session().Node, true
 	}
 	return n.peers.named(peer)

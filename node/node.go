@@ -111,8 +111,8 @@ type Node struct {
 
 	machine *Machine
 	quoter  *attest.Quoter
-	mesh    mesh.Mesh
-	meshUp  atomic.Bool // mesh is set: the mesh calls back before its constructor returns
+	mesh    mesh.Mesh   // set by join; others look through links and linkTo
+	meshUp  atomic.Bool // mesh is set: its constructor and the control socket call before
 	peers   *peerBook
 	edges   *edges
 	blobs   *blobs
@@ -422,6 +422,22 @@ func (n *Node) incarnation() identity.Incarnation {
 	var inc identity.Incarnation
 	n.machine.View(func(s *consensus.State, _ *federated.Ledger) { inc = s.Incarnation() })
 	return inc
+}
+
+// links returns the live links; none while there is no mesh yet.
+func (n *Node) links() []mesh.Link {
+	if !n.meshUp.Load() {
+		return nil
+	}
+	return n.mesh.Links()
+}
+
+// linkTo returns the live link to peer.
+func (n *Node) linkTo(peer identity.PeerID) (mesh.Link, bool) {
+	if !n.meshUp.Load() {
+		return nil, false
+	}
+	return n.mesh.Link(peer)
 }
 
 // isSeat reports whether this node asks for a seat.

@@ -220,7 +220,7 @@ func (n *Node) baseModel(ctx context.Context, root chunk.Root) ([]byte, error) {
 // deliver sends the update to the aggregator and stores the outcome that comes back.
 func (n *Node) deliver(ctx context.Context, job federated.JobStatus, d federated.Delivery) error {
 	o := job.Open
-	link, ok := n.mesh.Link(o.Aggregator.Peer)
+	link, ok := n.linkTo(o.Aggregator.Peer)
 	if !ok {
 		return fmt.Errorf("no link to the aggregator %s", o.Aggregator.Ref)
 	}

@@ -162,7 +162,7 @@ func (n *Node) waitSize(size uint64, deadline time.Time) error {
 
 // announceCheckpoint sends a published checkpoint to every linked node.
 func (n *Node) announceCheckpoint(ctx context.Context, note []byte) {
-	gather(ctx, n.mesh.Links(), cosignWithin, func(ctx context.Context, l mesh.Link) (struct{}, error) {
+	gather(ctx, n.links(), cosignWithin, func(ctx context.Context, l mesh.Link) (struct{}, error) {
 		s, err := n.open(ctx, l, n.protocols.checkpoint)
 		if err != nil {
 			return struct{}{}, err

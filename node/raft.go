@@ -51,7 +51,7 @@ type raftPeers struct{ n *Node }
 
 // Open implements replica.Peers.
 func (r raftPeers) Open(ctx context.Context, peer identity.PeerID) (io.ReadWriteCloser, error) {
-	link, ok := r.n.mesh.Link(peer)
+	link, ok := r.n.linkTo(peer)
 	if !ok {
 		return nil, fmt.Errorf("no link to %s", r.n.nameOf(peer))
 	}

@@ -109,7 +109,7 @@ func (n *Node) towardsLeader(r *replica.Replica) (mesh.Link, error) {
 		if leader == "" {
 			return nil, errors.New("the seats have no leader at present")
 		}
-		link, ok := n.mesh.Link(leader)
+		link, ok := n.linkTo(leader)
 		if !ok {
 			return nil, fmt.Errorf("no link to the leader %s", n.nameOf(leader))
 		}
@@ -192,7 +192,7 @@ func (n *Node) open(ctx context.Context, link mesh.Link, p mesh.Protocol) (mesh.
 // seatLinks returns the live links to nodes that hold a seat now, in a fixed order.
 func (n *Node) seatLinks() []mesh.Link {
 	var out []mesh.Link
-	for _, l := range n.mesh.Links() {
+	for _, l := range n.links() {
 		if n.holdsSeat(l.Peer()) {
 			out = append(out, l)
 		}

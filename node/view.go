@@ -73,7 +73,7 @@ func (n *Node) phaseNow(started bool) (Phase, *attest.Reason) {
 	}
 	if !started {
 		if n.isSeat() && !n.meshStarted() {
-			return PhaseFounding, reason(attest.CodeNotStarted, "founding", fmt.Sprintf("%d attested links", len(n.mesh.Links())),
+			return PhaseFounding, reason(attest.CodeNotStarted, "founding", fmt.Sprintf("%d attested links", len(n.links())),
 				fmt.Sprintf("a seat of each of the %d organisations", len(n.genesis.Organisations)))
 		}
 		return PhaseJoining, nil
