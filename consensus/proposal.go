@@ -37,6 +37,16 @@ func (id ProposalID) String() string { return hex.EncodeToString(id[:]) }
 // MarshalText encodes id as lower-case hex.
 func (id ProposalID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
 
+// UnmarshalText decodes 64 lower-case hex characters.
+func (id *ProposalID) UnmarshalText(text []byte) error {
+	raw, err := hex.DecodeString(string(text))
+	if err != nil || len(raw) != len(id) || hex.EncodeToString(raw) != string(text) {
+		return fmt.Errorf("proposal id %.70q: want 64 characters of lower-case hex", text)
+	}
+	copy(id[:], raw)
+	return nil
+}
+
 // Action is one change: exactly one field is set. All actions of a proposal take effect
 // together or not at all.
 type Action struct {

@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"reflect"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/internal/envelope"
+	"github.com/attestmesh/meshnode/internal/identity"
 )
 
 func TestThresholds(t *testing.T) {
@@ -328,4 +330,21 @@ func TestNeutralSeat(t *testing.T) {
 	p := m.payload(m.propose(remove("old")))
 	m.refused(m.command(KindProposal, m.sign(p, "alpha govern", "beta govern")), attest.CodeWrongSigner)
 	m.ok(m.command(KindProposal, m.sign(p, "alpha govern", "gamma govern")))
+}
+
+func TestAcceptedSurvivesJSON(t *testing.T) {
+	want := Accepted{ID: ProposalID{1, 2, 31: 3}, Class: ClassWiden, Epoch: 4, Base: 2, Organisations: []identity.OrgID{"alpha", "beta"}}
+	raw, err := json.Marshal(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got Accepted
+	if err := json.Unmarshal(raw, &got); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%s: got %+v, %v, want %+v", raw, got, err, want)
+	}
+	for _, bad := range []string{"", "01", strings.Repeat("AB", 32), strings.Repeat("g", 64), strings.Repeat("0", 66)} {
+		if err := new(ProposalID).UnmarshalText([]byte(bad)); err == nil {
+			t.Errorf("%q was taken for a proposal id", bad)
+		}
+	}
 }
