@@ -6,6 +6,8 @@ import (
 	"crypto"
 	"fmt"
 	"io"
+	"net"
+	"net/url"
 	"os"
 	"slices"
 	"strings"
@@ -139,6 +141,20 @@ func (e systemEnroller) Credential(ctx context.Context, prover *attest.Quoter) (
 // SignBootstrap implements Enroller.
 func (e systemEnroller) SignBootstrap(ctx context.Context, payload []byte) ([]byte, error) {
 	return e.Client.SignBootstrap(ctx, payload)
+}
+
+// Probe implements Prober: whether something listens there. Whose key it has is checked
+// when it matters, at every request.
+func (e systemEnroller) Probe(ctx context.Context) error {
+	u, err := url.Parse(e.URL)
+	if err != nil {
+		return err
+	}
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", u.Host)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
 }
 
 // Started implements Enroller.

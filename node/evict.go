@@ -52,14 +52,19 @@ func (n *Node) propose(ctx context.Context, raw []byte) (Submission, error) {
 	return answer, nil
 }
 
-// watchPolicy judges every link again after each policy change, until ctx ends.
+// watchPolicy judges every link again after each change that may put a peer out, until
+// ctx ends.
 func (n *Node) watchPolicy(ctx context.Context) {
-	last := n.epoch()
+	lastEpoch, lastMoved := n.epoch(), n.machine.Moved()
 	for {
 		changed := n.changed.wait()
-		if e := n.epoch(); e != last {
-			last = e
-			n.rejudge(e)
+		if e, moved := n.epoch(), n.machine.Moved(); e != lastEpoch || moved != lastMoved {
+			decided := n.now()
+			if at := n.machine.DecidedAt(e); e != lastEpoch && !at.IsZero() {
+				decided = at
+			}
+			lastEpoch, lastMoved = e, moved
+			n.rejudge(decided)
 		}
 		select {
 		case <-changed:
@@ -69,17 +74,29 @@ func (n *Node) watchPolicy(ctx context.Context) {
 	}
 }
 
-// rejudge applies the policy of epoch e to the stored claims of every link.
-func (n *Node) rejudge(e identity.Epoch) {
-	decided := n.machine.DecidedAt(e)
-	for _, link := range n.links() {
+// rejudge applies the policy in force to the stored claims of every link, and closes the
+// links to boots that a newer one has replaced.
+func (n *Node) rejudge(decided time.Time) {
+	for _, link := range n.mesh.Links() {
 		s := link.Session()
 		result := attest.Appraise(s.Claims, n.policyFor(s.Roles), n.now())
-		if result.Affirming() {
-			continue
+		if retired := n.retired(s.Peer); retired != nil {
+			result = attest.Refuse(n.now(), *retired)
 		}
-		n.evict(link, result, decided)
+		if !result.Affirming() {
+			n.evict(link, result, decided)
+		}
 	}
+}
+
+// retired says that a newer boot of the peer's node is known, or nil.
+func (n *Node) retired(peer identity.PeerID) (why *attest.Reason) {
+	n.machine.View(func(s *consensus.State, _ *federated.Ledger) {
+		if s.Retired(peer) {
+			why = reason(attest.CodeRetired, "peer", peer.Short(), "the newest boot of its node")
+		}
+	})
+	return why
 }
 
 // evict closes a link whose peer an ordered decision has put out. Closing tells the peer
@@ -90,14 +107,22 @@ func (n *Node) evict(link mesh.Link, result attest.Result, decided time.Time) {
 	if len(result.Reasons) > 0 {
 		why = result.Reasons[0]
 	}
-	n.edges.record(s.Subject, s.Claims, result)
+	if why.Code != attest.CodeRetired { // a retired peer is nobody's subject any more
+		n.edges.record(s.Subject, s.Claims, result)
+	}
 	n.tasks.Go(func() {
 		_ = link.Close(why)
 		<-link.Done()
 		closed := n.now()
 		n.peers.closed(Closing{Node: s.Node.String(), Peer: s.Peer.String(), Code: why.Code, Decided: decided, Closed: closed})
 		n.peers.update(s.Node, "", closed, func(p *PeerStatus) {
+			if p.Peer != s.Peer.String() {
+				return // a newer boot is linked already
+			}
 			p.State, p.Code, p.Reason, p.Verdict = PeerEvicted, why.Code, &why, result.Verdict
+			if why.Code == attest.CodeRetired {
+				p.State = PeerRetired
+			}
 		})
 		n.log.Info("evicted", "node", s.Node.String(), "code", why.Code, "after", closed.Sub(decided).String())
 		n.changed.notify()

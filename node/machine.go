@@ -55,6 +55,7 @@ type Machine struct {
 	leaves  map[transparency.Hash]uint64 // guarded by mu; index of each leaf by its hash
 	applied map[identity.Epoch]time.Time // guarded by mu; when this node applied each epoch
 	tickAt  time.Time                    // guarded by mu; when this node applied the newest tick
+	moved   uint64                       // guarded by mu; counts evictions and retirements
 	halted  error                        // guarded by mu
 }
 
@@ -133,6 +134,9 @@ func (m *Machine) dispatch(raw []byte) ([][]byte, Applied, error) {
 	if out.Reason == nil && out.EpochChanged {
 		m.applied[m.state.Epoch()] = m.now()
 	}
+	if len(out.Evicted)+len(out.Retired) > 0 {
+		m.moved++
+	}
 	if out.Reason == nil && c.Kind == consensus.KindTick {
 		m.tickAt = m.now()
 	}
@@ -210,6 +214,14 @@ func (m *Machine) Since(seq uint64, limit int) [][]byte {
 	}
 	rest := m.history[seq:]
 	return slices.Clone(rest[:min(limit, len(rest))])
+}
+
+// Moved counts the changes that may put a linked peer out: evictions, by vote or by an
+// entry's end, and newer boots.
+func (m *Machine) Moved() uint64 {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.moved
 }
 
 // Halted returns why the machine has halted, or nil.

@@ -94,6 +94,7 @@ type Node struct {
 	ref       identity.NodeRef
 	genesis   *consensus.Genesis
 	schemes   map[string]attest.Scheme
+	attester  attest.Attester
 	enroller  Enroller
 	directory Directory
 	data      *TrainingData
@@ -131,6 +132,7 @@ type Node struct {
 	badCredentials  map[identity.PeerID]error // guarded by mu; refused by the machine, not to be ordered again
 	phase           Phase                     // guarded by mu; until the first Credential
 	phaseReason     *attest.Reason            // guarded by mu
+	outages         map[string]outage         // guarded by mu; "attester", "enroller"
 }
 
 // Run runs a node until ctx ends, and then stops everything it started. Mistakes that the
@@ -209,6 +211,7 @@ func newNode(ctx context.Context, cfg Config, deps Deps) (*Node, error) {
 		data: deps.Data, keys: keys, key: keys.Peer, self: identity.PeerIDFromKey(public), log: deps.Log,
 		protocols: newProtocols(deps.Genesis.MeshID()), kind: deps.Attester.Kind(), changed: newNotifier(),
 		peers: newPeerBook(), badCredentials: map[identity.PeerID]error{}, phase: PhaseEnrolling,
+		attester: deps.Attester, outages: map[string]outage{},
 	}
 	if _, ok := n.genesis.Organisation(cfg.Organisation); !ok {
 		return nil, &ConfigError{Field: "organisation", Err: fmt.Errorf("%q is not in genesis", cfg.Organisation), Remedy: "use an organisation of this mesh, or this mesh's genesis"}
@@ -331,7 +334,7 @@ func (n *Node) join(deps Deps) error {
 // startTasks starts the tasks that end with the node.
 func (n *Node) startTasks() {
 	for _, task := range []func(context.Context){
-		n.watchPolicy, n.edges.run, n.renew, n.runDriver, n.runParticipant, n.runAggregator, n.watchHalt,
+		n.watchPolicy, n.edges.run, n.renew, n.runDriver, n.runParticipant, n.runAggregator, n.watchHalt, n.runProbes,
 	} {
 		n.tasks.Go(func() { task(n.ctx) })
 	}

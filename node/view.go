@@ -115,6 +115,9 @@ func (n *Node) explain(s *Status, seats []consensus.Node, quorum int) {
 	if r := n.raft(); r != nil && r.State() == replica.None && s.Started && s.Phase != PhaseStopping {
 		s.Warnings = append(s.Warnings, "this node has left the Raft configuration: an ordered decision put it out, or it failed")
 	}
+	if c, err := consensus.ParseCredential(n.credential()); err == nil {
+		s.Warnings = append(s.Warnings, n.outageWarnings(c.Expires)...)
+	}
 	if err := n.machine.Halted(); err != nil {
 		s.Warnings = append(s.Warnings, err.Error())
 	}

@@ -56,6 +56,15 @@ func (a *Attester) Attest(ctx context.Context, data attest.ReportData) (attest.E
 	return Evidence(report), nil
 }
 
+// Probe reports whether a platform listens at the socket. It asks for nothing.
+func (a *Attester) Probe(ctx context.Context) error {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", a.socket)
+	if err != nil {
+		return fmt.Errorf("sim platform %s: %w", a.socket, err)
+	}
+	return conn.Close()
+}
+
 // ask makes one request. It leaves no connection behind that an error has spoiled.
 func (a *Attester) ask(ctx context.Context, data attest.ReportData) (report []byte, err error) {
 	if a.conn == nil {
