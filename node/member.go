@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/attestmesh/meshnode/attest"
@@ -138,9 +139,21 @@ func (n *Node) pullPolicy(ctx context.Context, url string) {
 func (n *Node) unreachable(url string, err error) {
 	n.peers.update(identity.NodeRef{}, url, n.now(), func(p *PeerStatus) {
 		if p.State != PeerEvicted && p.State != PeerConnected {
-			p.State, p.Note = PeerUnreachable, err.Error()
+			p.State, p.Note = PeerUnreachable, oneLine(err)
 		}
 	})
+}
+
+// maxNote bounds the note on a peer that cannot be reached.
+const maxNote = 240
+
+// oneLine makes an error of several lines, as libp2p's are, fit a table.
+func oneLine(err error) string {
+	s := strings.Join(strings.Fields(err.Error()), " ")
+	if len(s) > maxNote {
+		s = strings.ToValidUTF8(s[:maxNote], "") + " …"
+	}
+	return s
 }
 
 func (n *Node) noteDialFailure(s mesh.Subject, err error) {
@@ -149,8 +162,8 @@ func (n *Node) noteDialFailure(s mesh.Subject, err error) {
 		switch {
 		case errors.As(err, &refused):
 			// Recorded by noteRefusal, which hears of both directions.
-		case p.State != PeerConnected && p.State != PeerEvicted:
-			p.State, p.Note = PeerUnreachable, err.Error()
+		case p.State != PeerConnected && p.State != PeerEvicted && p.State != PeerRetired:
+			p.State, p.Note = PeerUnreachable, oneLine(err)
 		}
 	})
 	n.changed.notify()
@@ -168,14 +181,19 @@ func (n *Node) noteRefusal(r mesh.Refusal) {
 	}
 	why := r.Reasons[0]
 	n.peers.update(ref, "", n.now(), func(p *PeerStatus) {
-		if p.State == PeerConnected && n.hasLink(r.Peer) {
-			return
+		switch {
+		case p.State == PeerConnected && n.hasLink(r.Peer):
+			return // another connection of a peer that is linked
+		case p.Peer == r.Peer.String() && (p.State == PeerEvicted || p.State == PeerRetired):
+			return // the ordered decision says more than this attempt
 		}
 		p.Peer, p.Code, p.Reason, p.Note = r.Peer.String(), why.Code, &why, ""
 		switch {
+		case why.Code == attest.CodeUnavailable || why.Code == attest.CodeBusy:
+			p.State = PeerUnreachable
 		case r.Remote:
 			p.State = PeerRefusesUs
-		case p.State != PeerEvicted:
+		default:
 			p.State, p.Verdict = PeerRefused, attest.VerdictContraindicated
 		}
 	})
