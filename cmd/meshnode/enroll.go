@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"crypto/ed25519"
 	"errors"
 	"fmt"
@@ -108,13 +107,9 @@ func enrollerConfig(f enrollFlags) (enroll.Config, error) {
 			return enroll.Config{}, usageError("see meshnode enroll serve --help", "--%s is missing", name)
 		}
 	}
-	raw, err := readLimited(f.genesis, maxSignFile)
+	g, err := signedGenesis(f.genesis)
 	if err != nil {
 		return enroll.Config{}, err
-	}
-	g, err := consensus.ParseGenesis(bytes.TrimSuffix(raw, []byte("\n")))
-	if err != nil {
-		return enroll.Config{}, usageError("give the genesis that all organisations have signed (meshnode genesis show FILE lists who has)", "%s: %v", f.genesis, err)
 	}
 	key, err := loadKey(f.key)
 	if err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"crypto/rand"
 	"fmt"
 	"io"
@@ -206,4 +207,17 @@ func listOrgs(orgs []identity.OrgID) string {
 		s = append(s, string(o))
 	}
 	return strings.Join(s, ", ")
+}
+
+// signedGenesis reads a genesis that every founding organisation has signed.
+func signedGenesis(path string) (*consensus.Genesis, error) {
+	raw, err := readLimited(path, maxSignFile)
+	if err != nil {
+		return nil, err
+	}
+	g, err := consensus.ParseGenesis(bytes.TrimSuffix(raw, []byte("\n")))
+	if err != nil {
+		return nil, usageError("give the genesis that all organisations have signed (meshnode genesis show FILE lists who has)", "%s: %v", path, err)
+	}
+	return g, nil
 }

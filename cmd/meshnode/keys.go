@@ -9,6 +9,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -118,16 +119,20 @@ func writeOver(path string, data []byte, perm fs.FileMode) error {
 
 // readLimited reads a small file.
 func readLimited(path string, limit int64) ([]byte, error) {
-	if st, err := os.Stat(path); err == nil && !st.Mode().IsRegular() {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, usageError("check the path", "%v", err)
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
 		return nil, usageError("give the path of a file", "%s: is not a file", path)
 	}
-	dir, err := durable.Open(filepath.Dir(path))
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err != nil {
 		return nil, usageError("check the path", "%v", err)
 	}
-	data, err := dir.ReadFile(filepath.Base(path), limit)
-	if err != nil {
-		return nil, usageError("check the path", "%v", err)
+	if int64(len(data)) > limit {
+		return nil, usageError("give a file that meshnode made", "%s: over the limit of %d bytes", path, limit)
 	}
 	return data, nil
 }

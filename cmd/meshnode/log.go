@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -16,7 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/attestmesh/meshnode/audit"
-	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/internal/durable"
 	"github.com/attestmesh/meshnode/internal/envelope"
 	"github.com/attestmesh/meshnode/internal/identity"
@@ -74,24 +72,6 @@ and why. 2: the input is no log. 3: too old, or it could not be read to the end.
 	cmd.Flags().DurationVar(&maxAge, "max-age", 0, "exit 3 if the quorum's cosignatures are older (default: 5m for a URL, no limit for a DIR)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	return cmd
-}
-
-// signedGenesis reads a genesis that all founding organisations have signed.
-func signedGenesis(file string) (*consensus.Genesis, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, usageError("name a signed genesis file", "%v", err)
-	}
-	defer f.Close()
-	raw, err := io.ReadAll(io.LimitReader(f, envelope.MaxSize+2))
-	if err != nil {
-		return nil, usageError("name a signed genesis file", "%v", err)
-	}
-	g, err := consensus.ParseGenesis(bytes.TrimSuffix(raw, []byte("\n")))
-	if err != nil {
-		return nil, usageError("use the genesis file that all founding organisations signed", "%s: %v", file, err)
-	}
-	return g, nil
 }
 
 func isURL(location string) bool {

@@ -235,7 +235,7 @@ func openTerminal(t *testing.T, name, home string) *terminal {
 	t.Helper()
 	term := &terminal{name: name, cmd: exec.Command("bash", "--noprofile", "--norc"), lines: make(chan string, 1024), dir: t.TempDir()}
 	term.cmd.Dir = home
-	term.cmd.Env = append(os.Environ(), "HOME="+home)
+	term.cmd.Env = append(os.Environ(), "HOME="+home, exitAtOnce)
 	term.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	r, w, err := os.Pipe()
 	if err != nil {

@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,10 +15,15 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"meshnode": func() { os.Exit(run()) }})
 }
 
+// exitAtOnce keeps processes with the race detector from waiting a second at their end.
+const exitAtOnce = "GORACE=atexit_sleep_ms=0"
+
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
 		Setup: func(env *testscript.Env) error {
+			name, value, _ := strings.Cut(exitAtOnce, "=")
+			env.Setenv(name, value)
 			// A published log and its genesis, made by the tests of package audit.
 			published, err := filepath.Abs("../../audit/testdata/published")
 			env.Setenv("PUBLISHED", published)
