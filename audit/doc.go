@@ -23,6 +23,15 @@
 // A log does not hold the clock by which members judged expiry. What the times in results
 // rule out is found; in between, the seats that ordered a leaf are believed.
 //
+// # Claims
+//
+// A claim is a leaf with the proof of inclusion that came with it, as a certificate of a
+// round holds it. It holds if the log does, that leaf stands at the named index, the
+// proof leads from it to the root in the proof's checkpoint, enough organisations had
+// cosigned that by the membership at its size, and the log had that root at that size. Of
+// a checkpoint that is newer than the log that was read, the last is left to its
+// cosigners, who are then those at the log's end.
+//
 // # Findings
 //
 // Everything wrong is a finding of index, code and message. Codes are those of packages

@@ -22,6 +22,9 @@ type Options struct {
 	At time.Time
 	// MaxAge is how old the quorum's cosignatures may be; zero does not judge age.
 	MaxAge time.Duration
+	// Claims are leaves that are said to be in the log; what they are worth is in
+	// Report.Claims.
+	Claims []Claim
 	// Progress is called as entries are read; it may be nil.
 	Progress func(done, size uint64)
 }
@@ -39,6 +42,7 @@ func Log(ctx context.Context, r *transparency.Reader, opts Options) (Report, err
 	if opts.At.IsZero() {
 		return a.report, errors.New("audit: no time given")
 	}
+	a.claims = newClaims(opts.Claims)
 	err := a.run(ctx, r)
 	if ctx.Err() != nil {
 		return a.report, ctx.Err()
@@ -48,6 +52,7 @@ func Log(ctx context.Context, r *transparency.Reader, opts Options) (Report, err
 		err = nil
 	}
 	a.finish()
+	a.report.Claims = a.claims.judged(a)
 	return a.report, err
 }
 
@@ -59,6 +64,7 @@ type auditor struct {
 	replay     *replayer
 	more       int
 	leaves     []transparency.Finding // of the replay; added after those of the tree
+	claims     *claims
 }
 
 // maxFindings bounds a report; the rest is counted.
@@ -127,6 +133,9 @@ func (a *auditor) leaf(index uint64, leaf []byte) error {
 		a.more += len(a.leaves) - maxFindings
 		a.leaves = a.leaves[:maxFindings]
 	}
+	if err := a.claims.leaf(index, leaf, a); err != nil {
+		return err
+	}
 	if index != 1 || !a.replay.started() {
 		return nil
 	}
@@ -142,6 +151,18 @@ func (a *auditor) policy(cosigners []transparency.Cosigner) transparency.Policy 
 	s := a.replay.state
 	return transparency.Policy{Origin: s.Origin(), LogKey: s.LogKey(), Cosigners: cosigners,
 		Quorum: transparency.Quorum{Published: s.Quorum(), Strong: s.StrongQuorum()}, At: a.opts.At}
+}
+
+// cosigners are the seats whose Credential and affirming result the leaves so far hold.
+func (a *auditor) cosigners() []transparency.Cosigner {
+	var out []transparency.Cosigner
+	s := a.replay.state
+	for _, n := range s.Seats() {
+		if n.Standing == consensus.StandingMeasured {
+			out = append(out, transparency.Cosigner{Name: s.CosignerName(n.Ref, n.BootSeq), Org: n.Ref.Org, Key: n.Credential.CosignerKey()})
+		}
+	}
+	return out
 }
 
 // merge puts the findings of the tree and of the replay together. From the first entry on
@@ -175,13 +196,7 @@ func (a *auditor) judgeCheckpoint(head transparency.Checkpoint) {
 	a.report.Simulated = s.Genesis().AllowSim
 	a.report.Members = len(s.Nodes())
 	a.report.Results, a.report.Policies, a.report.Rounds = a.replay.results, int(s.Epoch()), a.replay.rounds
-	var cosigners []transparency.Cosigner
-	for _, n := range s.Seats() {
-		if n.Standing == consensus.StandingMeasured {
-			cosigners = append(cosigners, transparency.Cosigner{Name: s.CosignerName(n.Ref, n.BootSeq), Org: n.Ref.Org, Key: n.Credential.CosignerKey()})
-		}
-	}
-	v, err := transparency.Verify(a.checkpoint, a.policy(cosigners))
+	v, err := transparency.Verify(a.checkpoint, a.policy(a.cosigners()))
 	if err != nil {
 		a.found(head.Size, CodeCheckpointInvalid, err.Error())
 		return

@@ -43,6 +43,7 @@ type Report struct {
 	Results      int       `json:"-"` // attestation results among the leaves
 	Policies     int       `json:"-"` // policy changes among the leaves
 	Rounds       int       `json:"-"` // committed training rounds among the leaves
+	Claims       []Claimed `json:"-"` // one for each of Options.Claims, in their order
 }
 
 // Undecided reports whether the findings, if there are any, say no more than that the log

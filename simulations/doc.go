@@ -8,12 +8,13 @@
 //
 // A scenario is a text, one command a line, '#' begins a comment. NODE is "org/name" or
 // "leader": the node that most running nodes name as Raft's leader at that moment. NODES is
-// a list of them; "rest" is every running node that its line does not name otherwise. TIME
-// is a duration, or two of them, as "5s-15s", to be drawn by the seed.
+// a list of them, where "rest" is every running node that the line does not name otherwise
+// and "-NODE" is out of "rest". RELEASE may be "of:NODE": what that node runs. TIME is a duration, or two of them, as "5s-15s", to be drawn by the seed.
 //
 //	mesh ORG...                                  first line: the founding organisations
 //	allow RELEASE...                             what genesis allows, in every role
 //	start NODE RELEASE [ROLE...]                 start a node that runs a release
+//	name WORD NODE                               the node's further name, as "victim leader"
 //	stop NODE                                    end a node as its operator would
 //	crash NODE                                   end a node without a word to anybody
 //	wait TIME
@@ -26,6 +27,7 @@
 //	expect leader among NODES [within TIME]
 //	expect phase PHASE [code CODE] of NODES [within TIME]
 //	expect closed NODE by NODES within TIME      since the last propose, by their own records
+//	expect linked NODES [within TIME]            each with each other
 //	expect unlinked NODE from NODES [within TIME]
 //	expect voters NODES at NODES [within TIME]
 //	expect equal NODES [within TIME]             commands, state digests, log sizes and roots

@@ -51,6 +51,7 @@ func (p *player) checkPhase(phase, code string, names []string) error {
 // checkClosed holds if every node has recorded that it closed its link to name within
 // limit of the last proposal.
 func (p *player) checkClosed(name string, names []string, limit time.Duration) error {
+	name = p.real(name)
 	hosts, err := p.nodes(names, name)
 	if err != nil {
 		return err
@@ -73,8 +74,33 @@ func (p *player) checkClosed(name string, names []string, limit time.Duration) e
 	return nil
 }
 
+// checkLinked holds if each node is connected to each other one.
+func (p *player) checkLinked(names []string) error {
+	hosts, err := p.nodes(names)
+	if err != nil {
+		return err
+	}
+	all, err := statuses(hosts)
+	if err != nil {
+		return err
+	}
+	for i, s := range all {
+		connected := map[string]bool{hosts[i].name: true}
+		for _, peer := range s.Peers {
+			connected[peer.Node] = connected[peer.Node] || peer.State == node.PeerConnected
+		}
+		for _, h := range hosts {
+			if !connected[h.name] {
+				return fmt.Errorf("%s is not connected to %s", s.Node, h.name)
+			}
+		}
+	}
+	return nil
+}
+
 // checkUnlinked holds if no node is connected to name.
 func (p *player) checkUnlinked(name string, names []string) error {
+	name = p.real(name)
 	hosts, err := p.nodes(names, name)
 	if err != nil {
 		return err

@@ -21,6 +21,7 @@ import (
 // host is a machine with one node. Its name is the node's.
 type host struct {
 	name    string
+	release string
 	ip      string
 	console *http.Client // reaches the control listener from the same machine
 
@@ -71,7 +72,7 @@ func (w *world) start(name, release string, roles []string) error {
 	if _, err := w.host(name); err == nil {
 		return fmt.Errorf("%s was started before", name)
 	}
-	h := &host{name: name, ip: w.address(len(w.hosts)), console: w.client(name), done: make(chan struct{})}
+	h := &host{name: name, release: release, ip: w.address(len(w.hosts)), console: w.client(name), done: make(chan struct{})}
 	cfg := node.Config{Organisation: ref.Org, Node: ref.Name, Roles: roles, Listen: []string{"/ip4/" + h.ip + "/tcp/4001"}}
 	for i := range max(len(w.hosts), len(w.genesis.Organisations)) {
 		if i != len(w.hosts) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/attestmesh/meshnode/consensus/replica"
@@ -39,6 +40,7 @@ type Result struct {
 type player struct {
 	world   *world
 	clients *clients
+	names   map[string]string // given by the command name
 	result  *Result
 }
 
@@ -51,7 +53,7 @@ func (s *Script) Play(seed uint64, opts Options) (_ *Result, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", s.name, err)
 	}
-	p := &player{world: w, result: &Result{History: newHistory(start)}}
+	p := &player{world: w, names: map[string]string{}, result: &Result{History: newHistory(start)}}
 	defer func() {
 		p.quiet()
 		p.heal()
@@ -60,6 +62,7 @@ func (s *Script) Play(seed uint64, opts Options) (_ *Result, err error) {
 				err = errors.Join(err, fmt.Errorf("%s: %s ended with: %w", s.name, h.name, e))
 			}
 		}
+		time.Sleep(time.Second) // net/http finishes dials that nobody waits for any more
 	}()
 	for _, step := range s.steps {
 		if opts.Log != nil {
@@ -81,7 +84,11 @@ func (s *Script) Play(seed uint64, opts Options) (_ *Result, err error) {
 func (p *player) nodes(names []string, taken ...string) ([]*host, error) {
 	var out []*host
 	for _, name := range names {
-		switch name {
+		if but, ok := strings.CutPrefix(name, "-"); ok {
+			taken = append(slices.Clone(taken), p.real(but))
+			continue
+		}
+		switch name = p.real(name); name {
 		case "rest":
 		case "leader":
 			h, err := p.leader()
@@ -108,6 +115,14 @@ func (p *player) nodes(names []string, taken ...string) ([]*host, error) {
 	return out, nil
 }
 
+// real is the name of a node that the script gave another one.
+func (p *player) real(name string) string {
+	if n, ok := p.names[name]; ok {
+		return n
+	}
+	return name
+}
+
 // leader waits for the node that leads in the highest term.
 func (p *player) leader() (*host, error) {
 	var leader *host
@@ -125,6 +140,15 @@ func (p *player) leader() (*host, error) {
 		return nil
 	}, expectWithin)
 	return leader, err
+}
+
+// name gives a node another name, for the rest of the script.
+func (p *player) name(word, name string) error {
+	hosts, err := p.nodes([]string{name})
+	if err == nil {
+		p.names[word] = hosts[0].name
+	}
+	return err
 }
 
 // expect repeats a check until it holds, for limit.
@@ -150,6 +174,7 @@ func (p *player) end(name string, crash bool) error {
 		for _, h := range p.world.hosts {
 			if h != gone {
 				p.world.wire.Silence(h.name, gone.name)
+				p.world.parted = append(p.world.parted, [2]string{h.name, gone.name})
 			}
 		}
 	}
@@ -204,6 +229,13 @@ func (p *player) propose(how, release string, orgs []string, at, refused string)
 	hosts, err := p.nodes([]string{at})
 	if err != nil {
 		return err
+	}
+	if of, ok := strings.CutPrefix(release, "of:"); ok {
+		runs, err := p.nodes([]string{of})
+		if err != nil {
+			return err
+		}
+		release = runs[0].release
 	}
 	action := remove(release)
 	if how == "add" {

@@ -69,6 +69,11 @@ func (s *Script) parse(command string, args []string) (func(*player) error, erro
 			return nil, fmt.Errorf("want NODE RELEASE [ROLE...]")
 		}
 		return func(p *player) error { return p.world.start(args[0], args[1], args[2:]) }, nil
+	case "name":
+		if len(args) != 2 {
+			return nil, fmt.Errorf("want WORD NODE")
+		}
+		return func(p *player) error { return p.name(args[0], args[1]) }, nil
 	case "stop", "crash":
 		if len(args) != 1 {
 			return nil, fmt.Errorf("want NODE")
@@ -215,6 +220,11 @@ func parseCheck(what string, args []string, limit time.Duration) (func(*player) 
 			return func(p *player) error { return p.checkClosed(args[0], nodes, limit) }, nil
 		}
 		return nil, fmt.Errorf("want NODE by NODES within TIME")
+	case "linked":
+		if len(args) == 0 {
+			return nil, fmt.Errorf("want NODES")
+		}
+		return func(p *player) error { return p.checkLinked(args) }, nil
 	case "unlinked":
 		if nodes, ok := after(args, "from"); ok && len(nodes) > 0 {
 			return func(p *player) error { return p.checkUnlinked(args[0], nodes) }, nil

@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"fmt"
 
+	"github.com/transparency-dev/merkle/rfc6962"
 	"golang.org/x/mod/sumdb/tlog"
 )
 
@@ -48,3 +49,24 @@ func toTlog(in []Hash) []tlog.Hash {
 	}
 	return out
 }
+
+// Accumulator computes the root of leaves as they come, like the seats' trees but by other
+// code; it keeps the right edge only. The zero value is not ready: see NewAccumulator.
+type Accumulator struct{ lane *lane }
+
+// NewAccumulator returns an accumulator of no leaves.
+func NewAccumulator() *Accumulator { return &Accumulator{newLane()} }
+
+// Append adds a leaf.
+func (a *Accumulator) Append(leaf []byte) error {
+	if err := a.lane.tree.Append(rfc6962.DefaultHasher.HashLeaf(leaf), nil); err != nil {
+		return fmt.Errorf("log: %w", err)
+	}
+	return nil
+}
+
+// Size returns the number of leaves.
+func (a *Accumulator) Size() uint64 { return a.lane.tree.End() }
+
+// Root returns the root of the leaves so far.
+func (a *Accumulator) Root() (Hash, error) { return a.lane.root() }

@@ -65,6 +65,8 @@ const (
 	watchInterval = time.Second
 	// closeTimeout bounds each of the three waits of Close.
 	closeTimeout = 5 * time.Second
+	// reachEvery is how often a leader tries to reach a follower to which it has no stream.
+	reachEvery = 100 * time.Millisecond
 	// acceptTimeout is how long raft may take to accept a command from its caller.
 	acceptTimeout = 5 * time.Second
 	// logPause is how often one message of raft's own log is repeated as a warning.

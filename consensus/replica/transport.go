@@ -237,12 +237,44 @@ func (t *transport) AppendEntries(id raft.ServerID, _ raft.ServerAddress, args *
 	if err != nil {
 		return err
 	}
+	if !isHeartbeat(args) {
+		t.reach(id, args.Term)
+	}
 	reply, err := t.call(id, args, timeout)
 	if err != nil {
 		return err
 	}
 	*resp = *reply.(*raft.AppendEntriesResponse)
 	return nil
+}
+
+// reach waits until there is a stream to a peer, for as long as this replica leads in term
+// and the peer is a member. Raft doubles its pause at each append that fails, up to 10.24 s,
+// and sits it out whatever happens: a follower that was cut off for some seconds would hear
+// heartbeats again at once, yet no command (a revocation, say) for as long. Heartbeats have
+// a pause of their own, which raft bounds.
+func (t *transport) reach(id raft.ServerID, term uint64) {
+	tick := time.NewTicker(reachEvery)
+	defer tick.Stop()
+	for {
+		if _, err := t.stream(id, t.heartbeat); err == nil {
+			return
+		}
+		peer, err := t.peer(id)
+		if r := t.raft.Load(); err != nil || r == nil || (*r).State() != raft.Leader || (*r).CurrentTerm() != term || !t.member(peer) {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-t.ctx.Done():
+			return
+		}
+	}
+}
+
+// isHeartbeat reports whether args are what raft's heartbeats are: a term and nothing else.
+func isHeartbeat(args *raft.AppendEntriesRequest) bool {
+	return args.PrevLogEntry == 0 && args.LeaderCommitIndex == 0 && len(args.Entries) == 0
 }
 
 // fit cuts args to one frame and returns the deadline for it.
