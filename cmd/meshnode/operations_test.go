@@ -35,7 +35,7 @@ import (
 
 const (
 	blockWithin = 30 * time.Second // one block, or all repetitions of one
-	pageWithin  = 3 * time.Minute
+	pageWithin  = 2 * time.Minute
 	askAgain    = 200 * time.Millisecond
 )
 
