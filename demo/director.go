@@ -185,8 +185,11 @@ func (d *director) serve() {
 	d.serving.Store(true)
 	d.say.plain("\nThe mesh stays up until Ctrl-C. Sockets and first questions:")
 	for _, n := range d.plan.all() {
-		p := d.proc(n.ref())
-		d.say.detail("%-12s pid %-8d %s", n.ref(), p.pid, d.hand("status", "--node", d.lay.socket(n)))
+		if n.ref() == d.killed {
+			d.say.detail("%-12s killed in the story", n.ref())
+			continue
+		}
+		d.say.detail("%-12s pid %-8d %s", n.ref(), d.proc(n.ref()).pid, d.hand("status", "--node", d.lay.socket(n)))
 	}
 	n := d.survivors()[0]
 	d.say.detail("%s", d.hand("peers", "--node", d.lay.socket(n)))
@@ -198,13 +201,17 @@ func (d *director) serve() {
 
 // lookAround says what a kept directory is good for.
 func (d *director) lookAround() string {
+	last := "  rm -r " + quote(d.lay.dir)
+	if d.opts.Dir == "" && !d.opts.Keep && d.report.OK {
+		last = "  (removed at Ctrl-C; --keep keeps it)"
+	}
 	return strings.Join([]string{
 		"Everything is in " + d.lay.dir + ":",
 		"  " + d.hand("log", "audit", d.lay.log(), "--genesis", d.lay.genesis()),
 		"  " + d.hand("job", "verify", d.lay.job()),
 		"  " + d.hand("genesis", "show", d.lay.genesis()),
 		"  less " + quote(filepath.Join(d.lay.dir, "nodes")) + "/*/node.log   " + quote(d.lay.commands()),
-		"  rm -r " + quote(d.lay.dir),
+		last,
 	}, "\n")
 }
 
