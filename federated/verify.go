@@ -18,15 +18,18 @@ type VerifyOptions struct {
 	// GovernKeys are the organisations' govern keys, from genesis. Without them the
 	// report says that the job's signatures were not judged.
 	GovernKeys []envelope.Key
-	// Inclusion checks that a certificate's leaf is in the log, and that the results it
-	// names make its members eligible. Without it the report says that nobody looked.
-	Inclusion func(*Certificate) error
+	// Inclusion checks that a certificate's leaf is in the log, where its members were
+	// eligible, and returns the level of the checkpoint that proves it. An attest.Error
+	// gives the finding its code. Without it the report says that nobody looked.
+	Inclusion func(*Certificate) (level string, err error)
 }
 
-// The values of Report.JobSignatures and Report.Inclusion.
+// The values of Report.JobSignatures (the first two) and Report.Inclusion (the others).
 const (
-	Checked    = "checked"
-	NotChecked = "not checked"
+	Checked     = "checked"
+	NotChecked  = "not checked"
+	Verified    = "verified"     // every certificate's leaf is in the log
+	NotVerified = "not verified" // of one at least that could not be shown; the findings say of which
 )
 
 // Finding is one thing that is wrong. Round is −1 for what concerns the whole job.
@@ -47,9 +50,10 @@ type RoundReport struct {
 	Arithmetic   string             `json:"arithmetic"`
 	ResultRoot   chunk.Root         `json:"result_root"`
 	// ReExecuted reports that the sum was done again here and gave ResultRoot.
-	ReExecuted bool   `json:"re_executed"`
-	LeafIndex  *int64 `json:"leaf_index"`
-	Level      string `json:"level"`
+	ReExecuted bool `json:"re_executed"`
+	// LeafIndex and Level are the certificate's own words unless Inclusion is verified.
+	LeafIndex *int64 `json:"leaf_index"`
+	Level     string `json:"level"`
 }
 
 // Report is the result of Verify.
@@ -89,6 +93,16 @@ type verifier struct {
 
 // Verify judges a whole job directory: every certificate from round 0 on.
 func Verify(fsys fs.FS, opts VerifyOptions) (*Report, error) {
+	certs, err := ReadCertificates(fsys)
+	if err != nil {
+		return nil, err
+	}
+	return VerifyAll(fsys, certs, opts), nil
+}
+
+// ReadCertificates decodes the certificates of a job directory from round 0 to the first
+// that is absent; there is at least one. It judges nothing.
+func ReadCertificates(fsys fs.FS) ([]*Certificate, error) {
 	var certs []*Certificate
 	for round := range uint32(MaxRounds + 1) {
 		raw, err := readFile(fsys, CertificateFile(round), MaxCertificate)
@@ -110,6 +124,11 @@ func Verify(fsys fs.FS, opts VerifyOptions) (*Report, error) {
 	if len(certs) == 0 {
 		return nil, fmt.Errorf("no %s; give the directory of a job, which holds one certificate for each round", CertificateFile(0))
 	}
+	return certs, nil
+}
+
+// VerifyAll is Verify of what ReadCertificates returned for fsys.
+func VerifyAll(fsys fs.FS, certs []*Certificate, opts VerifyOptions) *Report {
 	v := newVerifier(fsys, opts, certs[0])
 	for _, c := range certs {
 		v.certificate(c)
@@ -119,7 +138,7 @@ func Verify(fsys fs.FS, opts VerifyOptions) (*Report, error) {
 	if !v.gaps(len(certs)) {
 		v.finalModel()
 	}
-	return v.finish(), nil
+	return v.finish()
 }
 
 // VerifyOne judges one certificate with the files beside it in fsys.
@@ -135,7 +154,7 @@ func newVerifier(fsys fs.FS, opts VerifyOptions, first *Certificate) *verifier {
 		JobSignatures: NotChecked, Inclusion: NotChecked, Findings: []Finding{}, DoesNotProve: []string{},
 	}}
 	if opts.Inclusion != nil {
-		v.report.Inclusion = Checked
+		v.report.Inclusion = Verified
 	}
 	job, err := ParseJob(first.JobEnvelope)
 	if err == nil && opts.GovernKeys != nil {
@@ -179,11 +198,7 @@ func (v *verifier) certificate(c *Certificate) {
 		v.found(n, attest.CodeBadSignature, "%v", err)
 	}
 	v.chain(c)
-	if v.opts.Inclusion != nil {
-		if err := v.opts.Inclusion(c); err != nil {
-			v.found(n, attest.CodeReplayMismatch, "log: %v", err)
-		}
-	}
+	level := v.inclusion(c)
 	rr := RoundReport{
 		Round: c.Round, Attempt: c.Attempt, Epoch: c.Epoch, Aggregator: c.Aggregator.Ref, Participants: []identity.NodeRef{},
 		Rule: c.Rule, Arithmetic: c.Arithmetic, ResultRoot: c.ResultRoot,
@@ -193,7 +208,7 @@ func (v *verifier) certificate(c *Certificate) {
 	}
 	if c.Log != nil {
 		index := int64(c.Log.Index)
-		rr.LeafIndex, rr.Level = &index, c.Log.Level
+		rr.LeafIndex, rr.Level = &index, level
 	}
 	// A sum over statements that are not what they seem proves nothing.
 	if len(v.report.Findings) == before {
@@ -204,6 +219,31 @@ func (v *verifier) certificate(c *Certificate) {
 	}
 	v.report.Simulated = v.report.Simulated || c.simulated()
 	v.report.Rounds = append(v.report.Rounds, rr)
+}
+
+// inclusion looks for a certificate's leaf in the log and returns the level of the proof.
+func (v *verifier) inclusion(c *Certificate) string {
+	if v.opts.Inclusion == nil {
+		if c.Log == nil {
+			return ""
+		}
+		return c.Log.Level
+	}
+	level, err := v.opts.Inclusion(c)
+	if err == nil {
+		return level
+	}
+	v.report.Inclusion = NotVerified
+	code := attest.CodeReplayMismatch
+	var coded *attest.Error
+	if errors.As(err, &coded) {
+		code = coded.Reason.Code
+		if coded.Err != nil {
+			err = coded.Err
+		}
+	}
+	v.found(int(c.Round), code, "log: %v", err)
+	return level
 }
 
 // statements checks every signature of a certificate and that its plain fields say what

@@ -39,12 +39,12 @@ func ran(t *testing.T, disclosure string) (*fakeMesh, Job) {
 func TestVerify(t *testing.T) {
 	m, job := ran(t, DiscloseFull)
 	asked := 0
-	r, err := Verify(m.dir, VerifyOptions{GovernKeys: m.GovernKeys(), Inclusion: func(c *Certificate) error { asked++; return nil }})
+	r, err := Verify(m.dir, VerifyOptions{GovernKeys: m.GovernKeys(), Inclusion: func(c *Certificate) (string, error) { asked++; return "strong", nil }})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !r.OK || !r.Complete || r.ReExecuted != 3 || !r.Simulated || asked != 3 || len(r.Signers) != 5 ||
-		r.JobSignatures != Checked || r.Inclusion != Checked || r.ModelRoot != m.status(job.ID).ModelRoot() {
+		r.JobSignatures != Checked || r.Inclusion != Verified || r.ModelRoot != m.status(job.ID).ModelRoot() {
 		t.Errorf("got %+v", r)
 	}
 	if r.Rounds[1].Attempt != 2 || len(r.Rounds[1].Participants) != 4 {
@@ -54,9 +54,20 @@ func TestVerify(t *testing.T) {
 	if err != nil || !bare.OK || bare.JobSignatures != NotChecked || bare.Inclusion != NotChecked || len(bare.DoesNotProve) != len(r.DoesNotProve)+2 {
 		t.Errorf("without genesis and log: %+v, %v", bare, err)
 	}
-	failing, err := Verify(m.dir, VerifyOptions{Inclusion: func(*Certificate) error { return errors.New("not there") }})
-	if err != nil || failing.OK || len(failing.Findings) != 3 {
+	failing, err := Verify(m.dir, VerifyOptions{Inclusion: func(c *Certificate) (string, error) {
+		if c.Round == 1 {
+			return "", errors.New("not there")
+		}
+		return "published", nil
+	}})
+	if err != nil || failing.OK || failing.Inclusion != NotVerified || len(failing.Findings) != 1 || failing.Findings[0].Round != 1 {
 		t.Errorf("got %+v, %v", failing, err)
+	}
+	unread := func(*Certificate) (string, error) {
+		return "", &attest.Error{Reason: attest.NewReason(attest.CodeUnavailable, "log", "", "")}
+	}
+	if r, err := Verify(m.dir, VerifyOptions{Inclusion: unread}); err != nil || !r.Undecided() || r.Inclusion != NotVerified {
+		t.Errorf("got %+v, %v", r, err)
 	}
 	raw := m.dir[CertificateFile(1)].Data
 	c, err := ParseCertificate(raw)
