@@ -2,9 +2,14 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"strings"
 
+	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/federated"
 	"github.com/attestmesh/meshnode/internal/envelope"
 	"github.com/spf13/cobra"
@@ -20,8 +25,9 @@ func jobApproveCommand() *cobra.Command {
 		Long: `Show what a job does and sign it. It needs no node and no network.
 
 FILE is a job (YAML) or a job that others have signed (JSON). A node takes part only in
-jobs that its own organisation has signed. The result goes to -o FILE, by default to FILE
-with .json in place of .yaml.`,
+jobs that its own organisation has signed. With --genesis the keys are compared with those
+that genesis lists. The result goes to -o FILE, by default to FILE with .json in place of
+.yaml; signatures that a file of the same job holds already are kept.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			env, err := readJob(args[0], genesis)
@@ -35,20 +41,14 @@ with .json in place of .yaml.`,
 			if !asJSON {
 				printJobTerms(cmd, job)
 			}
-			for _, path := range keys {
-				s, err := loadSigner(path)
-				if err != nil {
-					return err
-				}
-				if err := addSignature(env, s); err != nil {
-					return err
-				}
+			if err := signJob(env, job, genesis, keys); err != nil {
+				return err
 			}
 			if out == "" {
 				out = strings.TrimSuffix(strings.TrimSuffix(args[0], ".yaml"), ".json") + ".json"
 			}
 			if len(keys) > 0 {
-				if err := writeOver(out, append(env.Marshal(), '\n'), 0o644); err != nil {
+				if env, err = writeJob(env, out); err != nil {
 					return err
 				}
 			}
@@ -59,11 +59,67 @@ with .json in place of .yaml.`,
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&genesis, "genesis", "", "the mesh's genesis, for a job in YAML")
+	cmd.Flags().StringVar(&genesis, "genesis", "", "the mesh's genesis: needed for a job in YAML, else to compare keys with")
 	cmd.Flags().StringArrayVar(&keys, "key", nil, "file of a govern key; may be repeated")
 	cmd.Flags().StringVarP(&out, "output", "o", "", "file to write the signed job to")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	return cmd
+}
+
+// signJob signs with each key; where genesis is given, only with govern keys of its mesh.
+func signJob(env *envelope.Envelope, job federated.Job, genesis string, keys []string) error {
+	var g *consensus.Genesis
+	if genesis != "" {
+		var err error
+		if g, err = signedGenesis(genesis); err != nil {
+			return err
+		}
+		if g.MeshID() != job.MeshID {
+			return refusedError(string(attest.CodeWrongMesh), "give the genesis of the job's mesh, or make the job again for this one",
+				"the job is for mesh %s, %s is of mesh %s", job.MeshID.Short(), genesis, g.MeshID().Short())
+		}
+	}
+	for _, path := range keys {
+		key, err := loadKey(path)
+		if err != nil {
+			return err
+		}
+		if g != nil {
+			if org, role, ok := g.KeyOwner(key.Public()); !ok || role != consensus.KeyGovern {
+				return refusedError(string(attest.CodeWrongSigner), "sign with the govern key that genesis lists for your organisation",
+					"key %s: genesis lists it as %q of %q", path, role, org)
+			}
+		}
+		s, err := signerOf(key)
+		if err != nil {
+			return err
+		}
+		if err := addSignature(env, s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeJob writes env and returns what was written. A file that is there already must hold
+// the same job: its signatures are kept.
+func writeJob(env *envelope.Envelope, out string) (*envelope.Envelope, error) {
+	if _, err := os.Lstat(out); err == nil {
+		old, err := readSigned(out)
+		if err != nil {
+			return nil, err
+		}
+		merged, err := consensus.Merge(old.Marshal(), env.Marshal())
+		if err != nil {
+			return nil, usageError("choose another file with -o", "%s: holds another job", out)
+		}
+		if env, err = envelope.Parse(merged); err != nil {
+			return nil, err
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, usageError("check the path", "%v", err)
+	}
+	return env, writeOver(out, append(env.Marshal(), '\n'), 0o644)
 }
 
 // readJob reads a signed job, or makes one from YAML for the mesh of a genesis file.

@@ -55,6 +55,9 @@ func NewPayload[P any](predicateType string, subject Subject, predicate P) ([]by
 func Decode[P any](payload []byte, predicateType string) (Statement[P], error) {
 	var st, zero Statement[P]
 	if err := decodeStrict(payload, &st); err != nil {
+		if other, loose := PredicateType(payload); loose == nil && other != predicateType {
+			return zero, fmt.Errorf("statement: predicate type %.100q, want %q", other, predicateType)
+		}
 		return zero, fmt.Errorf("statement: %w", err)
 	}
 	if st.Type != intoto.StatementTypeUri {
