@@ -40,25 +40,53 @@ type followRequest struct {
 
 // follow applies commands from followLanes seats at a time until ctx ends.
 func (n *Node) follow(ctx context.Context) {
+	followed := &followedSeats{busy: map[identity.PeerID]bool{}}
 	var lanes sync.WaitGroup
-	for lane := range followLanes {
-		lanes.Go(func() { n.followLane(ctx, lane) })
+	for range followLanes {
+		lanes.Go(func() { n.followLane(ctx, followed) })
 	}
 	lanes.Wait()
 }
 
-// followLane follows one seat after another; different lanes start at different seats.
-func (n *Node) followLane(ctx context.Context, lane int) {
-	for turn := lane; ctx.Err() == nil; turn += followLanes {
+// followedSeats keeps two lanes from following one seat: it may be the one that is cut off.
+type followedSeats struct {
+	mu   sync.Mutex
+	busy map[identity.PeerID]bool // guarded by mu
+	next int                      // guarded by mu; where the next search begins
+}
+
+// take returns a link that no lane follows, or false.
+func (f *followedSeats) take(links []mesh.Link) (mesh.Link, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for range links {
+		f.next++
+		if l := links[f.next%len(links)]; !f.busy[l.Peer()] {
+			f.busy[l.Peer()] = true
+			return l, true
+		}
+	}
+	return nil, false
+}
+
+func (f *followedSeats) release(peer identity.PeerID) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.busy, peer)
+}
+
+// followLane follows one seat after another.
+func (n *Node) followLane(ctx context.Context, followed *followedSeats) {
+	for ctx.Err() == nil {
 		changed := n.changed.wait()
 		links := n.seatLinks()
 		if len(links) == 0 {
 			// Before the first command no seat is known but by its Credential.
-			links = slices.DeleteFunc(n.links(), func(l mesh.Link) bool { return !slices.Contains(l.Session().Roles, RoleSeat) })
+			links = slices.DeleteFunc(n.mesh.Links(), func(l mesh.Link) bool { return !slices.Contains(l.Session().Roles, RoleSeat) })
 		}
-		if len(links) > 0 {
-			link := links[turn%len(links)]
+		if link, ok := followed.take(links); ok {
 			err := n.followFrom(ctx, link)
+			followed.release(link.Peer())
 			n.log.Info("stopped following", "seat", n.nameOf(link.Peer()), "error", err)
 		}
 		select {

@@ -112,7 +112,7 @@ func (n *Node) founders() (map[identity.OrgID]mesh.Link, bool) {
 	return links, len(links) == len(n.genesis.Organisations)-1
 }
 
-// coordinate runs one attempt from the offer to this seat's own start.
+// coordinate runs one attempt from the offer to the other seats' start.
 func (n *Node) coordinate(ctx context.Context, attempt uint32, peers map[identity.OrgID]mesh.Link) error {
 	ctx, cancel := context.WithTimeout(ctx, foundWithin)
 	defer cancel()
@@ -132,40 +132,57 @@ func (n *Node) coordinate(ctx context.Context, attempt uint32, peers map[identit
 	if err != nil {
 		return err
 	}
-	signed := [][]byte{own}
 	streams := map[identity.OrgID]mesh.Stream{}
 	defer func() {
 		for _, s := range streams {
 			s.Close()
 		}
 	}()
-	for org, l := range peers {
-		s, err := n.open(ctx, l, n.protocols.found)
-		if err != nil {
-			return err
-		}
-		streams[org] = s
-		if err := writeMessage(s, foundOffer{foundVersion, payload, private.Seed()}); err != nil {
-			return err
-		}
+	signed, err := n.offer(ctx, foundOffer{foundVersion, payload, private.Seed()}, peers, streams)
+	if err != nil {
+		return err
 	}
-	for org, s := range streams {
-		var reply foundReply
-		if err := readMessage(s, &reply); err != nil {
-			return fmt.Errorf("%s: %w", org, err)
-		}
-		if err := reply.err(peers[org].Session().Node); err != nil {
-			return err
-		}
-		signed = append(signed, reply.Envelope)
-	}
-	bootstrap, err := consensus.Merge(signed...)
+	bootstrap, err := consensus.Merge(append(signed, own)...)
 	if err != nil {
 		return err
 	}
 	if err := n.start(ctx, bootstrap, private); err != nil {
 		return err
 	}
+	n.tellStart(bootstrap, peers, streams)
+	return nil
+}
+
+// offer sends the offer to every other seat and returns their enrollers' signatures. The
+// streams stay open for the start.
+func (n *Node) offer(ctx context.Context, offer foundOffer, peers map[identity.OrgID]mesh.Link, streams map[identity.OrgID]mesh.Stream) ([][]byte, error) {
+	for org, l := range peers {
+		s, err := n.open(ctx, l, n.protocols.found)
+		if err != nil {
+			return nil, err
+		}
+		streams[org] = s
+		if err := writeMessage(s, offer); err != nil {
+			return nil, err
+		}
+	}
+	var signed [][]byte
+	for org, s := range streams {
+		var reply foundReply
+		if err := readMessage(s, &reply); err != nil {
+			return nil, fmt.Errorf("%s: %w", org, err)
+		}
+		if err := reply.err(peers[org].Session().Node); err != nil {
+			return nil, err
+		}
+		signed = append(signed, reply.Envelope)
+	}
+	return signed, nil
+}
+
+// tellStart sends the signed Bootstrap to every other seat. One that does not hear it
+// leaves a mesh of one voter fewer; it cannot be taken back.
+func (n *Node) tellStart(bootstrap []byte, peers map[identity.OrgID]mesh.Link, streams map[identity.OrgID]mesh.Stream) {
 	for org, s := range streams {
 		if err := writeMessage(s, foundStart{bootstrap}); err != nil {
 			n.log.Warn("a founder did not hear the start", "organisation", org, "error", err)
@@ -176,7 +193,6 @@ func (n *Node) coordinate(ctx context.Context, attempt uint32, peers map[identit
 			n.log.Warn("a founder did not start", "organisation", org, "error", err)
 		}
 	}
-	return nil
 }
 
 // handleFound is the other seats' part.
