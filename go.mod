@@ -6,7 +6,6 @@ require (
 	filippo.io/torchwood v0.9.0 // C2SP tiles, checkpoints and cosignatures
 	github.com/anishathalye/porcupine v1.3.1 // judges whether histories of the simulator are linearizable
 	github.com/fxamacker/cbor/v2 v2.10.0 // deterministic CBOR of frames, evidence and commands
-	github.com/google/go-configfs-tsm v0.3.3 // asks the kernel for SEV-SNP reports and TDX quotes
 	github.com/google/go-eventlog v0.0.3-0.20260617163629-883cc5652c69 // parses TCG event logs
 	github.com/google/go-sev-guest v0.15.0 // verifies AMD SEV-SNP reports and certificates
 	github.com/google/go-tdx-guest v0.3.2-0.20250814004405-ffb0869e6f4d // verifies Intel TDX quotes
@@ -17,9 +16,9 @@ require (
 	github.com/hashicorp/raft v1.8.0 // orders the commands of the organisations
 	github.com/in-toto/attestation v1.2.0 // the Statement that everything signed is
 	github.com/libp2p/go-libp2p v0.51.0 // connections, TLS and streams between nodes
-	github.com/libp2p/go-libp2p-pubsub v0.19.0 // spreads narrowings faster than they are ordered
 	github.com/mr-tron/base58 v1.3.0 // the text form of peer ids, without libp2p
 	github.com/multiformats/go-multiaddr v0.16.1 // the addresses of the mesh port
+	github.com/multiformats/go-multistream v0.6.1 // names the protocol of each stream
 	github.com/rogpeppe/go-internal v1.14.1 // runs the scripts that test the command line
 	github.com/secure-systems-lab/go-securesystemslib v0.11.1 // the DSSE encoding that is signed
 	github.com/sigstore/sigstore v1.10.11 // signers and verifiers, of files and of key services
@@ -29,10 +28,9 @@ require (
 	go.uber.org/goleak v1.3.0 // finds goroutines that tests leave behind
 	go.yaml.in/yaml/v4 v4.0.0 // decodes the files that people write
 	golang.org/x/mod v0.38.0 // Merkle tree hashes, signed notes, go.mod in tests
-	golang.org/x/sync v0.22.0 // groups of goroutines that end together
 	golang.org/x/sys v0.47.0 // file locks, peer credentials, pidfds
 	golang.org/x/tools v0.48.0 // loads the import graph that internal/layering judges
-	gonum.org/v1/gonum v0.17.0 // linear algebra of training, statistics of robust rules
+	gonum.org/v1/gonum v0.17.0 // draws the Dirichlet split of training data
 	google.golang.org/protobuf v1.36.12 // the vendors' evidence formats
 )
 
@@ -49,6 +47,7 @@ require (
 	github.com/fatih/color v1.15.0 // indirect
 	github.com/filecoin-project/go-clock v0.1.0 // indirect
 	github.com/flynn/noise v1.1.0 // indirect
+	github.com/google/go-configfs-tsm v0.3.3 // indirect
 	github.com/google/go-containerregistry v0.21.9 // indirect
 	github.com/google/uuid v1.6.0 // indirect
 	github.com/gorilla/websocket v1.5.3 // indirect
@@ -56,7 +55,6 @@ require (
 	github.com/hashicorp/go-metrics v0.7.0 // indirect
 	github.com/hashicorp/go-msgpack/v2 v2.1.5 // indirect
 	github.com/hashicorp/golang-lru v1.0.2 // indirect
-	github.com/hashicorp/golang-lru/v2 v2.0.7 // indirect
 	github.com/huin/goupnp v1.3.0 // indirect
 	github.com/inconshreveable/mousetrap v1.1.0 // indirect
 	github.com/ipfs/go-cid v0.6.2 // indirect
@@ -84,7 +82,6 @@ require (
 	github.com/multiformats/go-multibase v0.3.0 // indirect
 	github.com/multiformats/go-multicodec v0.10.0 // indirect
 	github.com/multiformats/go-multihash v0.2.3 // indirect
-	github.com/multiformats/go-multistream v0.6.1 // indirect
 	github.com/multiformats/go-varint v0.1.0 // indirect
 	github.com/munnerz/goautoneg v0.0.0-20191010083416-a7dc8b61c822 // indirect
 	github.com/opencontainers/go-digest v1.0.0 // indirect
@@ -127,6 +124,7 @@ require (
 	golang.org/x/crypto v0.55.0 // indirect
 	golang.org/x/exp v0.0.0-20260718201538-764159d718ef // indirect
 	golang.org/x/net v0.58.0 // indirect
+	golang.org/x/sync v0.22.0 // indirect
 	golang.org/x/telemetry v0.0.0-20260717140457-bdb89881bb75 // indirect
 	golang.org/x/term v0.45.0 // indirect
 	golang.org/x/text v0.41.0 // indirect
