@@ -74,10 +74,7 @@ func readGenesis(path string) (*consensus.Genesis, error) {
 	}
 	g, err := consensus.ParseGenesis(bytes.TrimSuffix(raw, []byte("\n"))) // an editor may have added a newline
 	if err != nil {
-		remedy := "use the genesis file that all founding organisations signed"
-		if r := consensus.ReasonOf(err); r != nil && r.Code == attest.CodeThreshold {
-			remedy = "have every founding organisation sign it: meshnode genesis sign " + path + " --key KEY"
-		}
+		remedy := "use the genesis file that all founding organisations signed; meshnode genesis show " + path + " says whose signature is missing"
 		return nil, &ConfigError{Field: "genesis", Err: fmt.Errorf("%s: %w", path, err), Remedy: remedy}
 	}
 	return g, nil
