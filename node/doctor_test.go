@@ -2,12 +2,14 @@ package node
 
 import (
 	"context"
+	"crypto/ed25519"
 	"net/http"
 	"net/http/httptest"
 	"testing"
 	"time"
 
 	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/internal/identity"
 )
 
 func TestDoctorComparesClocks(t *testing.T) {
@@ -32,10 +34,15 @@ func TestDoctorComparesClocks(t *testing.T) {
 }
 
 func TestDoctorReadsThePeersClock(t *testing.T) {
+	public, _, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	announcement := Announcement{Peer: identity.PeerIDFromKey(public)}
 	for _, off := range []time.Duration{0, time.Hour, -time.Hour} {
 		peer := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Date", time.Now().Add(off).UTC().Format(http.TimeFormat))
-			writeJSON(w, http.StatusOK, Announcement{})
+			writeJSON(w, http.StatusOK, announcement)
 		}))
 		a := ask(context.Background(), peer.URL)
 		peer.Close()
