@@ -82,7 +82,7 @@ func (w *world) start(name, release string, roles []string) error {
 	deps := node.Deps{
 		Genesis: w.genesis, Attester: w.forger.Attester(attesttest.Measurement(release)), Schemes: []attest.Scheme{w.forger.Scheme()},
 		Enroller:  func(k node.Keys) node.Enroller { return &desk{enroller: e, name: ref.Name, roles: roles, keys: k} },
-		Directory: node.NewHTTPDirectory(w.client(name).Transport), NewMesh: w.meshOf(name), InMemory: true,
+		Directory: node.NewHTTPDirectory(w.client(name).Transport), NewMesh: w.meshOf(h), InMemory: true,
 	}
 	if w.opts.NodeLog != nil {
 		deps.Log = w.opts.NodeLog.With("node", name)
@@ -104,9 +104,12 @@ func (w *world) start(name, release string, roles []string) error {
 }
 
 // meshOf makes the libp2p mesh of a machine on the wire in memory.
-func (w *world) meshOf(machine string) func(mesh.Config) (mesh.Mesh, error) {
+func (w *world) meshOf(h *host) func(mesh.Config) (mesh.Mesh, error) {
 	return func(cfg mesh.Config) (mesh.Mesh, error) {
-		cfg.Transport = w.wire.Host(machine)
+		if w.beforeMesh != nil {
+			w.beforeMesh(h)
+		}
+		cfg.Transport = w.wire.Host(h.name)
 		return mesh.NewLibp2p(cfg)
 	}
 }

@@ -181,9 +181,6 @@ func parsePropose(args []string) (func(*player) error, error) {
 
 // parseExpect parses everything after expect.
 func parseExpect(args []string) (func(*player) error, error) {
-	if len(args) == 0 {
-		return nil, fmt.Errorf("expect what?")
-	}
 	limit := expectWithin
 	if i := slices.Index(args, "within"); i >= 0 {
 		t, err := parseTime(args[i+1:])
@@ -191,6 +188,9 @@ func parseExpect(args []string) (func(*player) error, error) {
 			return nil, err
 		}
 		limit, args = t.hi, args[:i]
+	}
+	if len(args) < 2 {
+		return nil, fmt.Errorf("expect what of which?")
 	}
 	what, args := args[0], args[1:]
 	check, err := parseCheck(what, args, limit)
@@ -211,22 +211,19 @@ func parseCheck(what string, args []string, limit time.Duration) (func(*player) 
 	case "phase":
 		nodes, _ := after(args, "of")
 		code, withCode := after(args, "code", "of")
-		if len(args) == 0 || len(nodes) == 0 || withCode != (len(code) == 1) {
+		if slices.Contains([]string{"of", "code"}, args[0]) || len(nodes) == 0 || withCode != (len(code) == 1) {
 			return nil, fmt.Errorf("want PHASE [code CODE] of NODES")
 		}
 		return func(p *player) error { return p.checkPhase(args[0], strings.Join(code, ""), nodes) }, nil
 	case "closed":
-		if nodes, ok := after(args, "by"); ok && len(nodes) > 0 {
+		if nodes, ok := after(args, "by"); ok && args[0] != "by" && len(nodes) > 0 {
 			return func(p *player) error { return p.checkClosed(args[0], nodes, limit) }, nil
 		}
 		return nil, fmt.Errorf("want NODE by NODES within TIME")
 	case "linked":
-		if len(args) == 0 {
-			return nil, fmt.Errorf("want NODES")
-		}
 		return func(p *player) error { return p.checkLinked(args) }, nil
 	case "unlinked":
-		if nodes, ok := after(args, "from"); ok && len(nodes) > 0 {
+		if nodes, ok := after(args, "from"); ok && args[0] != "from" && len(nodes) > 0 {
 			return func(p *player) error { return p.checkUnlinked(args[0], nodes) }, nil
 		}
 		return nil, fmt.Errorf("want NODE from NODES")
@@ -238,9 +235,6 @@ func parseCheck(what string, args []string, limit time.Duration) (func(*player) 
 		voters, at := args[:i], args[i+1:]
 		return func(p *player) error { return p.checkVoters(voters, at) }, nil
 	case "equal", "published":
-		if len(args) == 0 {
-			return nil, fmt.Errorf("want NODES")
-		}
 		return func(p *player) error { return p.checkLogs(args, what == "published") }, nil
 	}
 	return nil, fmt.Errorf("cannot expect %q", what)

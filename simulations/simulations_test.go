@@ -1,6 +1,8 @@
 package simulations
 
 import (
+	"context"
+	"errors"
 	"flag"
 	"log/slog"
 	"os"
@@ -9,6 +11,9 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/attestmesh/meshnode/mesh/meshtest/memtransport"
+	"github.com/attestmesh/meshnode/node"
 )
 
 var (
@@ -16,6 +21,33 @@ var (
 	seed    = flag.Uint64("seed", 0, "play this seed only")
 	nodeLog = flag.Bool("nodelog", false, "show what the nodes log")
 )
+
+// partition is the shortest scenario in which a node's own view grows old.
+const partition = `
+mesh alpha beta gamma
+allow new
+start alpha/n1 new seat
+start beta/n1 new seat
+start gamma/n1 new seat
+expect phase member of rest
+clients 4
+wait 3s
+silence leader | rest
+wait 20s
+heal
+wait 5s
+quiet
+expect equal rest
+`
+
+func parse(t *testing.T, text string) *Script {
+	t.Helper()
+	s, err := Parse("scenario.txt", text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
 
 func load(t *testing.T, name string) *Script {
 	t.Helper()
@@ -71,4 +103,88 @@ func TestScenarios(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The checker finds what it looks for: clients that read a node's own view see old bases.
+func TestStaleReadsAreFound(t *testing.T) {
+	s := parse(t, partition)
+	for n := uint64(1); n <= 5; n++ {
+		r := play(t, s, n, Options{StaleReads: true})
+		if err := r.History.Check(); err != nil {
+			t.Logf("seed %d: %v", n, err)
+			return
+		}
+	}
+	t.Fatal("local reads passed as linearizable with every seed")
+}
+
+// What cannot be met ends a scenario with the line that asked for it.
+func TestUnmetExpectations(t *testing.T) {
+	for _, line := range []string{
+		"expect phase refused of alpha/n1 within 1s",
+		"expect leader among gamma/n1 within 1s",
+		"expect closed beta/n1 by alpha/n1 within 1s",
+		"expect unlinked beta/n1 from alpha/n1 within 1s",
+		"expect voters alpha/n1 at alpha/n1 within 1s",
+		"expect linked alpha/n1 gamma/n1 within 1s",
+		"expect equal alpha/n1 gamma/n1 within 1s",
+		"expect published gamma/n1 within 1s",
+		"propose remove new signed alpha at alpha/n1",
+		"propose add newer signed alpha beta at alpha/n1 refused threshold",
+		"start delta/n1 new",
+		"start alpha/n1 new",
+		"stop delta/n1",
+	} {
+		t.Run(line, func(t *testing.T) {
+			s := parse(t, `mesh alpha beta
+allow new
+start alpha/n1 new seat
+start beta/n1 new seat
+expect phase member of rest
+start alpha/n2 unknown
+expect phase refused of alpha/n2
+`+strings.ReplaceAll(line, "gamma/n1", "alpha/n2"))
+			synctest.Test(t, func(t *testing.T) {
+				_, err := s.Play(1, Options{})
+				if err == nil || !strings.HasPrefix(err.Error(), "scenario.txt:8: seed 1: ") {
+					t.Errorf("got %v, want an error that names line 8", err)
+				}
+			})
+		})
+	}
+}
+
+// The control socket answers while the node has no mesh yet.
+func TestStatusBeforeTheMesh(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		memtransport.Epoch()
+		w, err := newWorld([]string{"alpha", "beta"}, []string{"new"}, 1, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		asked := make(chan struct{})
+		w.beforeMesh = func(h *host) {
+			defer close(asked)
+			if s, err := h.status(); err != nil || s.Phase != node.PhaseFounding {
+				t.Errorf("got phase %q, %v", s.Phase, err)
+			}
+			raw, err := w.proposal("early", 0, []string{"alpha", "beta"}, remove("new"))
+			if err != nil {
+				t.Error(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), callWithin)
+			defer cancel()
+			if _, err := h.propose(ctx, raw); !errors.Is(err, errNoOutcome) {
+				t.Errorf("a proposal before the mesh: %v, want no outcome", err)
+			}
+		}
+		if err := w.start("alpha/n1", "new", []string{node.RoleSeat}); err != nil {
+			t.Fatal(err)
+		}
+		<-asked
+		if err := w.hosts[0].stop(); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(time.Second)
+	})
 }

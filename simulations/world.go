@@ -36,6 +36,8 @@ type world struct {
 	parted    [][2]string // pairs of hosts
 	proposed  time.Time   // when the last propose command was sent
 	nonces    int
+
+	beforeMesh func(*host) // a test's: what happens between the Credential and the mesh
 }
 
 func newWorld(orgs, releases []string, seed uint64, opts Options) (*world, error) {
