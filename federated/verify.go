@@ -198,6 +198,8 @@ func (v *verifier) certificate(c *Certificate) {
 		v.found(n, attest.CodeBadSignature, "%v", err)
 	}
 	v.chain(c)
+	// A sum over statements that are not what they seem proves nothing.
+	sound := len(v.report.Findings) == before
 	level := v.inclusion(c)
 	rr := RoundReport{
 		Round: c.Round, Attempt: c.Attempt, Epoch: c.Epoch, Aggregator: c.Aggregator.Ref, Participants: []identity.NodeRef{},
@@ -210,8 +212,7 @@ func (v *verifier) certificate(c *Certificate) {
 		index := int64(c.Log.Index)
 		rr.LeafIndex, rr.Level = &index, level
 	}
-	// A sum over statements that are not what they seem proves nothing.
-	if len(v.report.Findings) == before {
+	if sound {
 		rr.ReExecuted = v.reExecute(c)
 	}
 	if rr.ReExecuted {

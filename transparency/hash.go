@@ -65,8 +65,5 @@ func (a *Accumulator) Append(leaf []byte) error {
 	return nil
 }
 
-// Size returns the number of leaves.
-func (a *Accumulator) Size() uint64 { return a.lane.tree.End() }
-
 // Root returns the root of the leaves so far.
 func (a *Accumulator) Root() (Hash, error) { return a.lane.root() }

@@ -472,3 +472,17 @@ func TestConcurrentReaders(t *testing.T) {
 	close(done)
 	wg.Wait()
 }
+
+// Two programs compute one root.
+func TestAccumulatorIsTheTree(t *testing.T) {
+	tree, acc := newTree(t, nil), NewAccumulator()
+	for i := range 600 {
+		if root, err := acc.Root(); err != nil || root != tree.Root() {
+			t.Fatalf("size %d: %s, %v, want %s", i, root, err, tree.Root())
+		}
+		appendLeaves(t, tree, i, i+1)
+		if err := acc.Append(leaf(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -4,126 +4,16 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
-	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/federated"
 	"github.com/attestmesh/meshnode/federated/data"
 	"github.com/attestmesh/meshnode/internal/strictyaml"
 	"github.com/spf13/cobra"
 )
-
-func jobVerifyCommand() *cobra.Command {
-	var genesis string
-	var asJSON bool
-	cmd := &cobra.Command{
-		Use:   "verify [--genesis FILE] DIR|CERTIFICATE",
-		Short: "Check a job's certificates offline and add every sum up again",
-		Long: `Check what a job's directory claims: every signature, every commitment, every root, the
-chain of models from round to round, and every sum, which is computed again from the
-updates. A single CERTIFICATE is checked with the files beside it.
-
-With --genesis the organisations' signatures on the job are checked too. Whether the
-rounds stand in the log is for meshnode log audit to say.
-
-Exit 0: everything holds. 1: something does not; the findings say which round and why.
-2: the input is no job. 3: files that a judgement needs are missing.`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			var opts federated.VerifyOptions
-			if genesis != "" {
-				g, err := signedGenesis(genesis)
-				if err != nil {
-					return err
-				}
-				for _, o := range g.Organisations {
-					opts.GovernKeys = append(opts.GovernKeys, g.OrgKeys(o.ID, consensus.KeyGovern)...)
-				}
-			}
-			report, err := verifyJob(args[0], opts)
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				err = printJSON(cmd.OutOrStdout(), report)
-			} else {
-				showReport(cmd.OutOrStdout(), report)
-			}
-			switch {
-			case err != nil:
-				return err
-			case report.Undecided():
-				return exitStatus(exitUnavailable)
-			case !report.OK:
-				return exitStatus(exitRefused)
-			}
-			return nil
-		},
-	}
-	cmd.Flags().StringVar(&genesis, "genesis", "", "genesis file of the mesh, for the organisations' keys")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
-	return cmd
-}
-
-func verifyJob(path string, opts federated.VerifyOptions) (*federated.Report, error) {
-	const remedy = "give the directory that meshnode job export wrote, or a certificate in it"
-	st, err := os.Stat(path)
-	if err != nil {
-		return nil, usageError(remedy, "%v", err)
-	}
-	if st.IsDir() {
-		report, err := federated.Verify(os.DirFS(path), opts)
-		if err != nil {
-			return nil, usageError(remedy, "%s: %v", path, err)
-		}
-		return report, nil
-	}
-	raw, err := readLimited(path, federated.MaxCertificate)
-	if err != nil {
-		return nil, err
-	}
-	c, err := federated.ParseCertificate(raw)
-	if err != nil {
-		return nil, usageError(remedy, "%s: %v", path, err)
-	}
-	return federated.VerifyOne(os.DirFS(filepath.Dir(path)), c, opts), nil
-}
-
-func showReport(w io.Writer, r *federated.Report) {
-	fmt.Fprintf(w, "job      %s %s of mesh %s\n", r.Job, printable(r.Name), r.MeshID.Short())
-	for _, x := range r.Rounds {
-		sum := "sum not computed again"
-		if x.ReExecuted {
-			sum = "sum computed again, equal"
-		}
-		fmt.Fprintf(w, "round %-3d %s by %s, %d participants, attempt %d at %s: %.16s  %s\n", x.Round, printable(x.Rule), printable(x.Arithmetic),
-			len(x.Participants), x.Attempt, x.Aggregator, x.ResultRoot.String(), sum)
-	}
-	if !r.Complete {
-		fmt.Fprintln(w, "         these are not all rounds of the job")
-	}
-	if r.Simulated {
-		fmt.Fprintln(w, "         SIMULATED evidence: it protects nothing from the hosts")
-	}
-	fmt.Fprintf(w, "job signed by organisations: %s   rounds in the log: %s\n", r.JobSignatures, r.Inclusion)
-	for _, f := range r.Findings {
-		fmt.Fprintf(w, "FINDING  round %d %s: %s\n", f.Round, f.Code, printable(f.Message))
-	}
-	switch {
-	case r.OK:
-		fmt.Fprintf(w, "verdict  everything holds; model %s\n", r.ModelRoot)
-	case r.Undecided():
-		fmt.Fprintln(w, "verdict  cannot decide")
-	default:
-		fmt.Fprintln(w, "verdict  does not hold")
-	}
-	fmt.Fprintf(w, "this does not prove\n  - %s\n", strings.Join(r.DoesNotProve, "\n  - "))
-}
 
 // baselineReport is the output of job baseline --json.
 type baselineReport struct {

@@ -123,18 +123,27 @@ func logFailure(ctx context.Context, location string, err error) error {
 	return usageError("", "%v", err)
 }
 
-func runLogAudit(cmd *cobra.Command, location string, opts audit.Options, asJSON bool) error {
+// auditLog opens a log and audits it; what is wrong with the log is in the report.
+func auditLog(cmd *cobra.Command, location string, opts audit.Options) (audit.Report, error) {
 	ctx := cmd.Context()
 	reader, err := openLog(ctx, location)
 	if err != nil {
-		return err
+		return audit.Report{}, err
 	}
 	defer reader.Close()
 	done := showProgress(cmd, "audited", &opts.Progress)
 	report, err := audit.Log(ctx, reader, opts)
 	done()
 	if err != nil {
-		return logFailure(ctx, location, err)
+		return report, logFailure(ctx, location, err)
+	}
+	return report, nil
+}
+
+func runLogAudit(cmd *cobra.Command, location string, opts audit.Options, asJSON bool) error {
+	report, err := auditLog(cmd, location, opts)
+	if err != nil {
+		return err
 	}
 	if asJSON {
 		err = printJSON(cmd.OutOrStdout(), report)

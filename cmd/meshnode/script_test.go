@@ -30,6 +30,12 @@ func TestScripts(t *testing.T) {
 			if err != nil {
 				return err
 			}
+			// A job with its log and genesis, made by them too.
+			certified, err := filepath.Abs("../../audit/testdata/certified")
+			env.Setenv("CERTIFIED", certified)
+			if err != nil {
+				return err
+			}
 			// A job of three organisations, made by the tests of package federated.
 			job, err := filepath.Abs("../../federated/testdata/job")
 			env.Setenv("JOB", job)
