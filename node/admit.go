@@ -58,7 +58,11 @@ func (j judge) Credential(peer identity.PeerID, raw []byte) (mesh.Subject, *atte
 // Appraise decides about evidence and records the outcome as this node's edge.
 func (j judge) Appraise(ctx context.Context, s mesh.Subject, ev attest.Evidence, data attest.ReportData) (attest.Claims, attest.Result) {
 	claims, result := j.n.appraise(ctx, s.Roles, ev, data)
-	j.n.edges.record(s, claims, result)
+	raw, err := ev.Encode()
+	if err != nil {
+		raw = nil // it came from the wire and was decoded from these bytes: cannot fail
+	}
+	j.n.edges.record(s, raw, result)
 	return claims, result
 }
 

@@ -19,6 +19,7 @@ import (
 type dirs struct {
 	data            *durable.Dir
 	log, blobs      *durable.Dir
+	evidence        *durable.Dir
 	raft            *durable.Dir // for the store kind disk only
 	control, public net.Listener
 	release         func()
@@ -47,7 +48,7 @@ func (n *Node) openDirs(cfg Config, deps Deps) (*dirs, error) {
 		d.close()
 		return nil, err
 	}
-	n.raftDir = d.raft
+	n.raftDir, n.evidenceDir = d.raft, d.evidence
 	return d, nil
 }
 
@@ -77,6 +78,9 @@ func (d *dirs) open(cfg Config, store string, now time.Time) error {
 	boot := fmt.Sprintf("boot-%d", now.UnixMilli())
 	if d.log, err = d.data.Sub(boot + "/log"); err == nil {
 		d.blobs, err = d.data.Sub(boot + "/blobs")
+	}
+	if err == nil {
+		d.evidence, err = d.data.Sub(boot + "/evidence")
 	}
 	if err == nil && store == consensus.StoreDisk {
 		d.raft, err = d.data.Sub(boot + "/raft")

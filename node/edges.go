@@ -33,22 +33,28 @@ type edges struct {
 }
 
 type edge struct {
-	subject mesh.Subject
-	claims  attest.Claims
-	result  attest.Result
+	subject  mesh.Subject
+	evidence []byte // encoded; what the log commits to and members can disclose
+	result   attest.Result
 }
 
 func newEdges(n *Node) *edges {
 	return &edges{n: n, wake: make(chan struct{}, 1), pending: map[identity.PeerID]edge{}, last: map[identity.PeerID]edge{}}
 }
 
-// record notes a finding about a subject whose Credential is valid. It does not block.
-func (e *edges) record(s mesh.Subject, c attest.Claims, r attest.Result) {
+// record notes a finding about a subject whose Credential is valid. Without evidence it
+// is a new judgement of what the subject showed last. It does not block.
+func (e *edges) record(s mesh.Subject, evidence []byte, r attest.Result) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	next := edge{s, c, r}
-	if old, ok := e.last[s.Peer]; ok && old.saysSame(next) && r.At.Sub(old.result.At) < consensus.HeartbeatAfter {
-		return
+	next := edge{s, evidence, r}
+	if old, ok := e.last[s.Peer]; ok {
+		if old.saysSame(next) && r.At.Sub(old.result.At) < consensus.HeartbeatAfter {
+			return
+		}
+		if evidence == nil {
+			next.evidence = old.evidence
+		}
 	}
 	if _, ok := e.pending[s.Peer]; !ok && len(e.pending) >= maxPendingEdges {
 		return // strangers beyond any plausible mesh; their refusals are in the local log
@@ -78,7 +84,7 @@ func (e *edges) run(ctx context.Context) {
 			// Stored claims of live links, judged again: the link has been up all the time.
 			for _, l := range e.n.links() {
 				s := l.Session()
-				e.record(s.Subject, s.Claims, attest.Appraise(s.Claims, e.n.policyFor(s.Roles), e.n.now()))
+				e.record(s.Subject, nil, attest.Appraise(s.Claims, e.n.policyFor(s.Roles), e.n.now()))
 			}
 		case <-retry.C:
 		case <-e.wake:
@@ -150,11 +156,21 @@ func (e *edges) giveBack(batch map[identity.PeerID]edge) int {
 	return len(e.pending)
 }
 
-// signEdge makes the public statement of a finding.
+// signEdge makes the public statement of a finding. The evidence itself stays here, under
+// the name of its commitment, together with the salt: whoever deletes the file has erased
+// the only opening.
 func (n *Node) signEdge(ed edge) ([]byte, error) {
 	var salt [32]byte
-	_, _ = rand.Read(salt[:])
-	r := consensus.ResultOf(ed.result, consensus.EvidenceCommitment(salt, []byte(ed.claims.ReportData)))
+	if _, err := rand.Read(salt[:]); err != nil {
+		return nil, err
+	}
+	commitment := consensus.EvidenceCommitment(salt, ed.evidence)
+	if n.evidenceDir != nil {
+		if err := n.evidenceDir.Replace(commitment, append(salt[:], ed.evidence...), 0o600); err != nil {
+			return nil, err
+		}
+	}
+	r := consensus.ResultOf(ed.result, commitment)
 	r.Verifier = consensus.Party{Node: n.ref, Peer: n.self}
 	r.Subject = consensus.Party{Node: ed.subject.Node, Peer: ed.subject.Peer}
 	r.MeshID, r.Incarnation = n.genesis.MeshID(), n.incarnation()

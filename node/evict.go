@@ -108,7 +108,7 @@ func (n *Node) evict(link mesh.Link, result attest.Result, decided time.Time) {
 		why = result.Reasons[0]
 	}
 	if why.Code != attest.CodeRetired { // a retired peer is nobody's subject any more
-		n.edges.record(s.Subject, s.Claims, result)
+		n.edges.record(s.Subject, nil, result)
 	}
 	n.tasks.Go(func() {
 		_ = link.Close(why)

@@ -110,15 +110,16 @@ type Node struct {
 	tasks   sync.WaitGroup
 	changed *notifier // wakes whoever waits for any change of this node's state
 
-	machine *Machine
-	quoter  *attest.Quoter
-	mesh    mesh.Mesh   // set by join; others look through links and linkTo
-	meshUp  atomic.Bool // mesh is set: its constructor and the control socket call before
-	peers   *peerBook
-	edges   *edges
-	blobs   *blobs
-	work    *workbench
-	raftDir *durable.Dir // for the store kind disk only
+	machine     *Machine
+	quoter      *attest.Quoter
+	mesh        mesh.Mesh   // set by join; others look through links and linkTo
+	meshUp      atomic.Bool // mesh is set: its constructor and the control socket call before
+	peers       *peerBook
+	edges       *edges
+	blobs       *blobs
+	work        *workbench
+	raftDir     *durable.Dir // for the store kind disk only
+	evidenceDir *durable.Dir // private: salted evidence behind this node's results; nil in simulations
 
 	mu              sync.Mutex
 	cred            []byte                    // guarded by mu; newest own Credential

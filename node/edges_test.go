@@ -1,0 +1,101 @@
+package node
+
+import (
+	"crypto/ed25519"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/consensus"
+	"github.com/attestmesh/meshnode/internal/durable"
+	"github.com/attestmesh/meshnode/internal/identity"
+	"github.com/attestmesh/meshnode/mesh"
+)
+
+func testSubject(t *testing.T, seed byte) mesh.Subject {
+	t.Helper()
+	key := ed25519.NewKeyFromSeed(append(make([]byte, 31), seed))
+	return mesh.Subject{Peer: identity.PeerIDFromKey(key.Public().(ed25519.PublicKey)), Node: identity.NodeRef{Org: "beta", Name: "n1"}}
+}
+
+func affirming(at time.Time) attest.Result {
+	return attest.Result{Verdict: attest.VerdictAffirming, Kind: attest.KindSim, Measurement: "aa", Reference: "0011223344556677", At: at}
+}
+
+// Only changes are logged, and a heartbeat before a result expires.
+func TestEdgesRecordChanges(t *testing.T) {
+	e, s, at := newEdges(nil), testSubject(t, 1), time.Unix(1000, 0)
+	e.record(s, []byte("evidence"), affirming(at))
+	if got := e.take(); len(got) != 1 {
+		t.Fatalf("%d findings, want the first", len(got))
+	}
+	e.record(s, []byte("newer evidence"), affirming(at.Add(time.Minute)))
+	if got := e.take(); len(got) != 0 {
+		t.Errorf("%d findings, want none: it says the same", len(got))
+	}
+	e.record(s, nil, affirming(at.Add(consensus.HeartbeatAfter)))
+	if got := e.take(); len(got) != 1 || string(got[s.Peer].evidence) != "evidence" {
+		t.Errorf("got %v, want a heartbeat over the evidence shown last", got)
+	}
+	e.record(s, nil, attest.Refuse(at.Add(consensus.HeartbeatAfter), attest.NewReason(attest.CodeRevoked, "measurement", "aa", "another")))
+	batch := e.take()
+	if len(batch) != 1 || batch[s.Peer].result.Code() != attest.CodeRevoked {
+		t.Fatalf("got %v, want the new finding", batch)
+	}
+	// What was not ordered comes back, unless there is something newer by then.
+	if e.giveBack(batch) != 1 {
+		t.Error("a finding was lost")
+	}
+	newest := affirming(at.Add(time.Hour))
+	e.record(s, nil, newest)
+	e.giveBack(batch)
+	if got := e.take(); got[s.Peer].result.Verdict != attest.VerdictAffirming {
+		t.Errorf("an older finding replaced a newer one: %v", got)
+	}
+}
+
+func TestEdgesAreBounded(t *testing.T) {
+	e := newEdges(nil)
+	for i := range maxPendingEdges + 10 {
+		s := testSubject(t, 1)
+		s.Peer += identity.PeerID(rune(i))
+		e.record(s, nil, affirming(time.Unix(1000, 0)))
+	}
+	if len(e.pending) > maxPendingEdges {
+		t.Errorf("%d pending findings", len(e.pending))
+	}
+}
+
+// The log commits to the evidence; the opening is a file of this node alone.
+func TestSignEdgeKeepsTheOpening(t *testing.T) {
+	m, _ := testMachine(t)
+	dir, err := durable.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &Node{machine: m, genesis: m.state.Genesis(), key: key, self: identity.PeerIDFromKey(public),
+		ref: identity.NodeRef{Org: "alpha", Name: "n1"}, evidenceDir: dir}
+	raw, err := n.signEdge(edge{testSubject(t, 2), []byte("the evidence"), affirming(time.Now())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := consensus.VerifyResult(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	opening, err := dir.ReadFile(r.Evidence, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := consensus.EvidenceCommitment([32]byte(opening[:32]), opening[32:]); got != r.Evidence || string(opening[32:]) != "the evidence" {
+		t.Errorf("the file does not open the commitment %s", r.Evidence)
+	}
+	if st, err := os.Stat(dir.Path(r.Evidence)); err != nil || st.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v: the opening is private", st.Mode(), err)
+	}
+}
