@@ -59,6 +59,9 @@ func (e *edges) record(s mesh.Subject, evidence []byte, r attest.Result) {
 	if _, ok := e.pending[s.Peer]; !ok && len(e.pending) >= maxPendingEdges {
 		return // strangers beyond any plausible mesh; their refusals are in the local log
 	}
+	if len(e.last) >= maxPeers {
+		clear(e.last) // boots long gone; the price is one repeated finding for each that is not
+	}
 	e.pending[s.Peer], e.last[s.Peer] = next, next
 	select {
 	case e.wake <- struct{}{}:
