@@ -97,21 +97,13 @@ func (n *Node) explain(s *Status, seats []consensus.Node, quorum int) {
 	if s.Raft.State != "none" && s.Started && s.Raft.Leader == "" {
 		s.Warnings = append(s.Warnings, "the seats have no leader: nothing can be ordered until a majority of voters answers")
 	}
-	silent := map[string]bool{}
+	var silent []consensus.Node
 	for _, seat := range seats {
 		if seat.Peer != n.self && !n.hasLink(seat.Peer) {
-			silent[seat.Ref.String()] = true
+			silent = append(silent, seat)
 		}
 	}
-	answering := len(seats) - len(silent)
-	for i, p := range s.Peers {
-		if !silent[p.Node] || p.State == PeerConnected {
-			continue
-		}
-		s.Peers[i].Note = fmt.Sprintf("holds a seat and does not answer; %d of %d seats answer, %d are needed", answering, len(seats), quorum)
-		s.Warnings = append(s.Warnings, fmt.Sprintf("%s holds a seat and has not answered since %s; %d of %d seats answer, %d are needed. "+
-			"A restarted process returns as a member without its vote", p.Node, p.Since.Format("15:04:05"), answering, len(seats), quorum))
-	}
+	explainSeats(s, silent, len(seats), quorum)
 	if r := n.raft(); r != nil && r.State() == replica.None && s.Started && s.Phase != PhaseStopping {
 		s.Warnings = append(s.Warnings, "this node has left the Raft configuration: an ordered decision put it out, or it failed")
 	}
@@ -120,6 +112,30 @@ func (n *Node) explain(s *Status, seats []consensus.Node, quorum int) {
 	}
 	if err := n.machine.Halted(); err != nil {
 		s.Warnings = append(s.Warnings, err.Error())
+	}
+}
+
+// explainSeats says which votes cannot be cast now, why, and whether the rest are enough.
+func explainSeats(s *Status, silent []consensus.Node, seats, quorum int) {
+	answering := seats - len(silent)
+	count := fmt.Sprintf("%d of %d seats answer, %d are needed", answering, seats, quorum)
+	for _, seat := range silent {
+		i := slices.IndexFunc(s.Peers, func(p PeerStatus) bool { return p.Node == seat.Ref.String() })
+		switch {
+		case i < 0:
+			s.Warnings = append(s.Warnings, fmt.Sprintf("%s holds a seat and has never answered; %s", seat.Ref, count))
+		case s.Peers[i].State == PeerConnected:
+			s.Peers[i].Note = "started anew; the vote of its earlier boot cannot be cast"
+			s.Warnings = append(s.Warnings, fmt.Sprintf("%s was started anew and is no seat any more; the vote of its earlier boot cannot be cast; %s", seat.Ref, count))
+		default:
+			s.Peers[i].Note = "holds a seat and does not answer; " + count
+			s.Warnings = append(s.Warnings, fmt.Sprintf("%s holds a seat and has not answered since %s; %s. "+
+				"A restarted process returns as a member without its vote", seat.Ref, s.Peers[i].Since.Format("15:04:05"), count))
+		}
+	}
+	if answering < quorum {
+		s.Warnings = append(s.Warnings, "too few seats answer: nothing can be ordered until they are reachable again. "+
+			"If their processes have ended this mesh cannot go on: keep the published log, found a new mesh")
 	}
 }
 

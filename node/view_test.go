@@ -1,0 +1,44 @@
+package node
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/attestmesh/meshnode/consensus"
+	"github.com/attestmesh/meshnode/internal/identity"
+)
+
+// TestExplainSeats: an operator reads which vote is missing, why, and whether it matters.
+func TestExplainSeats(t *testing.T) {
+	ref := func(org identity.OrgID) identity.NodeRef { return identity.NodeRef{Org: org, Name: "n1"} }
+	since := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	beta, gamma := consensus.Node{Ref: ref("beta")}, consensus.Node{Ref: ref("gamma")}
+	for _, tc := range []struct {
+		name   string
+		beta   PeerState
+		silent []consensus.Node
+		want   []string // one warning each
+	}{
+		{"all answer", PeerConnected, nil, nil},
+		{"one is gone", PeerUnreachable, []consensus.Node{beta}, []string{"beta/n1 holds a seat and has not answered since 03:04:05; 2 of 3 seats answer, 2 are needed"}},
+		{"one came back", PeerConnected, []consensus.Node{beta}, []string{"beta/n1 was started anew and is no seat any more; the vote of its earlier boot cannot be cast; 2 of 3 seats"}},
+		{"one was never met", PeerUnreachable, []consensus.Node{gamma}, []string{"gamma/n1 holds a seat and has never answered; 2 of 3"}},
+		{"a majority is lost", PeerConnected, []consensus.Node{beta, gamma}, []string{"beta/n1 was started anew", "gamma/n1", "too few seats answer: nothing can be ordered"}},
+	} {
+		s := &Status{Peers: []PeerStatus{{Node: "beta/n1", State: tc.beta, Since: since}}}
+		explainSeats(s, tc.silent, 3, 2)
+		if len(s.Warnings) != len(tc.want) {
+			t.Errorf("%s: %q", tc.name, s.Warnings)
+			continue
+		}
+		for i, want := range tc.want {
+			if !strings.Contains(s.Warnings[i], want) {
+				t.Errorf("%s: got %q, want %q", tc.name, s.Warnings[i], want)
+			}
+		}
+		if noted := s.Peers[0].Note != ""; noted != (len(tc.silent) > 0 && tc.silent[0].Ref == beta.Ref) {
+			t.Errorf("%s: note %q", tc.name, s.Peers[0].Note)
+		}
+	}
+}
