@@ -6,8 +6,6 @@ import (
 	"crypto"
 	"fmt"
 	"io"
-	"net"
-	"net/url"
 	"os"
 	"slices"
 	"strings"
@@ -140,19 +138,9 @@ func (e systemEnroller) SignBootstrap(ctx context.Context, payload []byte) ([]by
 	return e.Client.SignBootstrap(ctx, payload)
 }
 
-// Probe implements Prober: whether something listens there. Whose key it has is checked
-// when it matters, at every request.
-func (e systemEnroller) Probe(ctx context.Context) error {
-	u, err := url.Parse(e.URL)
-	if err != nil {
-		return err
-	}
-	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", u.Host)
-	if err != nil {
-		return err
-	}
-	return conn.Close()
-}
+// Probe implements Prober: whether the pinned enroller answers. A port that only takes
+// connections may belong to a stopped process.
+func (e systemEnroller) Probe(ctx context.Context) error { return e.Client.Check(ctx) }
 
 // Started implements Enroller.
 func (e systemEnroller) Started(ctx context.Context, attempt uint32) error {

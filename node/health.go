@@ -11,11 +11,11 @@ import (
 
 const (
 	probeEvery  = 3 * time.Second
-	probeWithin = time.Second
+	probeWithin = 2 * time.Second
 )
 
 // Prober is implemented by attesters and enrollers that can say cheaply whether they
-// answer. Probe makes no evidence and no Credential.
+// answer. Probe makes nothing that anybody would accept: no evidence, no Credential.
 type Prober interface {
 	Probe(ctx context.Context) error
 }

@@ -249,6 +249,39 @@ func TestAttesterGivesUp(t *testing.T) {
 	}
 }
 
+// Probes come every few seconds for ever: they must not have the executable measured anew.
+func TestProbeKeepsTheConnection(t *testing.T) {
+	dir := t.TempDir()
+	p, stop := startPlatform(t, dir)
+	a := attester(t, p.Socket())
+	if err := a.Probe(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	first := a.conn
+	if err := a.Probe(testContext(t)); err != nil || a.conn != first {
+		t.Errorf("second probe: %v, on another connection: %t", err, a.conn != first)
+	}
+	stop()
+	if err := a.Probe(testContext(t)); err == nil || !strings.Contains(err.Error(), p.Socket()) {
+		t.Errorf("platform down: got %v, want an error naming the socket", err)
+	}
+}
+
+// A stopped process still takes connections, in its kernel's queue.
+func TestProbeWantsAnAnswer(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s")
+	ln, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	if err := attester(t, socket).Probe(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v, want a deadline", err)
+	}
+}
+
 func TestPlatformRefusesBadFrames(t *testing.T) {
 	p, _ := startPlatform(t, t.TempDir())
 	for name, tc := range map[string]struct {
