@@ -106,16 +106,13 @@ func (d *doctor) bad(check string, code attest.Code, got, want, remedy string) {
 }
 
 // badError is bad for an error that may carry a reason of its own.
-func (d *doctor) badError(check string, err error, want, remedy string) {
+func (d *doctor) badError(check string, err error, want string) {
 	var refused *attest.Error
-	if !errors.As(err, &refused) {
-		d.bad(check, attest.CodeUnavailable, err.Error(), want, remedy)
+	if errors.As(err, &refused) {
+		d.bad(check, refused.Reason.Code, err.Error(), want, refused.Reason.Remedy)
 		return
 	}
-	if refused.Reason.Code != attest.CodeUnavailable {
-		remedy = refused.Reason.Remedy
-	}
-	d.bad(check, refused.Reason.Code, err.Error(), want, remedy)
+	d.bad(check, attest.CodeUnavailable, err.Error(), want, "")
 }
 
 // configuration reads the file and everything it names; the other checks need it.
@@ -254,7 +251,8 @@ func (d *doctor) enroller(ctx context.Context) {
 		err = client.Check(ctx)
 	}
 	if err != nil {
-		d.badError(check, err, want, "start it (meshnode enroll serve), or correct enroller.url; a node waits for it")
+		why := enrolReason(err)
+		d.bad(check, why.Code, err.Error(), want, why.Remedy)
 		return
 	}
 	d.good(check, d.cfg.Enroller.URL, want)
@@ -280,7 +278,7 @@ func (d *doctor) platform(ctx context.Context) (attest.Claims, bool) {
 		}
 		claims, err := scheme.Verify(ctx, evidence, &data, time.Now())
 		if err != nil {
-			d.badError(check, err, want, "")
+			d.badError(check, err, want)
 			if c := &d.out.Checks[len(d.out.Checks)-1]; c.Code == attest.CodeNotGenuine {
 				c.Remedy = "use the platform whose root genesis names; another platform has another root"
 			}
@@ -323,7 +321,7 @@ func (d *doctor) peers(ctx context.Context) {
 		}
 		c, err := d.policy.VerifyCredential(a.announcement.Credential, time.Now())
 		if err != nil {
-			d.badError(check, err, want, "")
+			d.badError(check, err, want)
 			continue
 		}
 		if c.Peer != a.announcement.Peer {

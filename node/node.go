@@ -257,11 +257,7 @@ func (n *Node) enrol(ctx context.Context) error {
 			n.mu.Unlock()
 			return nil
 		}
-		why := attest.NewReason(attest.CodeUnavailable, "enroller", err.Error(), "a Credential")
-		var refused *attest.Error
-		if errors.As(err, &refused) {
-			why = refused.Reason
-		}
+		why := enrolReason(err)
 		n.log.Warn("not enrolled", "error", err)
 		n.mu.Lock()
 		n.phaseReason = &why
@@ -273,6 +269,24 @@ func (n *Node) enrol(ctx context.Context) error {
 		}
 		pause = min(2*pause, dialSlowest)
 	}
+}
+
+// enrolReason says why there is no Credential and what this node's operator does about it.
+func enrolReason(err error) attest.Reason {
+	var refused *attest.Error
+	if !errors.As(err, &refused) {
+		return attest.NewReason(attest.CodeUnavailable, "enroller", err.Error(), "a Credential")
+	}
+	why := *consensus.ReasonOf(err) // with the cause, where the reason itself has none
+	switch {
+	case why.Code == attest.CodeUnavailable && why.Claim == "evidence":
+		why.Remedy = "start the platform that attester names (meshnode sim-platform); the node waits for it"
+	case why.Code == attest.CodeUnavailable:
+		why.Remedy = "start the enroller (meshnode enroll serve) or correct enroller.url; the node waits for it"
+	case why.Code == attest.CodeWrongSigner && why.Claim == "key_id":
+		why.Remedy = "name the url and spki of your own organisation's enroller"
+	}
+	return why
 }
 
 // renew keeps the Credential fresh: at half its life, then at half of what is left.

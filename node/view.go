@@ -133,7 +133,7 @@ func explainSeats(s *Status, silent []consensus.Node, seats, quorum int) {
 				"A restarted process returns as a member without its vote", seat.Ref, s.Peers[i].Since.Format("15:04:05"), count))
 		}
 	}
-	if answering < quorum {
+	if s.Started && answering < quorum {
 		s.Warnings = append(s.Warnings, "too few seats answer: nothing can be ordered until they are reachable again. "+
 			"If their processes have ended this mesh cannot go on: keep the published log, found a new mesh")
 	}

@@ -26,7 +26,7 @@ func TestExplainSeats(t *testing.T) {
 		{"one was never met", PeerUnreachable, []consensus.Node{gamma}, []string{"gamma/n1 holds a seat and has never answered; 2 of 3"}},
 		{"a majority is lost", PeerConnected, []consensus.Node{beta, gamma}, []string{"beta/n1 was started anew", "gamma/n1", "too few seats answer: nothing can be ordered"}},
 	} {
-		s := &Status{Peers: []PeerStatus{{Node: "beta/n1", State: tc.beta, Since: since}}}
+		s := &Status{Started: true, Peers: []PeerStatus{{Node: "beta/n1", State: tc.beta, Since: since}}}
 		explainSeats(s, tc.silent, 3, 2)
 		if len(s.Warnings) != len(tc.want) {
 			t.Errorf("%s: %q", tc.name, s.Warnings)
@@ -35,6 +35,11 @@ func TestExplainSeats(t *testing.T) {
 		for i, want := range tc.want {
 			if !strings.Contains(s.Warnings[i], want) {
 				t.Errorf("%s: got %q, want %q", tc.name, s.Warnings[i], want)
+			}
+		}
+		if before := (&Status{}); len(tc.silent) == 0 {
+			if explainSeats(before, nil, 0, 2); len(before.Warnings) > 0 {
+				t.Errorf("before the start: %q", before.Warnings)
 			}
 		}
 		if noted := s.Peers[0].Note != ""; noted != (len(tc.silent) > 0 && tc.silent[0].Ref == beta.Ref) {
