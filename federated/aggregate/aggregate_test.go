@@ -5,11 +5,14 @@ import (
 	"math"
 	"math/big"
 	"math/rand/v2"
+	"sync"
 	"testing"
+	"unsafe"
 
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/federated/safetensors"
 	"github.com/attestmesh/meshnode/internal/identity"
+	"github.com/attestmesh/meshnode/internal/ratio"
 )
 
 func node(s string) identity.NodeRef {
@@ -201,5 +204,55 @@ func BenchmarkMean10x1Mi(b *testing.B) {
 		if _, err := Mean(parts); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// scan reads every byte of the streams in 64-bit words, in as many goroutines as a mean
+// has: what memory alone costs.
+func scan(streams [][]uint64) uint64 {
+	var sums [workers]uint64
+	var wg sync.WaitGroup
+	for w := range sums {
+		wg.Go(func() {
+			var a, b, c, d uint64
+			for _, s := range streams {
+				for s := s[w*len(s)/workers : (w+1)*len(s)/workers]; len(s) >= 4; s = s[4:] {
+					a, b, c, d = a+s[0], b+s[1], c+s[2], d+s[3]
+				}
+			}
+			sums[w] = a + b + c + d
+		})
+	}
+	wg.Wait()
+	return sums[0] + sums[1] + sums[2] + sums[3]
+}
+
+// BenchmarkRatioMean is the exact mean of 10 updates of 4 Mi float32 against a plain read
+// of the same bytes: 1 would be as fast as memory.
+func BenchmarkRatioMean(b *testing.B) {
+	const n = 4 << 20
+	var parts []Contribution
+	var words [][]uint64
+	rng := rand.New(rand.NewPCG(3, 3))
+	for i := range 10 {
+		values := make([]float32, n)
+		for j := range values {
+			values[j] = rng.Float32()
+		}
+		parts = append(parts, Contribution{node(fmt.Sprintf("o%d/n", i)), uint64(i + 1), f32(values...)})
+		words = append(words, unsafe.Slice((*uint64)(unsafe.Pointer(&parts[i].Tensors[0].F32[0])), n/2))
+	}
+	mean := func() {
+		if _, err := Mean(parts); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for b.Loop() {
+		read := func() {
+			if scan(words) == 0 {
+				b.Fatal("nothing was read")
+			}
+		}
+		ratio.Print("fl.mean_vs_memory", ratio.Of(15, ratio.Wall(1, read), ratio.Wall(1, mean)))
 	}
 }

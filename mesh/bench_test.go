@@ -1,0 +1,171 @@
+package mesh
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"io"
+	"testing"
+	"time"
+
+	ic "github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/peerstore"
+	"github.com/libp2p/go-libp2p/core/sec"
+	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
+	"github.com/libp2p/go-libp2p/p2p/host/peerstore/pstoremem"
+	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	"github.com/libp2p/go-libp2p/p2p/net/upgrader"
+	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
+	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/internal/identity"
+	"github.com/attestmesh/meshnode/internal/ratio"
+	"github.com/attestmesh/meshnode/mesh/meshtest"
+)
+
+// plain is a swarm with stock TLS and yamux and nothing else: not a libp2p host, whose
+// identify protocol would count for the other side.
+func plain(b *testing.B) *swarm.Swarm {
+	fail := func(err error) {
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+	key, _, err := ic.GenerateEd25519Key(rand.Reader)
+	fail(err)
+	id, err := peer.IDFromPrivateKey(key)
+	fail(err)
+	store, err := pstoremem.NewPeerstore()
+	fail(err)
+	fail(errors.Join(store.AddPrivKey(id, key), store.AddPubKey(id, key.GetPublic())))
+	s, err := swarm.NewSwarm(id, store, eventbus.NewBus())
+	fail(err)
+	muxers := []upgrader.StreamMuxer{{ID: yamux.ID, Muxer: yamux.DefaultTransport}}
+	security, err := libp2ptls.New(libp2ptls.ID, key, muxers)
+	fail(err)
+	up, err := upgrader.New([]sec.SecureTransport{security}, muxers, nil, &network.NullResourceManager{}, nil)
+	fail(err)
+	t, err := tcp.NewTCPTransport(up, &network.NullResourceManager{}, nil, tcp.DisableReuseport())
+	fail(err)
+	fail(s.AddTransport(t))
+	fail(s.Listen(ma.StringCast("/ip4/127.0.0.1/tcp/0")))
+	b.Cleanup(func() { _ = s.Close(); _ = store.Close() })
+	return s
+}
+
+// benchPair is two attested meshes and two plain swarms.
+type benchPair struct {
+	b        *testing.B
+	from, to Mesh
+	x, y     *swarm.Swarm
+}
+
+func newBenchPair(b *testing.B) *benchPair {
+	root, meshID := meshtest.NewRoot(), identity.MeshID{7}
+	start := func(name string) Mesh {
+		n := root.NewNode(meshID, name)
+		m, err := NewLibp2p(Config{Key: n.Key, MeshID: meshID, Quoter: n.Quoter, Judge: n.Judge, Listen: []string{"/ip4/127.0.0.1/tcp/0"},
+			Incarnation: func() identity.Incarnation { return 0 }, Epoch: func() identity.Epoch { return 0 },
+			Credential: func() []byte { return n.Credential }})
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() { _ = m.Close(); n.Close() })
+		return m
+	}
+	p := &benchPair{b: b, from: start("alpha/n1"), to: start("beta/n1"), x: plain(b), y: plain(b)}
+	p.x.Peerstore().AddAddrs(p.y.LocalPeer(), p.y.ListenAddresses(), peerstore.PermanentAddrTTL)
+	return p
+}
+
+// settle waits until both ends have let go: what is still running would count elsewhere.
+func (p *benchPair) settle(gone func() bool) {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(10 * time.Second); !gone(); <-tick.C {
+		if time.Now().After(end) {
+			p.b.Fatal("a connection does not go away")
+		}
+	}
+}
+
+func (p *benchPair) dial() Link {
+	l, err := p.from.Dial(context.Background(), p.to.Self(), p.to.Addrs())
+	if err != nil {
+		p.b.Fatal(err)
+	}
+	return l
+}
+
+func (p *benchPair) dialPlain() network.Conn {
+	c, err := p.x.DialPeer(context.Background(), p.y.LocalPeer())
+	if err != nil {
+		p.b.Fatal(err)
+	}
+	return c
+}
+
+// BenchmarkRatioDial is the processor time of both ends for one dial with full mutual
+// attestation, Ed25519 evidence, from connect to both ends closed, against the same with
+// libp2p's TLS alone.
+func BenchmarkRatioDial(b *testing.B) {
+	p := newBenchPair(b)
+	attested := func() {
+		l := p.dial()
+		_ = l.Close(attest.NewReason(attest.CodeShutdown, "", "", ""))
+		p.settle(func() bool { return len(p.from.Links())+len(p.to.Links()) == 0 })
+	}
+	stock := func() {
+		_ = p.dialPlain().Close()
+		p.settle(func() bool { return len(p.x.Conns())+len(p.y.Conns()) == 0 })
+	}
+	for b.Loop() {
+		ratio.Print("channel.full_sim_vs_tls_cpu", ratio.Of(15, ratio.CPU(20, attested), ratio.CPU(20, stock)))
+	}
+}
+
+// BenchmarkRatioStream is the throughput of one attested stream, 64 MiB one way, against
+// that of a stream over libp2p's TLS and yamux.
+func BenchmarkRatioStream(b *testing.B) {
+	const sink Protocol = "/meshnode/test/sink/1"
+	const size = 64 << 20
+	p := newBenchPair(b)
+	p.to.Handle(sink, func(_ Link, s Stream) {
+		defer s.Close()
+		_, _ = io.Copy(io.Discard, s)
+	})
+	p.y.SetStreamHandler(func(s network.Stream) {
+		defer s.Close()
+		_, _ = io.Copy(io.Discard, s)
+	})
+	l, c := p.dial(), p.dialPlain()
+	buf := make([]byte, 1<<20)
+	send := func(s interface {
+		io.ReadWriteCloser
+		CloseWrite() error
+	}, err error) {
+		for sent := 0; err == nil && sent < size; sent += len(buf) {
+			_, err = s.Write(buf)
+		}
+		if err == nil {
+			err = s.CloseWrite()
+		}
+		if err == nil { // the other end closes when it has read everything
+			_, err = s.Read(make([]byte, 1))
+		}
+		if !errors.Is(err, io.EOF) {
+			b.Fatal(err)
+		}
+		_ = s.Close()
+	}
+	attested := func() { s, err := l.Open(context.Background(), sink); send(s, err) }
+	stock := func() { s, err := c.NewStream(context.Background()); send(s, err) }
+	for b.Loop() {
+		ratio.Print("channel.stream_vs_tls", ratio.Of(11, ratio.Wall(1, stock), ratio.Wall(1, attested)))
+	}
+}
