@@ -41,18 +41,21 @@ func (gater) InterceptUpgraded(c network.Conn) (bool, control.DisconnectReason) 
 	return c.As(&s) && s != nil && s.Peer == identity.PeerID(c.RemotePeer()) && s.Result.Affirming(), 0
 }
 
-// hookedUpgrader puts Config.WrapListener under every listener.
-type hookedUpgrader struct {
+// frontedUpgrader puts the front, and under it Config.WrapListener, under every listener.
+type frontedUpgrader struct {
 	transport.Upgrader
-	wrap func(manet.Listener) manet.Listener
+	wrap func(manet.Listener) manet.Listener // nil: none
 }
 
 // GateMaListener implements transport.Upgrader.
-func (u hookedUpgrader) GateMaListener(l manet.Listener) transport.GatedMaListener {
-	return u.Upgrader.GateMaListener(u.wrap(l))
+func (u frontedUpgrader) GateMaListener(l manet.Listener) transport.GatedMaListener {
+	if u.wrap != nil {
+		l = u.wrap(l)
+	}
+	return u.Upgrader.GateMaListener(newFront(l))
 }
 
 // UpgradeListener implements transport.Upgrader.
-func (u hookedUpgrader) UpgradeListener(t transport.Transport, l manet.Listener) transport.Listener {
+func (u frontedUpgrader) UpgradeListener(t transport.Transport, l manet.Listener) transport.Listener {
 	return u.UpgradeGatedMaListener(t, u.GateMaListener(l))
 }

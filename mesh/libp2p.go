@@ -109,9 +109,7 @@ func (m *libp2pMesh) newTransport(key ic.PrivKey, limits network.ResourceManager
 	if up, err = upgrader.New([]sec.SecureTransport{s}, muxers, nil, limits, gater{}); err != nil {
 		return nil, err
 	}
-	if m.cfg.WrapListener != nil {
-		up = hookedUpgrader{up, m.cfg.WrapListener}
-	}
+	up = frontedUpgrader{up, m.cfg.WrapListener}
 	if m.cfg.Transport != nil {
 		return m.cfg.Transport(up, limits)
 	}
@@ -124,8 +122,12 @@ func (m *libp2pMesh) newTransport(key ic.PrivKey, limits network.ResourceManager
 func newLimits() (network.ResourceManager, error) {
 	loopback := []rate.PrefixLimit{{Prefix: netip.MustParsePrefix("127.0.0.0/8")}, {Prefix: netip.MustParsePrefix("::1/128")}}
 	perSource := rate.Limit{RPS: sourceRate, Burst: 2 * sourceConns}
+	limits := rcmgr.PartialLimitConfig{
+		System:    rcmgr.ResourceLimits{Conns: 4 * limitHandshakes, ConnsInbound: 2 * limitHandshakes},
+		Transient: rcmgr.ResourceLimits{Conns: 2 * limitHandshakes, ConnsInbound: limitHandshakes},
+	}.Build(rcmgr.DefaultLimits.Scale(limitMemory, limitFiles))
 	return rcmgr.NewResourceManager(
-		rcmgr.NewFixedLimiter(rcmgr.DefaultLimits.Scale(limitMemory, limitFiles)),
+		rcmgr.NewFixedLimiter(limits),
 		rcmgr.WithMetricsDisabled(),
 		rcmgr.WithLimitPerSubnet(
 			[]rcmgr.ConnLimitPerSubnet{{PrefixLength: 32, ConnCount: sourceConns}},

@@ -36,6 +36,14 @@ const (
 	// peer that vanished without a word is noticed after at most twice this.
 	keepAlive = 5 * time.Second
 
+	// silentTimeout is how long an accepted connection may say nothing, and maxSilent how
+	// many may do so at once: no slot of libp2p is theirs yet.
+	silentTimeout = 3 * time.Second
+	maxSilent     = 1024
+	// limitHandshakes bounds connections from others that have not been attested yet, in
+	// place of libp2p's 96: whoever holds them all keeps honest peers out.
+	limitHandshakes = 512
+
 	// sourceConns and sourceRate bound connections from one address, and new ones a second.
 	sourceConns = 64
 	sourceRate  = 4

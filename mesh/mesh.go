@@ -34,8 +34,9 @@
 // did not come from it, and so does the connection gater. The only transport is TCP, since
 // QUIC, WebTransport and WebRTC have handshakes of their own; port reuse is off, since
 // simultaneous opens break TLS. The constructor of the security protocol refuses every key
-// but the node's. There is no host around the swarm: no identify, ping, relay, AutoNAT or
-// hole punching exists that would have to be turned off.
+// but the node's. A front listener hands libp2p a connection when its first byte is there,
+// and drops who is silent for three seconds. There is no host around the swarm: no
+// identify, ping, relay, AutoNAT or hole punching exists that would have to be turned off.
 package mesh
 
 import (
