@@ -70,6 +70,9 @@ func (n *Node) reach(ctx context.Context, url string) (mesh.Link, error) {
 	subject, refused := judge{n}.Credential(a.Peer, a.Credential)
 	if refused != nil {
 		n.peers.update(identity.NodeRef{}, url, n.now(), func(p *PeerStatus) {
+			if p.State == PeerConnected && p.Peer != a.Peer.String() {
+				return // an older boot of the node answers there, a newer one is linked
+			}
 			p.State, p.Code, p.Reason, p.Peer = PeerRefused, refused.Code, refused, a.Peer.String()
 		})
 		n.changed.notify()
@@ -77,6 +80,9 @@ func (n *Node) reach(ctx context.Context, url string) (mesh.Link, error) {
 	}
 	n.pullPolicy(ctx, url)
 	n.peers.update(subject.Node, url, n.now(), func(p *PeerStatus) {
+		if p.State == PeerConnected {
+			return // what the link itself has shown counts
+		}
 		p.Peer = a.Peer.String()
 		p.Seat = slices.Contains(subject.Roles, RoleSeat)
 		if p.State == "" {
@@ -182,8 +188,8 @@ func (n *Node) noteRefusal(r mesh.Refusal) {
 	why := r.Reasons[0]
 	n.peers.update(ref, "", n.now(), func(p *PeerStatus) {
 		switch {
-		case p.State == PeerConnected && n.hasLink(r.Peer):
-			return // another connection of a peer that is linked
+		case p.State == PeerConnected && (p.Peer != r.Peer.String() || n.hasLink(r.Peer)):
+			return // another connection of a peer that is linked, or an older boot of it
 		case p.Peer == r.Peer.String() && (p.State == PeerEvicted || p.State == PeerRetired):
 			return // the ordered decision says more than this attempt
 		}
@@ -214,8 +220,8 @@ func (n *Node) linked(l mesh.Link) {
 		<-l.Done()
 		why := l.Cause()
 		n.peers.update(s.Node, "", n.now(), func(p *PeerStatus) {
-			if p.State != PeerConnected || n.hasLink(s.Peer) {
-				return
+			if p.State != PeerConnected || p.Peer != s.Peer.String() || n.hasLink(s.Peer) {
+				return // the entry speaks of a newer boot, or of a newer link
 			}
 			p.State, p.Verdict = PeerUnreachable, ""
 			if why.Code == attest.CodeRevoked {

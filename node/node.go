@@ -278,6 +278,9 @@ func enrolReason(err error) attest.Reason {
 		return attest.NewReason(attest.CodeUnavailable, "enroller", err.Error(), "a Credential")
 	}
 	why := *consensus.ReasonOf(err) // with the cause, where the reason itself has none
+	if why.Want == "" {
+		why.Want = "a Credential"
+	}
 	switch {
 	case why.Code == attest.CodeUnavailable && why.Claim == "evidence":
 		why.Remedy = "start the platform that attester names (meshnode sim-platform); the node waits for it"
