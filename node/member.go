@@ -182,7 +182,7 @@ func (n *Node) noteRefusal(r mesh.Refusal) {
 	}
 	ref, known := n.refOf(r.Peer)
 	if !known {
-		n.log.Info("refused", "peer", r.Peer.String(), "by_them", r.Remote, "reasons", r.Error())
+		n.strangers.Info("refused", "peer", r.Peer.String(), "by_them", r.Remote, "reasons", r.Error())
 		return
 	}
 	why := r.Reasons[0]

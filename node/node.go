@@ -103,6 +103,7 @@ type Node struct {
 	self      identity.PeerID
 	protocols protocols
 	log       *slog.Logger
+	strangers *slog.Logger // what others can cause without a valid Credential: capped
 	kind      string
 
 	ctx     context.Context // ends with the node; for handlers of streams
@@ -209,7 +210,7 @@ func newNode(ctx context.Context, cfg Config, deps Deps) (*Node, error) {
 	}
 	n := &Node{
 		cfg: cfg, ref: cfg.Ref(), genesis: deps.Genesis, schemes: map[string]attest.Scheme{}, directory: deps.Directory,
-		data: deps.Data, keys: keys, key: keys.Peer, self: identity.PeerIDFromKey(public), log: deps.Log,
+		data: deps.Data, keys: keys, key: keys.Peer, self: identity.PeerIDFromKey(public), log: deps.Log, strangers: capped(deps.Log),
 		protocols: newProtocols(deps.Genesis.MeshID()), kind: deps.Attester.Kind(), changed: newNotifier(),
 		peers: newPeerBook(), badCredentials: map[identity.PeerID]error{}, phase: PhaseEnrolling,
 		attester: deps.Attester, outages: map[string]outage{},
@@ -330,7 +331,7 @@ func (n *Node) join(deps Deps) error {
 	}
 	m, err := newMesh(mesh.Config{
 		Key: n.key, MeshID: n.genesis.MeshID(), Incarnation: n.incarnation, Epoch: n.epoch, Credential: n.credential,
-		Quoter: n.quoter, Judge: judge{n}, Listen: n.cfg.Listen, OnRefusal: n.noteRefusal, Log: n.log,
+		Quoter: n.quoter, Judge: judge{n}, Listen: n.cfg.Listen, OnRefusal: n.noteRefusal, Log: n.strangers,
 	})
 	if err != nil {
 		return &ConfigError{Field: "listen", Err: err, Remedy: "choose a free address; another process may hold the port"}
