@@ -21,6 +21,9 @@ import (
 // for consensus.
 const controlTimeout = 30 * time.Second
 
+// statusTimeout bounds the wait for a status, which a node has at hand.
+const statusTimeout = 10 * time.Second
+
 // maxControlReply bounds what a command reads from the node: a model at most.
 const maxControlReply = 256 << 20
 
@@ -64,7 +67,10 @@ func (c *control) open(ctx context.Context, method, path string, body []byte) (i
 		if ctx.Err() != nil && !errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			return nil, ctx.Err()
 		}
-		return nil, unavailableError("unavailable", "is the node running? look at its log", "the node at %s does not answer: %v", c.socket, err)
+		if errors.Is(err, context.DeadlineExceeded) {
+			return nil, unavailableError("unavailable", "its process is there but stopped, stuck or starved: look at its log and its CPU", "the node at %s does not answer in time", c.socket)
+		}
+		return nil, unavailableError("unavailable", "no process serves this socket: start the node, and look at its log if it ended by itself", "the node at %s does not answer: %v", c.socket, err)
 	}
 	if resp.StatusCode == http.StatusOK {
 		return resp.Body, nil
@@ -85,7 +91,11 @@ func (c *control) open(ctx context.Context, method, path string, body []byte) (i
 
 // call sends one request and decodes the JSON answer into v; raw bytes where v is *[]byte.
 func (c *control) call(ctx context.Context, method, path string, body []byte, v any) error {
-	ctx, cancel := context.WithTimeout(ctx, controlTimeout)
+	timeout := controlTimeout
+	if path == "/v1/status" {
+		timeout = statusTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	r, err := c.open(ctx, method, path, body)
 	if err != nil {

@@ -104,13 +104,21 @@ func signGenesis(env *envelope.Envelope, g *consensus.Genesis, path string) erro
 	}
 	org, role, ok := g.KeyOwner(key.Public())
 	if !ok || role != consensus.KeyGovern {
-		return refusedError(string(attest.CodeWrongSigner), "sign with the govern key that the genesis lists for your organisation", "key %s: genesis lists it as %q of %q", path, role, org)
+		return refusedError(string(attest.CodeWrongSigner), "sign with the govern key that the genesis lists for your organisation", "key %s: genesis %s", path, listedAs(org, role, ok))
 	}
 	s, err := signerOf(key)
 	if err != nil {
 		return err
 	}
 	return addSignature(env, s)
+}
+
+// listedAs says what genesis knows of a key that may not sign.
+func listedAs(org identity.OrgID, role string, ok bool) string {
+	if !ok {
+		return "does not list it"
+	}
+	return fmt.Sprintf("lists it as %q of %q", role, org)
 }
 
 func genesisShowCommand() *cobra.Command {

@@ -87,7 +87,7 @@ func signJob(env *envelope.Envelope, job federated.Job, genesis string, keys []s
 		if g != nil {
 			if org, role, ok := g.KeyOwner(key.Public()); !ok || role != consensus.KeyGovern {
 				return refusedError(string(attest.CodeWrongSigner), "sign with the govern key that genesis lists for your organisation",
-					"key %s: genesis lists it as %q of %q", path, role, org)
+					"key %s: genesis %s", path, listedAs(org, role, ok))
 			}
 		}
 		s, err := signerOf(key)
