@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -47,20 +48,36 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// awaitFile is "await FILE": it returns when FILE exists, and fails after a minute.
+// awaitFile is "await FILE [REGEXP]": it returns when FILE exists, and holds REGEXP, and
+// fails after a minute.
 func awaitFile(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 1 {
-		ts.Fatalf("usage: await FILE")
+	if neg || len(args) < 1 || len(args) > 2 {
+		ts.Fatalf("usage: await FILE [REGEXP]")
 	}
-	path := ts.MkAbs(args[0])
+	path, want := ts.MkAbs(args[0]), ""
+	if len(args) == 2 {
+		want = args[1]
+	}
+	re, err := regexp.Compile(want)
+	ts.Check(err)
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for end := time.Now().Add(time.Minute); ; <-tick.C {
-		if _, err := os.Stat(path); err == nil {
+		if there(path, re) {
 			return
 		}
 		if time.Now().After(end) {
-			ts.Fatalf("%s: still absent after a minute", path)
+			ts.Fatalf("%s: still absent, or without %q, after a minute", path, want)
 		}
 	}
+}
+
+// there reports whether path exists and, if it must hold something, holds it.
+func there(path string, re *regexp.Regexp) bool {
+	if re.String() == "" {
+		_, err := os.Stat(path) // a socket cannot be read
+		return err == nil
+	}
+	data, err := os.ReadFile(path)
+	return err == nil && re.Match(data)
 }

@@ -78,7 +78,7 @@ func showStatus(w io.Writer, s node.Status) {
 		fmt.Fprintf(w, ": %s", printable(s.PhaseReason.String()))
 	}
 	fmt.Fprintf(w, "\n  peer id      %s\n  mesh         %s, incarnation %d, epoch %d\n", s.Peer, s.MeshID, s.Incarnation, s.Epoch)
-	fmt.Fprintf(w, "  measurement  %s (%s)\n", s.Measurement, s.Kind)
+	fmt.Fprintf(w, "  measurement  %s (%s)\n", orDash(s.Measurement), s.Kind)
 	if s.PhaseReason != nil && s.PhaseReason.Remedy != "" {
 		fmt.Fprintf(w, "  try          %s\n", printable(s.PhaseReason.Remedy))
 	}
