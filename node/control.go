@@ -91,7 +91,7 @@ func (n *Node) serveControl(ctx context.Context, l net.Listener) error {
 	mux.HandleFunc("GET /v1/jobs/{id}", n.handleJob)
 	mux.HandleFunc("GET /v1/jobs/{id}/certificates/{round}", n.handleCertificate)
 	mux.HandleFunc("GET /v1/blobs/{root}", n.handleBlob)
-	return serveHTTP(ctx, l, mux)
+	return serveHTTP(ctx, l, mux, n.log)
 }
 
 // handleSubmit reads an envelope of at most maxCommand bytes and answers with its outcome.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"time"
@@ -58,7 +59,7 @@ func (n *Node) servePublic(ctx context.Context, l net.Listener) error {
 		writeJSON(w, http.StatusOK, PolicyDocument{Chain: n.machine.PolicyChain()})
 	})
 	mux.Handle("GET "+pathLog, http.StripPrefix(pathLog, n.machine.tree))
-	return serveHTTP(ctx, l, mux)
+	return serveHTTP(ctx, l, mux, n.log)
 }
 
 // announcement is what this node says of itself in public.
@@ -68,10 +69,11 @@ func (n *Node) announcement() Announcement {
 
 // serveHTTP serves until ctx ends, then stops within publicTimeout; it returns when no
 // handler runs any more.
-func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
+func serveHTTP(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger) error {
 	s := &http.Server{
 		Handler: h, ReadHeaderTimeout: publicTimeout, ReadTimeout: time.Minute,
 		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+		ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelError), // a handler's panic, above all
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
 	down := make(chan struct{})

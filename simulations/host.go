@@ -83,9 +83,7 @@ func (w *world) start(name, release string, roles []string) error {
 		Genesis: w.genesis, Attester: w.forger.Attester(attesttest.Measurement(release)), Schemes: []attest.Scheme{w.forger.Scheme()},
 		Enroller:  func(k node.Keys) node.Enroller { return &desk{enroller: e, name: ref.Name, roles: roles, keys: k} },
 		Directory: node.NewHTTPDirectory(w.client(name).Transport), NewMesh: w.meshOf(h), InMemory: true,
-	}
-	if w.opts.NodeLog != nil {
-		deps.Log = w.opts.NodeLog.With("node", name)
+		Log: w.watch.logger(name, w.opts.NodeLog),
 	}
 	if deps.Public, err = w.wire.Listen(name, h.ip+":80"); err != nil {
 		return err

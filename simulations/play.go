@@ -73,7 +73,7 @@ func (s *Script) Play(seed uint64, opts Options) (_ *Result, err error) {
 		}
 	}
 	p.result.Virtual = time.Since(start)
-	if err := p.nothingLost(); err != nil {
+	if err := errors.Join(p.nothingLost(), w.watch.err()); err != nil {
 		return nil, fmt.Errorf("%s: seed %d: %w", s.name, seed, err)
 	}
 	return p.result, nil

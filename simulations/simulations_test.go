@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -89,24 +90,26 @@ func TestScenarios(t *testing.T) {
 		first, last = *seed, *seed
 	}
 	for _, f := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(f), ".txt"), func(t *testing.T) {
-			s := load(t, filepath.Base(f))
-			for n := first; n <= last; n++ {
+		s := load(t, filepath.Base(f))
+		for n := first; n <= last; n++ {
+			t.Run(fmt.Sprintf("%s/%d", strings.TrimSuffix(filepath.Base(f), ".txt"), n), func(t *testing.T) {
+				t.Parallel() // one bubble keeps little more than one core busy
 				start := time.Now()
 				r := play(t, s, n, Options{})
 				wall := time.Since(start)
 				if err := r.History.Check(); err != nil {
-					t.Fatalf("seed %d: %v", n, err)
+					t.Fatal(err)
 				}
 				ops, open := r.History.Len()
-				t.Logf("seed %d: %s virtual in %s; %d operations, %d open; eviction %s", n, r.Virtual, wall, ops, open, r.Evicted)
-			}
-		})
+				t.Logf("%s virtual in %s; %d operations, %d without outcome; eviction %s", r.Virtual, wall, ops, open, r.Evicted)
+			})
+		}
 	}
 }
 
 // The checker finds what it looks for: clients that read a node's own view see old bases.
 func TestStaleReadsAreFound(t *testing.T) {
+	t.Parallel()
 	s := parse(t, partition)
 	for n := uint64(1); n <= 5; n++ {
 		r := play(t, s, n, Options{StaleReads: true})
@@ -136,6 +139,7 @@ func TestUnmetExpectations(t *testing.T) {
 		"stop delta/n1",
 	} {
 		t.Run(line, func(t *testing.T) {
+			t.Parallel()
 			s := parse(t, `mesh alpha beta
 allow new
 start alpha/n1 new seat

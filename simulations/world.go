@@ -36,6 +36,7 @@ type world struct {
 	parted    [][2]string // pairs of hosts
 	proposed  time.Time   // when the last propose command was sent
 	nonces    int
+	watch     watch
 
 	beforeMesh func(*host) // a test's: what happens between the Credential and the mesh
 }
