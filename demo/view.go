@@ -161,15 +161,6 @@ func (v nodeView) refusal() (reason, bool) {
 	return reason{}, false
 }
 
-// job returns one job as this node sees it.
-func (v nodeView) job(id string) (jobView, bool) {
-	i := slices.IndexFunc(v.Jobs, func(j jobView) bool { return j.ID == id })
-	if i < 0 {
-		return jobView{}, false
-	}
-	return v.Jobs[i], true
-}
-
 // summary is one line for errors: what this node was last seen doing.
 func (v nodeView) summary() string {
 	s := fmt.Sprintf("%s is %s, %d peers connected, %d voters, log %d, published %d (%s)", v.Node, v.Phase,

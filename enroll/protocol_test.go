@@ -325,8 +325,10 @@ func TestLimiter(t *testing.T) {
 	for range int(requestBurst) {
 		back.allow("x", now)
 	}
-	if back.allow("x", now.Add(-time.Hour)) || back.allow("x", now.Add(-time.Hour)) {
-		t.Error("a clock that went back refilled the bucket")
+	for range 2 {
+		if back.allow("x", now.Add(-time.Hour)) {
+			t.Error("a clock that went back refilled the bucket")
+		}
 	}
 }
 

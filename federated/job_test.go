@@ -241,7 +241,8 @@ func TestParticipate(t *testing.T) {
 		}
 		return w
 	}
-	if train(1, a).Root != train(1, a).Root || train(1, a).Root == train(1, b).Root || train(1, a).Root == train(2, a).Root {
+	first, again := train(1, a).Root, train(1, a).Root
+	if first != again || first == train(1, b).Root || first == train(2, a).Root {
 		t.Error("the seed of training does not follow from job, round and node alone")
 	}
 	bad := spec

@@ -52,12 +52,10 @@ func (n *Node) orderTick(ctx context.Context) {
 		n.log.Error("no time sample", "error", err)
 		return
 	}
-	samples := [][]byte{own}
-	for _, s := range gather(ctx, n.seatLinks(), sampleWithin, func(ctx context.Context, l mesh.Link) ([]byte, error) {
+	samples := gather(ctx, n.seatLinks(), sampleWithin, func(ctx context.Context, l mesh.Link) ([]byte, error) {
 		return n.askSample(ctx, l, seq)
-	}) {
-		samples = append(samples, s)
-	}
+	})
+	samples = append(samples, own)
 	command, err := consensus.NewCommand(consensus.KindTick, samples...)
 	if err != nil {
 		n.log.Error("tick", "error", err)

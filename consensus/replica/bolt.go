@@ -8,6 +8,7 @@ import (
 
 	"github.com/hashicorp/raft"
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/attestmesh/meshnode/internal/durable"
 )
@@ -38,7 +39,7 @@ func keyCommit() []byte    { return []byte("commit-index") }
 func openBolt(dir *durable.Dir) (*boltStore, error) {
 	path := dir.Path(boltFile)
 	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: boltWait, FreelistType: bolt.FreelistMapType})
-	if errors.Is(err, bolt.ErrTimeout) {
+	if errors.Is(err, bolterrors.ErrTimeout) {
 		return nil, fmt.Errorf("raft store %s: %w; stop the other node or choose another data directory", path, durable.ErrInUse)
 	}
 	if err != nil {

@@ -19,7 +19,7 @@ import (
 )
 
 // raw plays bytes at an honest responder and expects it to give up; it returns its error.
-func raw(t *testing.T, victimInitiates bool, script func(*mempipe.Pipe)) (err error, took time.Duration) {
+func raw(t *testing.T, victimInitiates bool, script func(*mempipe.Pipe)) (took time.Duration, err error) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		root := meshtest.NewRoot()
@@ -41,7 +41,7 @@ func raw(t *testing.T, victimInitiates bool, script func(*mempipe.Pipe)) (err er
 		}
 		err = o.err
 	})
-	return err, took
+	return took, err
 }
 
 func TestFramesOutOfOrderAndSize(t *testing.T) {
@@ -76,7 +76,7 @@ func TestFramesOutOfOrderAndSize(t *testing.T) {
 		"hung up": {true, func(p *mempipe.Pipe) { _ = p.Close() }, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err, _ := raw(t, c.initiates, c.script)
+			_, err := raw(t, c.initiates, c.script)
 			var r *exchange.Refusal
 			if errors.As(err, &r) != (c.code != "") || r != nil && (r.Remote || r.Code() != c.code) {
 				t.Errorf("got %v, want code %q", err, c.code)
@@ -86,11 +86,11 @@ func TestFramesOutOfOrderAndSize(t *testing.T) {
 }
 
 func TestSlowAndSilent(t *testing.T) {
-	err, took := raw(t, false, func(*mempipe.Pipe) {})
+	took, err := raw(t, false, func(*mempipe.Pipe) {})
 	if took != exchange.HelloTimeout || err == nil {
 		t.Errorf("a silent peer held us for %s: %v", took, err)
 	}
-	_, took = raw(t, true, func(p *mempipe.Pipe) {
+	took, _ = raw(t, true, func(p *mempipe.Pipe) {
 		for i := 0; i < 100; i++ { // a byte each 100 ms never finishes a HELLO in time
 			if _, err := p.Write([]byte{2, 0, 0, 1, 0, 9, 9, 9}[min(i, 7) : min(i, 7)+1]); err != nil {
 				return
