@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -70,6 +71,38 @@ func TestReadLimitAndRemove(t *testing.T) {
 	if _, err := os.Stat(d.Path("x")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("still there: %v", err)
 	}
+}
+
+func TestHeldChangesNothing(t *testing.T) {
+	path := t.TempDir()
+	if err := Held(filepath.Join(path, "absent")); err != nil {
+		t.Errorf("an absent directory: %v", err)
+	}
+	if err := Held(path); err != nil {
+		t.Errorf("a directory that was never locked: %v", err)
+	}
+	if entries, err := os.ReadDir(path); err != nil || len(entries) > 0 {
+		t.Errorf("looking left %v, %v", entries, err)
+	}
+	d, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	release, err := d.Lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Held(path); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), strconv.Itoa(os.Getpid())) {
+		t.Errorf("a locked directory: %v", err)
+	}
+	release()
+	if err := Held(path); err != nil {
+		t.Errorf("a directory whose lock was released: %v", err)
+	}
+	if release, err = d.Lock(); err != nil {
+		t.Fatalf("after looking: %v", err)
+	}
+	release()
 }
 
 func TestLockNamesHolder(t *testing.T) {
