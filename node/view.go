@@ -94,16 +94,25 @@ func (n *Node) explain(s *Status, seats []consensus.Node, quorum int) {
 	if s.Simulated {
 		s.Warnings = append(s.Warnings, "evidence is simulated: it protects nothing from its host")
 	}
-	if s.Raft.State != "none" && s.Started && s.Raft.Leader == "" {
-		s.Warnings = append(s.Warnings, "the seats have no leader: nothing can be ordered until a majority of voters answers")
-	}
 	var silent []consensus.Node
 	for _, seat := range seats {
 		if seat.Peer != n.self && !n.hasLink(seat.Peer) {
 			silent = append(silent, seat)
 		}
 	}
-	explainSeats(s, silent, len(seats), quorum)
+	for i, p := range s.Peers { // what Credentials ask for ends where the ordered state begins
+		if s.Started {
+			s.Peers[i].Seat = slices.ContainsFunc(seats, func(seat consensus.Node) bool { return seat.Peer.String() == p.Peer })
+		}
+	}
+	if s.Phase == PhaseRefused {
+		s.Warnings = append(s.Warnings, "this node is refused: what it shows of seats, log and jobs is of the time before; ask the status of a member")
+	} else {
+		if s.Raft.State != "none" && s.Started && s.Raft.Leader == "" {
+			s.Warnings = append(s.Warnings, "the seats have no leader: nothing can be ordered until a majority of voters answers")
+		}
+		explainSeats(s, silent, len(seats), quorum)
+	}
 	if r := n.raft(); r != nil && r.State() == replica.None && s.Started && s.Phase != PhaseStopping {
 		s.Warnings = append(s.Warnings, "this node has left the Raft configuration: an ordered decision put it out, or it failed")
 	}
@@ -127,11 +136,17 @@ func explainSeats(s *Status, silent []consensus.Node, seats, quorum int) {
 		case s.Peers[i].State == PeerConnected:
 			s.Peers[i].Note = "started anew; the vote of its earlier boot cannot be cast"
 			s.Warnings = append(s.Warnings, fmt.Sprintf("%s was started anew and is no seat any more; the vote of its earlier boot cannot be cast; %s", seat.Ref, count))
+		case s.Peers[i].State == PeerRefusesUs:
+			s.Peers[i].Note = "holds a seat and refuses this node"
+			s.Warnings = append(s.Warnings, fmt.Sprintf("%s holds a seat and refuses this node (%s); %s", seat.Ref, s.Peers[i].Code, count))
 		default:
 			s.Peers[i].Note = "holds a seat and does not answer; " + count
 			s.Warnings = append(s.Warnings, fmt.Sprintf("%s holds a seat and has not answered since %s; %s. "+
 				"A restarted process returns as a member without its vote", seat.Ref, s.Peers[i].Since.Format("15:04:05"), count))
 		}
+	}
+	if s.Started && len(silent) == 0 && seats == quorum {
+		s.Warnings = append(s.Warnings, fmt.Sprintf("all %d seats are needed: without any one of them nothing can be ordered, and this mesh cannot go on if its process has ended", seats))
 	}
 	if s.Started && answering < quorum {
 		s.Warnings = append(s.Warnings, "too few seats answer: nothing can be ordered until they are reachable again. "+

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/internal/identity"
 )
@@ -24,9 +25,10 @@ func TestExplainSeats(t *testing.T) {
 		{"one is gone", PeerUnreachable, []consensus.Node{beta}, []string{"beta/n1 holds a seat and has not answered since 03:04:05; 2 of 3 seats answer, 2 are needed"}},
 		{"one came back", PeerConnected, []consensus.Node{beta}, []string{"beta/n1 was started anew and is no seat any more; the vote of its earlier boot cannot be cast; 2 of 3 seats"}},
 		{"one was never met", PeerUnreachable, []consensus.Node{gamma}, []string{"gamma/n1 holds a seat and has never answered; 2 of 3"}},
+		{"one refuses us", PeerRefusesUs, []consensus.Node{beta}, []string{"beta/n1 holds a seat and refuses this node (revoked); 2 of 3 seats answer"}},
 		{"a majority is lost", PeerConnected, []consensus.Node{beta, gamma}, []string{"beta/n1 was started anew", "gamma/n1", "too few seats answer: nothing can be ordered"}},
 	} {
-		s := &Status{Started: true, Peers: []PeerStatus{{Node: "beta/n1", State: tc.beta, Since: since}}}
+		s := &Status{Started: true, Peers: []PeerStatus{{Node: "beta/n1", State: tc.beta, Since: since, Code: attest.CodeRevoked}}}
 		explainSeats(s, tc.silent, 3, 2)
 		if len(s.Warnings) != len(tc.want) {
 			t.Errorf("%s: %q", tc.name, s.Warnings)
@@ -45,5 +47,12 @@ func TestExplainSeats(t *testing.T) {
 		if noted := s.Peers[0].Note != ""; noted != (len(tc.silent) > 0 && tc.silent[0].Ref == beta.Ref) {
 			t.Errorf("%s: note %q", tc.name, s.Peers[0].Note)
 		}
+	}
+}
+
+func TestExplainSeatsSaysWhenNoneCanBeLost(t *testing.T) {
+	s := &Status{Started: true}
+	if explainSeats(s, nil, 2, 2); len(s.Warnings) != 1 || !strings.Contains(s.Warnings[0], "all 2 seats are needed") {
+		t.Errorf("got %q", s.Warnings)
 	}
 }
