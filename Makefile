@@ -27,6 +27,10 @@ race:
 # The whole story with real processes, on drawn digits and, where they are at hand, on real ones.
 demo: bin/meshnode
 	bin/meshnode demo --json
+	@if test -f ../shared/data/digits.csv; then \
+	  echo "bin/meshnode demo --data ../shared/data/digits.csv --rounds 10 --json"; \
+	  bin/meshnode demo --data ../shared/data/digits.csv --rounds 10 --json; \
+	else echo "no real digits at hand: drawn ones only"; fi
 
 bin/meshnode: FORCE
 	CGO_ENABLED=0 $(GO) build -trimpath -o $@ ./cmd/meshnode

@@ -3,7 +3,6 @@ package simulations
 import (
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/attestmesh/meshnode/node"
@@ -171,5 +170,5 @@ func (p *player) checkLogs(names []string, published bool) error {
 }
 
 func where(s node.Status) string {
-	return fmt.Sprintf("command %d (%.8s), leaf %d (%.8s)", s.State.Commands, s.State.Digest, s.Log.Size, strings.TrimPrefix(s.Log.Root, "0x"))
+	return fmt.Sprintf("command %d (%.8s), leaf %d (%.8s)", s.State.Commands, s.State.Digest, s.Log.Size, s.Log.Root)
 }

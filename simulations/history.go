@@ -67,7 +67,6 @@ type History struct {
 	ops   []porcupine.Operation // guarded by mu
 	acked []string              // guarded by mu; releases of accepted swaps
 	open  int                   // guarded by mu; swaps without an outcome
-	blank int                   // guarded by mu; reads without an answer
 }
 
 func newHistory(start time.Time) *History { return &History{start: start} }
@@ -160,13 +159,10 @@ func (c *clients) work(id int, rnd *rand.Rand) {
 		}
 		from := time.Now()
 		out, ok := c.do(h, a, mine)
-		switch {
-		case ok:
-			c.history.add(id, a, out, from, time.Now())
-		default:
-			c.history.skip()
+		if !ok {
 			continue
 		}
+		c.history.add(id, a, out, from, time.Now())
 		switch {
 		case out.accepted:
 			seen, mine = a.base+1, a.release
@@ -174,13 +170,6 @@ func (c *clients) work(id int, rnd *rand.Rand) {
 			seen = out.base
 		}
 	}
-}
-
-// skip counts a read that nobody answered.
-func (h *History) skip() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.blank++
 }
 
 // do runs one access at a node; false if it is no part of the history.

@@ -303,7 +303,7 @@ func (p *player) nothingLost() error {
 	return nil
 }
 
-// status asks each node.
+// statuses asks each node.
 func statuses(hosts []*host) ([]node.Status, error) {
 	var out []node.Status
 	for _, h := range hosts {
