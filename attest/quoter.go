@@ -3,6 +3,7 @@ package attest
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 )
 
@@ -16,15 +17,23 @@ type Proof struct {
 // Quoter makes proofs asynchronously: binders that arrive while the device is busy share
 // the next quote, so a slow attester costs two quote times, not one per challenge. It owns
 // one goroutine, which Run is.
+//
+// Binders wait in two lanes. Those of peers (Prove) are all in the next quote that begins,
+// so that a peer waits for the quote in progress and its own, whatever else is asked for.
+// Those of clients (ProveClient), whom nobody enrolled and of whom there is no end, ride
+// along, but never in two quotes in a row while a peer waits: at least every second quote
+// is the peers' alone. A client thus waits for at most three quotes. Both lanes are bounded.
 type Quoter struct {
 	attester Attester
 	meshID   [32]byte
 	self     string
 	head     func() [32]byte
 
-	mu      sync.Mutex
-	pending []*request // guarded by mu
-	wake    chan struct{}
+	mu        sync.Mutex
+	peers     []*request // guarded by mu, as all below
+	clients   []*request
+	hadClient bool // the last quote carried a client's binder
+	wake      chan struct{}
 }
 
 type request struct {
@@ -34,7 +43,14 @@ type request struct {
 	err  error
 }
 
-// ErrQuoterBusy is returned when more binders wait than one quote can carry.
+// Limits of the lanes; one quote can carry both together.
+const (
+	// MaxClientChallenges is how many clients may wait for a quote.
+	MaxClientChallenges = 1 << 10
+	maxPeerChallenges   = 1<<MaxPath - MaxClientChallenges
+)
+
+// ErrQuoterBusy is returned when more binders wait than their lane holds.
 var ErrQuoterBusy = errors.New("attest: too many challenges wait for a quote")
 
 // NewQuoter returns a quoter for the node with binary peer id self. head returns the
@@ -46,15 +62,27 @@ func NewQuoter(a Attester, meshID [32]byte, self string, head func() [32]byte) *
 // Kind returns the kind of evidence the quoter makes.
 func (q *Quoter) Kind() string { return q.attester.Kind() }
 
-// Prove waits for a quote that covers bind.
+// Prove waits for a quote that covers bind, on behalf of a peer or of this node itself.
 func (q *Quoter) Prove(ctx context.Context, bind [32]byte) (Proof, error) {
+	return q.wait(ctx, &q.peers, maxPeerChallenges, bind)
+}
+
+// ProveClient waits for a quote that covers a client's challenge. Clients cannot delay
+// peers (see Quoter); where more than MaxClientChallenges wait, the answer is
+// ErrQuoterBusy at once. The end of ctx takes the challenge back: clients that hung up
+// cost no quote.
+func (q *Quoter) ProveClient(ctx context.Context, bind [32]byte) (Proof, error) {
+	return q.wait(ctx, &q.clients, MaxClientChallenges, bind)
+}
+
+func (q *Quoter) wait(ctx context.Context, lane *[]*request, limit int, bind [32]byte) (Proof, error) {
 	r := &request{bind: bind, done: make(chan struct{})}
 	q.mu.Lock()
-	if len(q.pending) >= 1<<MaxPath {
+	if len(*lane) >= limit {
 		q.mu.Unlock()
 		return Proof{}, ErrQuoterBusy
 	}
-	q.pending = append(q.pending, r)
+	*lane = append(*lane, r)
 	q.mu.Unlock()
 	select {
 	case q.wake <- struct{}{}:
@@ -64,6 +92,11 @@ func (q *Quoter) Prove(ctx context.Context, bind [32]byte) (Proof, error) {
 	case <-r.done:
 		return r.out, r.err
 	case <-ctx.Done():
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		if i := slices.Index(*lane, r); i >= 0 {
+			*lane = slices.Delete(*lane, i, i+1)
+		}
 		return Proof{}, ctx.Err()
 	}
 }
@@ -71,26 +104,32 @@ func (q *Quoter) Prove(ctx context.Context, bind [32]byte) (Proof, error) {
 // Run quotes until ctx ends and then fails what still waits.
 func (q *Quoter) Run(ctx context.Context) {
 	for {
+		for batch := q.take(); len(batch) > 0; batch = q.take() {
+			q.quote(ctx, batch)
+		}
+		if ctx.Err() != nil {
+			return
+		}
 		select {
 		case <-ctx.Done():
-			for _, r := range q.take() {
-				r.err = ctx.Err()
-				close(r.done)
-			}
-			return
 		case <-q.wake:
-			if batch := q.take(); len(batch) > 0 {
-				q.quote(ctx, batch)
-			}
 		}
 	}
 }
 
+// take empties the lanes into one batch, or leaves the clients where they are.
 func (q *Quoter) take() []*request {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	batch := q.pending
-	q.pending = nil
+	batch := q.peers
+	q.peers = nil
+	if q.hadClient && len(batch) > 0 {
+		q.hadClient = false
+		return batch
+	}
+	q.hadClient = len(q.clients) > 0
+	batch = append(batch, q.clients...)
+	q.clients = nil
 	return batch
 }
 
@@ -102,6 +141,9 @@ func (q *Quoter) quote(ctx context.Context, batch []*request) {
 	head := q.head()
 	root, proofs, err := BatchRoot(binders)
 	var ev Evidence
+	if err == nil {
+		err = ctx.Err()
+	}
 	if err == nil {
 		ev, err = q.attester.Attest(ctx, NewReportData(q.attester.Kind(), q.meshID, q.self, head, root))
 	}
