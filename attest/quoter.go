@@ -62,6 +62,9 @@ func NewQuoter(a Attester, meshID [32]byte, self string, head func() [32]byte) *
 // Kind returns the kind of evidence the quoter makes.
 func (q *Quoter) Kind() string { return q.attester.Kind() }
 
+// Head returns the current head of the runtime event log.
+func (q *Quoter) Head() [32]byte { return q.head() }
+
 // Prove waits for a quote that covers bind, on behalf of a peer or of this node itself.
 func (q *Quoter) Prove(ctx context.Context, bind [32]byte) (Proof, error) {
 	return q.wait(ctx, &q.peers, maxPeerChallenges, bind)

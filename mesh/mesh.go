@@ -178,7 +178,7 @@ func (c *Config) validate() error {
 // params returns what the exchange needs for one connection.
 func (c *Config) params(self, peer identity.PeerID, initiator bool, export exchange.Exporter) exchange.Params {
 	return exchange.Params{
-		Self: self, Peer: peer, Initiator: initiator, MeshID: c.MeshID, Incarnation: c.Incarnation(), Epoch: c.Epoch(),
+		Purpose: attest.PurposeChannel, Self: self, Peer: peer, Initiator: initiator, MeshID: c.MeshID, Incarnation: c.Incarnation(), Epoch: c.Epoch(),
 		Credential: c.Credential(), Prover: c.Quoter, Judge: c.Judge, Export: export,
 	}
 }

@@ -66,6 +66,16 @@ func (j judge) Appraise(ctx context.Context, s mesh.Subject, ev attest.Evidence,
 	return claims, result
 }
 
+// Rejudge judges claims that were found affirming before under the policy in force now, and
+// refuses a boot that a newer one has replaced.
+func (j judge) Rejudge(s mesh.Subject, c attest.Claims) attest.Result {
+	n := j.n
+	if why := n.retired(s.Peer); why != nil {
+		return attest.Refuse(n.now(), *why)
+	}
+	return attest.Appraise(c, n.policyFor(s.Roles), n.now())
+}
+
 // appraise opens the second and the third door: a Scheme for authenticity, the policy in
 // force for acceptance.
 func (n *Node) appraise(ctx context.Context, roles []string, ev attest.Evidence, data attest.ReportData) (attest.Claims, attest.Result) {

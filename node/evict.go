@@ -79,11 +79,7 @@ func (n *Node) watchPolicy(ctx context.Context) {
 func (n *Node) rejudge(decided time.Time) {
 	for _, link := range n.mesh.Links() {
 		s := link.Session()
-		result := attest.Appraise(s.Claims, n.policyFor(s.Roles), n.now())
-		if retired := n.retired(s.Peer); retired != nil {
-			result = attest.Refuse(n.now(), *retired)
-		}
-		if !result.Affirming() {
+		if result := (judge{n}).Rejudge(s.Subject, s.Claims); !result.Affirming() {
 			n.evict(link, result, decided)
 		}
 	}

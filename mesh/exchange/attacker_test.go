@@ -35,7 +35,7 @@ type outcome struct {
 func honest(conn *mempipe.Pipe, n *meshtest.Node, peer identity.PeerID, initiator bool, secret string) <-chan outcome {
 	out := make(chan outcome, 1)
 	go func() {
-		s, err := exchange.Run(context.Background(), conn, exchange.Params{Self: n.Peer, Peer: peer, Initiator: initiator,
+		s, err := exchange.Run(context.Background(), conn, exchange.Params{Purpose: attest.PurposeChannel, Self: n.Peer, Peer: peer, Initiator: initiator,
 			MeshID: meshID, Epoch: 4, Credential: n.Credential, Prover: n.Quoter, Judge: n.Judge, Export: exporter(secret)})
 		if err != nil {
 			_ = conn.Close()

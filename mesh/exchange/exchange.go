@@ -1,58 +1,3 @@
-// Package exchange is the mutual attestation handshake: what two peers say to each other on
-// a freshly secured connection before it may carry anything else. It needs an ordered byte
-// stream, the peer id that the stream authenticated and the stream's keying-material
-// exporter; it knows no libp2p, opens nothing and starts no goroutine of its own.
-//
-// # Frames
-//
-//	frame = type u8 | length u32 big-endian | body
-//
-//	1 HELLO_I   2 HELLO_R   ≤ 4 KiB                      in order; the initiator
-//	3 ATT_I     4 ATT_R     ≤ attest.MaxEvidence + 8 KiB  (the TLS client) proves
-//	5 ACK                   32 bytes                      itself first
-//	6 REFUSAL               ≤ 16 KiB, instead of any frame, then the connection ends
-//
-// Bodies are deterministic CBOR (RFC 8949 §4.2); a decoder re-encodes what it read and
-// refuses what is not byte for byte the same, so trailing bytes, other widths and other
-// orders do not exist. A length above the limit is refused before anything is allocated.
-// Frames are read exactly: the byte after ACK belongs to whatever follows.
-//
-//	HELLO   = [version uint, mesh id bstr32, incarnation uint, epoch uint, nonce bstr32,
-//	           kinds tstr, want bstr, credential bstr]
-//	ATT     = [transcript bstr32, evidence bstr, runtime head bstr32, [index, size, [*bstr32]]]
-//	ACK     = transcript, raw
-//	REFUSAL = [*[code tstr, claim tstr, got tstr, want tstr]], at most 16
-//
-// version is exactly 1: there is no negotiation, so there is nothing to downgrade. want is
-// empty and asks for the full exchange. epoch never refuses: each side judges under its own
-// newest policy.
-//
-// # Binding
-//
-//	hellos     = SHA-256( lp(HELLO_I) lp(HELLO_R) )
-//	EKM        = exporter("EXPORTER-meshnode-attest-v1", hellos, 32)
-//	transcript = SHA-256( lp("meshnode-attest/v1 transcript") lp(EKM) lp(body)… ) over the
-//	             bodies of all frames before this one, both directions, in order
-//
-// lp(x) is u32 big-endian length, then x. The binder over these is attest.Binder with
-// purpose 1, and evidence carries the report data of attest.Proof. The transcript is no
-// evidence: it tells an honest peer that its last frame was received and judged as sent, so
-// that ATT_R is R's acceptance of I, and ACK is I's acceptance of R, sent by nobody in
-// advance. The initiator returns after sending ACK, the responder after receiving it; so no
-// side has a usable connection before both have accepted.
-//
-// # Refusals
-//
-// A peer's Credential is judged, by one signature check, before its evidence is even read
-// and before a quote is made for it. Whoever has no valid Credential (another mesh,
-// another incarnation, another version: nothing of theirs can be verified) gets a REFUSAL
-// with an empty list. Afterwards a refusal names its reasons. The remedy is not on the
-// wire: the reader looks it up by code, so no peer can put words into an operator's
-// mouth.
-//
-// Errors: *Refusal if either side refused, else what the connection or the context said.
-// The caller closes the connection on any error. HELLO must arrive within 2 s, everything
-// within 10 s; a refusal lingers up to 500 ms so that it is read before the reset.
 package exchange
 
 import (
@@ -81,12 +26,15 @@ type Exporter func(label string, context []byte, n int) ([]byte, error)
 // Prover makes proofs of this node; *attest.Quoter is one.
 type Prover interface {
 	Kind() string
+	// Head is the present head of this node's runtime event log.
+	Head() [32]byte
 	Prove(ctx context.Context, bind [32]byte) (attest.Proof, error)
 }
 
-// Params is what one exchange needs to know. Every field but Rand is required, Epoch and
-// Incarnation may be 0.
+// Params is what one exchange needs to know. Every field but Pairs and Rand is required,
+// Epoch and Incarnation may be 0.
 type Params struct {
+	Purpose     attest.Purpose // PurposeChannel or PurposeReattest
 	Self        identity.PeerID
 	Peer        identity.PeerID // as authenticated by the connection
 	Initiator   bool            // this side is the TLS client
@@ -97,11 +45,14 @@ type Params struct {
 	Prover      Prover
 	Judge       Judge
 	Export      Exporter
+	Pairs       *Pairs    // nil: never fast, and nothing is remembered
 	Rand        io.Reader // nil: crypto/rand
 }
 
 func (p *Params) validate() error {
 	switch {
+	case p.Purpose != attest.PurposeChannel && p.Purpose != attest.PurposeReattest:
+		return fmt.Errorf("exchange: purpose %d, want a channel or its re-attestation", p.Purpose)
 	case p.Self.Validate() != nil || p.Peer.Validate() != nil:
 		return errors.New("exchange: both ends need the peer id of an Ed25519 key")
 	case p.MeshID.IsZero():
@@ -120,6 +71,7 @@ type exchange struct {
 	Params
 	conn   Conn
 	ctx    context.Context
+	begun  time.Time // when our nonce was drawn
 	nonce  [NonceSize]byte
 	helloI []byte
 	helloR []byte
@@ -129,6 +81,19 @@ type exchange struct {
 	peer     Hello
 	subject  Subject
 	verified bool // the peer's Credential is valid: reasons may be told
+
+	asked *verdict // what our HELLO's want speaks of; nil: we want evidence
+	shown *ownKey  // made of our own full proof, remembered if everything succeeds
+	found *finding // about the peer
+}
+
+// finding is what the peer's ATT or FAST led to.
+type finding struct {
+	claims               attest.Claims
+	result               attest.Result
+	head                 [32]byte
+	fast                 bool
+	attestedAt, notAfter time.Time
 }
 
 // Run performs the exchange on conn. On success conn has no deadline and its next byte
@@ -160,6 +125,9 @@ func Run(ctx context.Context, conn Conn, p Params) (s *Session, err error) {
 	if err := conn.SetDeadline(time.Time{}); err != nil {
 		return nil, fmt.Errorf("exchange with %s: clear the deadline: %w", p.Peer, err)
 	}
+	if err := x.remember(); err != nil {
+		return nil, fmt.Errorf("exchange with %s: %w", p.Peer, err)
+	}
 	return s, nil
 }
 
@@ -178,22 +146,20 @@ func (x *exchange) run() (*Session, error) {
 	if err := x.deadline(TotalTimeout); err != nil {
 		return nil, err
 	}
-	var claims attest.Claims
-	var result attest.Result
 	if x.Initiator {
-		if err := x.sendProof(FrameAttI); err != nil {
+		if err := x.sendProof(FrameAttI, FrameFastI); err != nil {
 			return nil, err
 		}
-		if claims, result, err = x.receiveProof(FrameAttR); err != nil {
+		if err := x.receiveProof(FrameAttR, FrameFastR); err != nil {
 			return nil, err
 		}
 		t := x.transcript()
 		err = x.send(FrameAck, t[:])
 	} else {
-		if claims, result, err = x.receiveProof(FrameAttI); err != nil {
+		if err := x.receiveProof(FrameAttI, FrameFastI); err != nil {
 			return nil, err
 		}
-		if err := x.sendProof(FrameAttR); err != nil {
+		if err := x.sendProof(FrameAttR, FrameFastR); err != nil {
 			return nil, err
 		}
 		err = x.receiveAck()
@@ -201,8 +167,35 @@ func (x *exchange) run() (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Session{Subject: x.subject, Claims: claims, Result: result, PeerEpoch: identity.Epoch(x.peer.Epoch),
-		Initiator: x.Initiator, Established: time.Now()}, nil
+	f := x.found
+	return &Session{Subject: x.subject, Claims: f.claims, Result: f.result, PeerEpoch: identity.Epoch(x.peer.Epoch),
+		Initiator: x.Initiator, Fast: f.fast, Established: time.Now(), AttestedAt: f.attestedAt, NotAfter: f.notAfter,
+		RuntimeHead: f.head}, nil
+}
+
+// remember keeps the keys and the verdict of those halves that were full, both or none.
+// It comes last: an exchange that broke off anywhere leaves nothing behind.
+func (x *exchange) remember() error {
+	if x.Pairs == nil {
+		return nil
+	}
+	var v *verdict
+	if f := x.found; !f.fast {
+		key, err := NewPairKey(x.Export, x.role(false), x.helloI, x.helloR)
+		if err != nil {
+			return err
+		}
+		v = &verdict{scope: x.scope(), key: key, subject: x.subject, claims: f.claims, head: f.head, attestedAt: f.attestedAt, notAfter: f.notAfter}
+	}
+	if k := x.shown; k != nil {
+		key, err := NewPairKey(x.Export, x.role(true), x.helloI, x.helloR)
+		if err != nil {
+			return err
+		}
+		k.key = key
+	}
+	x.Pairs.store(x.Peer, v, x.shown)
+	return nil
 }
 
 // deadline bounds the next steps, and the whole by the context.
@@ -226,28 +219,33 @@ func (x *exchange) hellos() error {
 	if _, err := io.ReadFull(x.Rand, x.nonce[:]); err != nil {
 		return fmt.Errorf("exchange with %s: nonce: %w", x.Peer, err)
 	}
-	own, err := Hello{Version: Version, MeshID: x.MeshID, Incarnation: uint64(x.Incarnation), Epoch: uint64(x.Epoch),
-		Nonce: x.nonce, Kinds: x.Prover.Kind(), Credential: x.Credential}.Encode()
-	if err != nil {
-		return fmt.Errorf("exchange with %s: %w", x.Peer, err)
-	}
+	x.begun = time.Now()
+	var err error
 	if x.Initiator {
-		x.helloI = own
-		if err := x.send(FrameHelloI, own); err != nil {
+		if x.helloI, err = x.sendHello(FrameHelloI); err != nil {
 			return err
 		}
 		x.helloR, err = x.receiveHello(FrameHelloR)
 		return err
 	}
-	x.helloR = own
 	if x.helloI, err = x.receiveHello(FrameHelloI); err != nil {
 		return err
 	}
-	return x.send(FrameHelloR, own)
+	x.helloR, err = x.sendHello(FrameHelloR)
+	return err
+}
+
+func (x *exchange) sendHello(kind FrameType) ([]byte, error) {
+	own, err := Hello{Version: Version, MeshID: x.MeshID, Incarnation: uint64(x.Incarnation), Epoch: uint64(x.Epoch),
+		Nonce: x.nonce, Kinds: x.Prover.Kind(), Want: x.ask(), Credential: x.Credential}.Encode()
+	if err != nil {
+		return nil, fmt.Errorf("exchange with %s: %w", x.Peer, err)
+	}
+	return own, x.send(kind, own)
 }
 
 func (x *exchange) receiveHello(want FrameType) ([]byte, error) {
-	body, err := x.receive(want, MaxHello)
+	_, body, err := x.receive(expected{want, MaxHello})
 	if err != nil {
 		return nil, err
 	}
@@ -283,25 +281,36 @@ func (x *exchange) checkHello(h Hello) *attest.Reason {
 		return refuse(attest.CodeWrongIncarnation, "incarnation", fmt.Sprint(h.Incarnation), fmt.Sprint(uint64(x.Incarnation)))
 	case subtle.ConstantTimeCompare(h.Nonce[:], x.nonce[:]) == 1:
 		return refuse(attest.CodeReflection, "nonce", "our own nonce", "a fresh nonce")
+	case x.Purpose == attest.PurposeReattest && len(h.Want) != 0:
+		return refuse(attest.CodeProtocol, "want", "the id of a pair key", "fresh evidence, always, on a connection that lives")
 	}
 	return nil
 }
 
+// role is one side's role in the TLS connection.
+func (x *exchange) role(own bool) attest.Role {
+	if own == x.Initiator {
+		return attest.RoleClient
+	}
+	return attest.RoleServer
+}
+
 // binder returns the binder of one side's evidence.
 func (x *exchange) binder(own bool) [32]byte {
-	b := attest.Binder{Purpose: attest.PurposeChannel, Role: attest.RoleServer, MeshID: x.MeshID,
+	b := attest.Binder{Purpose: x.Purpose, Role: x.role(own), MeshID: x.MeshID,
 		Incarnation: uint64(x.Incarnation), Attester: string(x.Peer), Verifier: string(x.Self),
 		HelloI: x.helloI, HelloR: x.helloR, EKM: x.ekm}
-	if own == x.Initiator {
-		b.Role = attest.RoleClient
-	}
 	if own {
 		b.Attester, b.Verifier = b.Verifier, b.Attester
 	}
 	return b.Sum()
 }
 
-func (x *exchange) sendProof(kind FrameType) error {
+// sendProof shows evidence, or a MAC if that is what the peer asked for and we can.
+func (x *exchange) sendProof(full, fast FrameType) error {
+	if k := x.answer(); k != nil {
+		return x.sendFast(fast, k)
+	}
 	proof, err := x.Prover.Prove(x.ctx, x.binder(true))
 	if err != nil {
 		// Not the peer's fault; it is told so, and we are told why.
@@ -312,26 +321,38 @@ func (x *exchange) sendProof(kind FrameType) error {
 	if err != nil {
 		return fmt.Errorf("exchange with %s: %w", x.Peer, err)
 	}
-	return x.send(kind, body)
+	x.shown = &ownKey{scope: x.scope(), head: proof.RuntimeHead, notAfter: x.begun.Add(x.Pairs.Window())}
+	return x.send(full, body)
 }
 
-func (x *exchange) receiveProof(want FrameType) (attest.Claims, attest.Result, error) {
+// receiveProof judges what the peer shows. A MAC that we did not ask for is no frame that
+// may come.
+func (x *exchange) receiveProof(full, fast FrameType) error {
 	transcript := x.transcript()
-	body, err := x.receive(want, MaxAttestation)
+	wants := []expected{{full, MaxAttestation}}
+	if x.asked != nil {
+		wants = append(wants, expected{fast, MaxFast})
+	}
+	kind, body, err := x.receive(wants...)
 	if err != nil {
-		return attest.Claims{}, attest.Result{}, err
+		return err
 	}
-	claims, result, reasons := x.judge(transcript, body)
+	judge := x.judge
+	if kind == fast {
+		judge = x.judgeFast
+	}
+	found, reasons := judge(transcript, body)
 	if len(reasons) > 0 {
-		return attest.Claims{}, attest.Result{}, x.refuse(reasons...)
+		return x.refuse(reasons...)
 	}
-	return claims, result, nil
+	x.found = found
+	return nil
 }
 
 // judge decides about the peer's evidence; no reasons means accepted.
-func (x *exchange) judge(transcript [32]byte, body []byte) (attest.Claims, attest.Result, []attest.Reason) {
-	refuse := func(code attest.Code, claim, got, want string) (attest.Claims, attest.Result, []attest.Reason) {
-		return attest.Claims{}, attest.Result{}, []attest.Reason{attest.NewReason(code, claim, got, want)}
+func (x *exchange) judge(transcript [32]byte, body []byte) (*finding, []attest.Reason) {
+	refuse := func(code attest.Code, claim, got, want string) (*finding, []attest.Reason) {
+		return nil, []attest.Reason{attest.NewReason(code, claim, got, want)}
 	}
 	att, err := DecodeAttestation(body)
 	if err != nil {
@@ -352,9 +373,13 @@ func (x *exchange) judge(transcript [32]byte, body []byte) (attest.Claims, attes
 		return refuse(attest.CodeNotBound, "inclusion", err.Error(), "a proof of this connection's binder")
 	}
 	claims, result := x.Judge.Appraise(x.ctx, x.subject, proof.Evidence, data)
+	if !result.Affirming() && claims.Genuine && claims.Bound {
+		// The peer itself has shown what is not wanted: what it showed before counts no more.
+		x.Pairs.dropVerdict(x.Peer)
+	}
 	switch {
 	case !result.Affirming() && len(result.Reasons) > 0:
-		return claims, result, result.Reasons
+		return nil, result.Reasons
 	case !result.Affirming():
 		return refuse(attest.CodeUnavailable, "verdict", string(result.Verdict), string(attest.VerdictAffirming))
 	case !claims.Genuine:
@@ -362,12 +387,12 @@ func (x *exchange) judge(transcript [32]byte, body []byte) (attest.Claims, attes
 	case !claims.Bound:
 		return refuse(attest.CodeNotBound, "report_data", "not compared", "this connection's report data")
 	}
-	return claims, result, nil
+	return &finding{claims: claims, result: result, head: proof.RuntimeHead, attestedAt: x.begun, notAfter: x.begun.Add(x.Pairs.Window())}, nil
 }
 
 func (x *exchange) receiveAck() error {
 	t := x.transcript()
-	body, err := x.receive(FrameAck, len(t))
+	_, body, err := x.receive(expected{FrameAck, len(t)})
 	if err != nil {
 		return err
 	}
@@ -396,25 +421,31 @@ func (x *exchange) pendingRefusal() error {
 	_, err := ReadFrame(x.conn, FrameRefusal, MaxRefusal)
 	var refused *RefusedError
 	if errors.As(err, &refused) {
-		return &Refusal{Peer: x.Peer, Remote: true, Reasons: refused.Reasons}
+		return x.refused(refused)
 	}
 	return nil
 }
 
-func (x *exchange) receive(want FrameType, limit int) ([]byte, error) {
-	body, err := ReadFrame(x.conn, want, limit)
+// refused notes that the peer refuses us: what we could convince it with is used up.
+func (x *exchange) refused(r *RefusedError) error {
+	x.Pairs.dropKey(x.Peer)
+	return &Refusal{Peer: x.Peer, Remote: true, Reasons: r.Reasons}
+}
+
+func (x *exchange) receive(wants ...expected) (FrameType, []byte, error) {
+	kind, body, err := readFrame(x.conn, wants...)
 	var refused *RefusedError
 	var bad *FrameError
 	switch {
 	case errors.As(err, &refused):
-		return nil, &Refusal{Peer: x.Peer, Remote: true, Reasons: refused.Reasons}
+		return kind, nil, x.refused(refused)
 	case errors.As(err, &bad):
-		return nil, x.refuse(attest.NewReason(attest.CodeProtocol, "frame", bad.Got, bad.Want))
+		return kind, nil, x.refuse(attest.NewReason(attest.CodeProtocol, "frame", bad.Got, bad.Want))
 	case err != nil:
-		return nil, fmt.Errorf("exchange with %s: receive %s: %w", x.Peer, want, err)
+		return kind, nil, fmt.Errorf("exchange with %s: receive %s: %w", x.Peer, wants[0].kind, err)
 	}
 	x.bodies = append(x.bodies, body)
-	return body, nil
+	return kind, body, nil
 }
 
 // refuse tells the peer, with reasons only if its Credential is valid, and returns the

@@ -15,7 +15,8 @@ import (
 // FrameType is the first byte of a frame.
 type FrameType uint8
 
-// The frames. 7 and 8 are used on streams of an attested connection, not in the exchange.
+// The frames. 7, 8 and 11 are used on streams of an attested connection, not in the
+// exchange.
 const (
 	FrameHelloI  FrameType = 1
 	FrameHelloR  FrameType = 2
@@ -25,6 +26,9 @@ const (
 	FrameRefusal FrameType = 6
 	FrameAccept  FrameType = 7 // a stream was accepted, or a farewell heard; empty
 	FrameClose   FrameType = 8 // why the connection is being closed; a REFUSAL body
+	FrameFastI   FrameType = 9
+	FrameFastR   FrameType = 10
+	FrameEpoch   FrameType = 11 // the epoch that the sender judges under from now on
 )
 
 // String returns the frame's name.
@@ -46,6 +50,12 @@ func (t FrameType) String() string {
 		return "ACCEPT"
 	case FrameClose:
 		return "CLOSE"
+	case FrameFastI:
+		return "FAST_I"
+	case FrameFastR:
+		return "FAST_R"
+	case FrameEpoch:
+		return "EPOCH"
 	}
 	return fmt.Sprintf("frame type %d", uint8(t))
 }
@@ -77,18 +87,38 @@ func WriteFrame(w io.Writer, kind FrameType, body []byte) error {
 // Errors: *RefusedError for a REFUSAL, *FrameError for another type or a larger body, else
 // the reader's.
 func ReadFrame(r io.Reader, want FrameType, limit int) ([]byte, error) {
+	_, body, err := readFrame(r, expected{want, limit})
+	return body, err
+}
+
+// expected is a frame that may come next.
+type expected struct {
+	kind  FrameType
+	limit int
+}
+
+// readFrame is ReadFrame where more than one type may come; it says which came.
+func readFrame(r io.Reader, wants ...expected) (FrameType, []byte, error) {
 	var header [frameHeader]byte
 	if _, err := io.ReadFull(r, header[:]); err != nil {
-		return nil, err
+		return 0, nil, err
 	}
 	kind, size := FrameType(header[0]), binary.BigEndian.Uint32(header[1:])
-	if kind == FrameRefusal {
-		limit = MaxRefusal
-	} else if kind != want {
-		return nil, &FrameError{kind.String(), want.String()}
+	limit := -1
+	var names []string
+	for _, w := range append(wants, expected{FrameRefusal, MaxRefusal}) {
+		if w.kind == kind {
+			limit = w.limit
+		}
+		if w.kind != FrameRefusal {
+			names = append(names, w.kind.String())
+		}
+	}
+	if limit < 0 {
+		return kind, nil, &FrameError{kind.String(), strings.Join(names, " or ")}
 	}
 	if uint64(size) > uint64(limit) {
-		return nil, &FrameError{fmt.Sprintf("%s of %d bytes", kind, size), fmt.Sprintf("at most %d", limit)}
+		return kind, nil, &FrameError{fmt.Sprintf("%s of %d bytes", kind, size), fmt.Sprintf("at most %d", limit)}
 	}
 	var body bytes.Buffer
 	body.Grow(min(int(size), growFirst))
@@ -96,16 +126,16 @@ func ReadFrame(r io.Reader, want FrameType, limit int) ([]byte, error) {
 		if err == io.EOF {
 			err = io.ErrUnexpectedEOF
 		}
-		return nil, err
+		return kind, nil, err
 	}
 	if kind == FrameRefusal {
 		reasons, err := DecodeReasons(body.Bytes())
 		if err != nil {
-			return nil, &FrameError{err.Error(), "a canonical REFUSAL"}
+			return kind, nil, &FrameError{err.Error(), "a canonical REFUSAL"}
 		}
-		return nil, &RefusedError{reasons}
+		return kind, nil, &RefusedError{reasons}
 	}
-	return body.Bytes(), nil
+	return kind, body.Bytes(), nil
 }
 
 type wireReason struct {

@@ -15,7 +15,12 @@ const (
 	// ExporterLabel is the TLS exporter label of the binder.
 	ExporterLabel = "EXPORTER-meshnode-attest-v1"
 
+	// PairExporterLabel is the TLS exporter label of pair keys.
+	PairExporterLabel = "EXPORTER-meshnode-pair-v1"
+
 	transcriptLabel = "meshnode-attest/v1 transcript"
+	pairIDLabel     = "meshnode-attest/v1 pair id"
+	fastLabel       = "meshnode-attest/v1 fast"
 	ekmSize         = 32
 )
 
@@ -25,6 +30,10 @@ const (
 	MaxHello = 4 << 10
 	// MaxAttestation bounds an ATT: evidence, inclusion path and framing.
 	MaxAttestation = attest.MaxEvidence + 8<<10
+	// MaxFast bounds a FAST, which has one length only.
+	MaxFast = 1 + 3*(2+32)
+	// MaxEpoch bounds an EPOCH.
+	MaxEpoch = 9
 	// MaxRefusal bounds a REFUSAL.
 	MaxRefusal = 16 << 10
 	// MaxReasons bounds the reasons of one refusal.
@@ -35,6 +44,14 @@ const (
 	TotalTimeout = 10 * time.Second
 	// RefusalLinger is how long a refusing side waits for its refusal to be read.
 	RefusalLinger = 500 * time.Millisecond
+
+	// DefaultWindow is how long a verdict over evidence counts; MinWindow and MaxWindow bound
+	// what may be configured instead.
+	DefaultWindow = 5 * time.Minute
+	MinWindow     = time.Minute
+	MaxWindow     = time.Hour
+	// MaxPairs bounds the peers of which verdicts are remembered, and those for which keys are.
+	MaxPairs = 1024
 
 	maxReasonText = 256 // bytes of a claim, got or want: MaxReasons of them fit MaxRefusal
 	maxCode       = 64

@@ -19,6 +19,7 @@ type Hello struct {
 	Epoch       uint64
 	Nonce       [NonceSize]byte
 	Kinds       string // the kind of the evidence that follows
+	Want        []byte // empty: evidence; else the id of a pair key, 32 bytes
 	Credential  []byte
 }
 
@@ -37,7 +38,7 @@ type wireHello struct {
 // Encode returns the body of the frame, or an error if no peer could accept it.
 func (h Hello) Encode() ([]byte, error) {
 	body, err := cborEncode.Marshal(wireHello{Version: h.Version, MeshID: h.MeshID[:], Incarnation: h.Incarnation,
-		Epoch: h.Epoch, Nonce: h.Nonce[:], Kinds: h.Kinds, Credential: h.Credential})
+		Epoch: h.Epoch, Nonce: h.Nonce[:], Kinds: h.Kinds, Want: h.Want, Credential: h.Credential})
 	if err != nil {
 		return nil, fmt.Errorf("hello: %w", err)
 	}
@@ -69,7 +70,7 @@ func DecodeHello(body []byte) (Hello, *attest.Reason) {
 	if err := decodeCanonical(body, &w); err != nil {
 		return refuse(attest.CodeMalformed, "hello", err.Error(), "a canonical HELLO")
 	}
-	h := Hello{Version: w.Version, Incarnation: w.Incarnation, Epoch: w.Epoch, Kinds: w.Kinds, Credential: w.Credential}
+	h := Hello{Version: w.Version, Incarnation: w.Incarnation, Epoch: w.Epoch, Kinds: w.Kinds, Want: w.Want, Credential: w.Credential}
 	if copy(h.MeshID[:], w.MeshID) != len(w.MeshID) || len(w.MeshID) != len(h.MeshID) {
 		return refuse(attest.CodeMalformed, "mesh_id", fmt.Sprintf("%d bytes", len(w.MeshID)), "32 bytes")
 	}
@@ -82,8 +83,8 @@ func DecodeHello(body []byte) (Hello, *attest.Reason) {
 	if _, err := attest.ParseKinds(h.Kinds); err != nil {
 		return refuse(attest.CodeKindNotAllowed, "kinds", err.Error(), "known kinds in order")
 	}
-	if len(w.Want) != 0 {
-		return refuse(attest.CodeProtocol, "want", fmt.Sprintf("%d bytes", len(w.Want)), "the full exchange")
+	if len(w.Want) != 0 && len(w.Want) != len(PairID{}) {
+		return refuse(attest.CodeProtocol, "want", fmt.Sprintf("%d bytes", len(w.Want)), "nothing or the id of a pair key")
 	}
 	return h, nil
 }
@@ -161,15 +162,23 @@ func (a Attestation) Proof() (attest.Proof, error) {
 
 // EKM returns the exporter value that binds evidence to the connection and both HELLOs.
 func EKM(export Exporter, helloI, helloR []byte) ([]byte, error) {
-	hellos := sha256.Sum256(attest.LengthPrefixed(attest.LengthPrefixed(nil, helloI), helloR))
-	ekm, err := export(ExporterLabel, hellos[:], ekmSize)
+	hellos := helloDigest(helloI, helloR)
+	return exported(export, ExporterLabel, hellos[:], ekmSize)
+}
+
+func helloDigest(helloI, helloR []byte) [32]byte {
+	return sha256.Sum256(attest.LengthPrefixed(attest.LengthPrefixed(nil, helloI), helloR))
+}
+
+func exported(export Exporter, label string, context []byte, size int) ([]byte, error) {
+	out, err := export(label, context, size)
 	if err != nil {
 		return nil, fmt.Errorf("exporter: %w", err)
 	}
-	if len(ekm) != ekmSize {
-		return nil, fmt.Errorf("exporter: got %d bytes, want %d", len(ekm), ekmSize)
+	if len(out) != size {
+		return nil, fmt.Errorf("exporter: got %d bytes, want %d", len(out), size)
 	}
-	return ekm, nil
+	return out, nil
 }
 
 // Transcript returns the digest of a conversation so far.

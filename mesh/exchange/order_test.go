@@ -131,7 +131,7 @@ func TestContextEndsTheExchange(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
 		time.AfterFunc(time.Second, cancel)
 		begun := time.Now()
-		_, err := exchange.Run(ctx, a, exchange.Params{Self: n.Peer, Peer: root.NewPeer(), Initiator: true, MeshID: meshID,
+		_, err := exchange.Run(ctx, a, exchange.Params{Purpose: attest.PurposeChannel, Self: n.Peer, Peer: root.NewPeer(), Initiator: true, MeshID: meshID,
 			Credential: n.Credential, Prover: n.Quoter, Judge: n.Judge, Export: exporter("one")})
 		if !errors.Is(err, context.Canceled) || time.Since(begun) != time.Second {
 			t.Errorf("%v after %s", err, time.Since(begun))
@@ -260,7 +260,7 @@ func TestJudgeFailsClosed(t *testing.T) {
 				c.judge.Judge = victim.Judge
 				a, b := mempipe.New()
 				out := honest(b, other, victim.Peer, true, "one")
-				_, err := exchange.Run(context.Background(), a, exchange.Params{Self: victim.Peer, Peer: other.Peer, MeshID: meshID,
+				_, err := exchange.Run(context.Background(), a, exchange.Params{Purpose: attest.PurposeChannel, Self: victim.Peer, Peer: other.Peer, MeshID: meshID,
 					Epoch: 4, Credential: victim.Credential, Prover: victim.Quoter, Judge: c.judge, Export: exporter("one")})
 				_ = a.Close()
 				var r *exchange.Refusal
@@ -279,7 +279,7 @@ func TestParamsRefuseGaps(t *testing.T) {
 	root := meshtest.NewRoot()
 	n := root.NewNode(meshID, "alpha/n1")
 	defer n.Close()
-	full := exchange.Params{Self: n.Peer, Peer: root.NewPeer(), MeshID: meshID, Prover: n.Quoter, Judge: n.Judge, Export: exporter("one")}
+	full := exchange.Params{Purpose: attest.PurposeChannel, Self: n.Peer, Peer: root.NewPeer(), MeshID: meshID, Prover: n.Quoter, Judge: n.Judge, Export: exporter("one")}
 	a, b := mempipe.New()
 	_ = b.Close()
 	for name, gap := range map[string]func(*exchange.Params){

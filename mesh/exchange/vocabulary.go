@@ -21,15 +21,27 @@ type Subject struct {
 }
 
 // Session is the verdict about the peer of one connection. It is immutable and belongs to
-// that connection: another connection of the same peer has another Session.
+// that connection: another connection of the same peer has another Session, and so has the
+// same connection once it was attested again.
 type Session struct {
 	Subject
-	Claims      attest.Claims
-	Result      attest.Result
+	Claims      attest.Claims // of the evidence, if Fast of the evidence then
+	Result      attest.Result // under the policy in force at Established
 	PeerEpoch   identity.Epoch
 	Initiator   bool // this side dialled
+	Fast        bool // the peer proved that it holds the key of an earlier full exchange
 	Established time.Time
+	// AttestedAt is when the nonce under the evidence was drawn: the evidence is younger.
+	AttestedAt time.Time
+	// NotAfter ends the window that began at AttestedAt; a fast exchange never moves it. Both
+	// times carry the monotonic clock, by which Expired decides.
+	NotAfter time.Time
+	// RuntimeHead is the head of the peer's runtime event log, as in its report data.
+	RuntimeHead [32]byte
 }
+
+// Expired reports whether the verdict has outlived its window. The zero Session has.
+func (s *Session) Expired(now time.Time) bool { return !now.Before(s.NotAfter) }
 
 // Judge is the Relying Party's opinion of peers. All methods are called concurrently.
 type Judge interface {
@@ -39,6 +51,10 @@ type Judge interface {
 	// Appraise decides about evidence that must carry data. Only an affirming Result over
 	// genuine and bound Claims admits.
 	Appraise(ctx context.Context, s Subject, ev attest.Evidence, data attest.ReportData) (attest.Claims, attest.Result)
+	// Rejudge decides about claims that this Judge found affirming before, under the policy
+	// in force now; it also refuses a boot that a newer one has replaced. It is a pure
+	// function of its arguments and that policy, makes no quote and must not block.
+	Rejudge(s Subject, c attest.Claims) attest.Result
 	// Permit decides about each stream opened or accepted; nil permits. It must not block.
 	Permit(s *Session, p Protocol) *attest.Reason
 }

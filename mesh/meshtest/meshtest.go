@@ -71,7 +71,8 @@ func (a *Attester) Attest(ctx context.Context, data attest.ReportData) (attest.E
 }
 
 // Judge believes one root. PermitFunc and AppraiseFunc, if set before use, come after the
-// checks and may refuse what passed them.
+// checks and may refuse what passed them: AppraiseFunc stands for a policy, so Rejudge asks
+// it too.
 type Judge struct {
 	Root   *Root
 	MeshID identity.MeshID
@@ -81,6 +82,7 @@ type Judge struct {
 
 	Credentials atomic.Int64 // Credentials judged
 	Appraisals  atomic.Int64 // evidence judged
+	Rejudgings  atomic.Int64 // claims judged again
 }
 
 // Credential implements exchange.Judge.
@@ -120,13 +122,23 @@ func (j *Judge) Appraise(_ context.Context, s exchange.Subject, ev attest.Eviden
 	if !bytes.Equal(got, data[:]) {
 		return refuse(attest.CodeNotBound, "report_data", "another binding", "this connection")
 	}
+	claims := attest.Claims{Kind: ev.Kind, Genuine: true, Bound: true, Measurement: "00"}
+	return claims, j.judge(s, claims)
+}
+
+// Rejudge implements exchange.Judge.
+func (j *Judge) Rejudge(s exchange.Subject, c attest.Claims) attest.Result {
+	j.Rejudgings.Add(1)
+	return j.judge(s, c)
+}
+
+func (j *Judge) judge(s exchange.Subject, c attest.Claims) attest.Result {
 	if j.AppraiseFunc != nil {
 		if r := j.AppraiseFunc(s); r != nil {
-			return attest.Claims{}, attest.Refuse(time.Now(), *r)
+			return attest.Refuse(time.Now(), *r)
 		}
 	}
-	return attest.Claims{Kind: ev.Kind, Genuine: true, Bound: true, Measurement: "00"},
-		attest.Result{Verdict: attest.VerdictAffirming, Kind: ev.Kind, Measurement: "00"}
+	return attest.Result{Verdict: attest.VerdictAffirming, Kind: c.Kind, Measurement: c.Measurement}
 }
 
 // Permit implements exchange.Judge.
@@ -146,6 +158,7 @@ type Node struct {
 	Quoter     *attest.Quoter
 	Judge      *Judge
 	Credential []byte
+	Head       atomic.Pointer[[32]byte] // of the runtime event log; nil: it is empty
 
 	cancel context.CancelFunc
 	done   sync.WaitGroup
@@ -157,7 +170,12 @@ func (r *Root) NewNode(mesh identity.MeshID, node string) *Node {
 	peer := identity.PeerIDFromKey(key.Public().(ed25519.PublicKey))
 	n := &Node{Key: key, Peer: peer, MeshID: mesh, Attester: r.NewAttester(), Credential: r.Credential(mesh, peer, node),
 		Judge: &Judge{Root: r, MeshID: mesh}}
-	n.Quoter = attest.NewQuoter(n.Attester, mesh, string(peer), func() [32]byte { return [32]byte{} })
+	n.Quoter = attest.NewQuoter(n.Attester, mesh, string(peer), func() [32]byte {
+		if head := n.Head.Load(); head != nil {
+			return *head
+		}
+		return [32]byte{}
+	})
 	ctx, cancel := context.WithCancel(context.Background())
 	n.cancel = cancel
 	n.done.Go(func() { n.Quoter.Run(ctx) })
