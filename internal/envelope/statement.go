@@ -23,6 +23,8 @@ const (
 	TypeRound             = "https://attestmesh.github.io/meshnode/round/v1"
 	TypeHead              = "https://attestmesh.github.io/meshnode/head/v1"
 	TypeTimeSample        = "https://attestmesh.github.io/meshnode/time-sample/v1"
+	TypeServiceManifest   = "https://attestmesh.github.io/meshnode/service-manifest/v1"
+	TypeServiceReceipt    = "https://attestmesh.github.io/meshnode/service-receipt/v1"
 )
 
 // Subject names what a Statement is about.
