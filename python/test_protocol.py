@@ -1,0 +1,301 @@
+"""Re-computes every value of the golden vectors with meshnode_protocol, which shares no code
+with what wrote them. A file that lacks a purpose, or holds a value nobody here re-computes,
+fails."""
+
+import json
+import pathlib
+import unittest
+
+import meshnode_protocol as p
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def seq(n, start):
+    return bytes((start + i) % 256 for i in range(n))
+
+
+def load(path):
+    return json.loads((ROOT / path).read_text("utf-8"))
+
+
+def unhex(value):
+    if isinstance(value, str):
+        return bytes.fromhex(value)
+    return value
+
+
+class Checked(dict):
+    """A vector that knows which of its values were looked at."""
+
+    def __init__(self, values):
+        super().__init__(values)
+        self.seen = {"comment", "name"}
+
+    def __getitem__(self, key):
+        self.seen.add(key)
+        return super().__getitem__(key)
+
+    def hex(self, key):
+        return bytes.fromhex(self[key])
+
+
+class Vectors(unittest.TestCase):
+    def done(self, vector):
+        """Nothing in a vector may go unchecked."""
+        self.assertEqual(set(vector) - vector.seen, set(), "values that nobody re-computed")
+
+    def changed(self, vector, parts, fields, digest, good):
+        """Every single change of a field gives the digest in the vector, and another than the right one."""
+        told = set()
+        for other in vector["other"]:
+            i = fields.index(other["field"])
+            if other["value"] is None:
+                changed = parts[:i] + parts[i + 1:]
+                told.add((other["field"], "left out"))
+            else:
+                changed = parts[:i] + [unhex(other["value"])] + parts[i + 1:]
+                self.assertNotEqual(changed, parts)
+                told.add((other["field"], "changed" if other["value"] else "empty"))
+            self.assertEqual(digest(changed).hex(), other["sum"], other["field"])
+            self.assertNotEqual(other["sum"], good)
+        for i, name in enumerate(fields):
+            wanted = {"left out", "changed"} | ({"empty"} if parts[i] else set())
+            self.assertEqual({how for field, how in told if field == name}, wanted, name)
+        borders = {(m["from"], m["to"]): m["sum"] for m in vector["moved"]}
+        for i in range(len(fields) - 1):
+            if not parts[i]:
+                continue
+            changed = parts[:i] + [parts[i][:-1], parts[i][-1:] + parts[i + 1]] + parts[i + 2:]
+            self.assertEqual(digest(changed).hex(), borders.pop((fields[i], fields[i + 1])))
+            self.assertNotEqual(digest(changed).hex(), good)
+        self.assertEqual(borders, {})
+
+
+class TestAttestVectors(Vectors):
+    """attest/testdata/vectors.json"""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.file = load("attest/testdata/vectors.json")
+
+    def test_nothing_unknown(self):
+        self.assertEqual(set(self.file), {"comment", "binders", "report_data", "batches", "inclusion_refused", "evidence", "evidence_refused"})
+
+    def test_every_purpose_is_there(self):
+        self.assertEqual({v["purpose"] for v in self.file["binders"]}, {p.CHANNEL, p.REATTEST, p.RATLS, p.CLIENT_CHALLENGE, p.ENROLMENT})
+
+    def test_binders(self):
+        for raw in self.file["binders"]:
+            with self.subTest(raw["name"]):
+                v = Checked(raw)
+                parts = [p.u8(v["purpose"]), p.u8(v["role"]), v.hex("mesh_id"), p.u64(v["incarnation"])]
+                parts += [v.hex(f) for f in p.BINDER_FIELDS[4:]]
+                named = dict(zip(p.BINDER_FIELDS[2:], parts[2:]))
+                named["incarnation"] = v["incarnation"]
+                self.assertEqual(p.binder(v["purpose"], v["role"], **named).hex(), v["bind"])
+                self.changed(v, parts, p.BINDER_FIELDS, p.binder_of, v["bind"])
+                self.rules(v, named)
+                self.done(v)
+
+    def rules(self, v, named):
+        """Which fields a purpose leaves empty, and what the others are."""
+        empty = {name for name, value in named.items() if value == b""}
+        expected = set(p.EMPTY[v["purpose"]])
+        if v["purpose"] == p.ENROLMENT and v["name"].endswith("by file"):
+            expected.add("ekm")
+        self.assertEqual(empty, expected)
+        self.assertEqual(v["role"], p.SERVER if v["purpose"] in (p.RATLS, p.CLIENT_CHALLENGE) else p.CLIENT if v["purpose"] == p.ENROLMENT else v["role"])
+        if named["ekm"]:
+            self.assertEqual(p.exporter_context(named["hello_i"], named["hello_r"]).hex(), v["exporter_context"])
+        else:
+            self.assertEqual(v["exporter_context"], "")
+        self.assertEqual(named["attester"], p.peer_id(named["attester"][6:]))
+        if v["purpose"] == p.ENROLMENT:
+            self.assertEqual(named["hello_r"], p.lp(named["attester"], named["hello_r"][-32:]))
+            self.assertRegex(named["verifier"].decode(), "^[0-9a-f]{64}$")
+
+    def test_report_data(self):
+        kinds = set()
+        for raw in self.file["report_data"]:
+            v = Checked(raw)
+            kinds |= set(v["kinds"].split(","))
+            p.check_kinds(v["kinds"])
+            parts = [v["kinds"].encode()] + [v.hex(f) for f in p.REPORT_FIELDS[1:]]
+            data = p.report_data(v["kinds"], *parts[1:])
+            self.assertEqual(data.hex(), v["report_data"])
+            self.assertEqual(p.sha256(data).hex(), v["tpm_extra_data"])
+            self.changed(v, parts, p.REPORT_FIELDS, p.report_data_of, v["report_data"])
+            self.done(v)
+        self.assertEqual(kinds, set(p.KINDS))
+
+    def test_batches(self):
+        self.assertEqual([len(b["binders"]) for b in self.file["batches"]], [1, 2, 3, 4, 5])
+        for raw in self.file["batches"]:
+            v = Checked(raw)
+            binds = [unhex(b) for b in v["binders"]]
+            root = p.batch_root(binds)
+            self.assertEqual(root.hex(), v["root"])
+            self.assertEqual(len(v["inclusions"]), len(binds))
+            for i, inclusion in enumerate(v["inclusions"]):
+                path = [unhex(h) for h in inclusion["path"]]
+                self.assertEqual((inclusion["index"], inclusion["size"], inclusion["bind"]), (i, len(binds), binds[i].hex()))
+                self.assertEqual(path, p.batch_path(binds, i))
+                self.assertEqual(p.inclusion_root(binds[i], i, len(binds), path), root)
+            self.done(v)
+
+    def test_inclusions_that_prove_nothing(self):
+        self.assertGreaterEqual(len(self.file["inclusion_refused"]), 10)
+        for v in self.file["inclusion_refused"]:
+            with self.subTest(v["name"]):
+                try:
+                    got = p.inclusion_root(unhex(v["bind"]), v["index"], v["size"], [unhex(h) for h in v["path"]])
+                except p.Refused:
+                    continue
+                self.assertNotEqual(got.hex(), v["root"])
+
+    def test_evidence(self):
+        for v in self.file["evidence"]:
+            kind, items = p.decode_evidence(unhex(v["encoded"]))
+            self.assertEqual((kind, len(items)), (v["kind"], v["items"]))
+            self.assertEqual(p.cbor_encode([kind, [list(i) for i in items]]).hex(), v["encoded"])
+        self.assertGreaterEqual(len(self.file["evidence_refused"]), 15)
+        for v in self.file["evidence_refused"]:
+            with self.subTest(v["name"]), self.assertRaises(p.Refused):
+                p.decode_evidence(unhex(v["encoded"]))
+        with self.assertRaises(p.Refused):
+            p.decode_evidence(bytes(p.MAX_EVIDENCE + 1))
+
+
+class TestExchangeVectors(Vectors):
+    """mesh/exchange/testdata/vectors.json: the full exchange"""
+
+    def test_full(self):
+        v = Checked(load("mesh/exchange/testdata/vectors.json"))
+        mesh, peer_i, peer_r = seq(32, 0), p.peer_id(seq(32, 0x20)), p.peer_id(seq(32, 0x40))
+        hello_i, hello_r = v.hex("hello_i"), v.hex("hello_r")
+        for hello, nonce, epoch, credential in ((hello_i, 0xa0, 7, b"credential of I"), (hello_r, 0xc0, 300, b"credential of R")):
+            got = p.decode_hello(hello)
+            self.assertEqual(got, {"version": 1, "mesh_id": mesh, "incarnation": 2, "epoch": epoch, "nonce": seq(32, nonce),
+                                   "kinds": "sevsnp,vtpm", "want": b"", "credential": credential})
+            self.assertEqual(p.encode_hello(got), hello)
+        self.assertEqual(p.exporter_context(hello_i, hello_r).hex(), v["exporter_context"])
+        ekm = v.hex("ekm")
+        self.assertEqual(ekm, seq(32, 0x60))
+        bind_i = p.binder(p.CHANNEL, p.CLIENT, mesh, 2, peer_i, peer_r, hello_i, hello_r, b"", ekm)
+        bind_r = p.binder(p.CHANNEL, p.SERVER, mesh, 2, peer_r, peer_i, hello_i, hello_r, b"", ekm)
+        self.assertEqual((bind_i.hex(), bind_r.hex()), (v["binder_initiator"], v["binder_responder"]))
+        self.assertEqual(p.transcript(ekm, hello_i, hello_r).hex(), v["transcript_att_i"])
+        att = p.decode_attestation(v.hex("att_i"))
+        self.assertEqual(att["transcript"].hex(), v["transcript_att_i"])
+        self.assertEqual(att["runtime_head"], seq(32, 0x80))
+        root = p.inclusion_root(bind_i, att["index"], att["size"], att["path"])
+        kind, items = p.decode_evidence(att["evidence"])
+        self.assertEqual((kind, items), ("sevsnp,vtpm", [("application/vnd.meshnode.tpm-attestation", seq(4, 1))]))
+        self.assertEqual(p.report_data(kind, mesh, peer_i, att["runtime_head"], root).hex(), v["report_data_initiator"])
+        self.assertEqual(p.transcript(ekm, hello_i, hello_r, v.hex("att_i")).hex(), v["transcript_att_r"])
+        self.assertEqual(p.decode_reasons(v.hex("refusal")), [("revoked", "measurement", "cafe", "an allowed one")])
+        self.assertEqual(p.decode_reasons(v.hex("refusal_generic")), [])
+        self.done(v)
+
+
+class TestRefusals(unittest.TestCase):
+    """What must be refused, whoever sends it."""
+
+    def refused(self, code, function, *arguments):
+        with self.assertRaises(p.Refused) as caught:
+            function(*arguments)
+        self.assertEqual(caught.exception.code, code, caught.exception)
+
+    def hello(self, **changes):
+        h = {"version": 1, "mesh_id": seq(32, 1), "incarnation": 0, "epoch": 0, "nonce": seq(32, 2), "kinds": "sim", "want": b"", "credential": b"c"}
+        h.update(changes)
+        return p.encode_hello(h)
+
+    def test_hello(self):
+        good = self.hello()
+        self.assertEqual(p.decode_hello(good)["kinds"], "sim")
+        self.assertEqual(p.decode_hello(self.hello(want=bytes(32)))["want"], bytes(32))
+        for code, body in (
+            ("wrong_version", self.hello(version=2)),
+            ("wrong_version", self.hello(version=0)),
+            ("wrong_version", bytes.fromhex("8102")),  # whatever comes after it
+            ("malformed", good + b"\x00"),
+            ("malformed", good[:-1]),
+            ("malformed", b""),
+            ("malformed", b"\xa0"),
+            ("malformed", b"\x80"),
+            ("malformed", b"\xc1" + good),
+            ("malformed", b"\x9f" + good[1:] + b"\xff"),
+            ("malformed", good[:1] + b"\x18\x01" + good[2:]),
+            ("malformed", b"\x89" + good[1:] + b"\xf6"),
+            ("malformed", self.hello(mesh_id=bytes(31))),
+            ("malformed", self.hello(nonce=seq(33, 1))),
+            ("malformed", self.hello(credential="c")),
+            ("malformed", good.replace(b"csim\x40", b"csim\xf6")),
+            ("protocol", self.hello(nonce=bytes(32))),
+            ("protocol", self.hello(want=b"\x01")),
+            ("protocol", self.hello(credential=bytes(p.MAX_HELLO))),
+            ("kind_not_allowed", self.hello(kinds="")),
+            ("kind_not_allowed", self.hello(kinds="vtpm,sevsnp")),
+            ("kind_not_allowed", self.hello(kinds="sim,sim")),
+        ):
+            with self.subTest(body[:60].hex()):
+                self.refused(code, p.decode_hello, body)
+
+    def test_attestation(self):
+        good = [bytes(32), b"e", bytes(32), [0, 1, []]]
+        self.assertEqual(p.decode_attestation(p.cbor_encode(good))["size"], 1)
+        for bad in (good[:3], good + [b""], [bytes(31)] + good[1:], [bytes(32), b""] + good[2:], good[:3] + [[0, 1]],
+                    good[:3] + [[0, 1, [bytes(32)] * 17]], good[:3] + [[0, 1, ["text"]]], [bytes(32), "e"] + good[2:]):
+            self.refused("malformed", p.decode_attestation, p.cbor_encode(bad))
+        self.refused("protocol", p.decode_attestation, bytes(p.MAX_ATTESTATION + 1))
+
+    def test_fast(self):
+        good = [bytes(32), bytes(32), bytes(32)]
+        self.assertEqual(len(p.cbor_encode(good)), p.MAX_FAST)
+        self.assertEqual(p.decode_fast(p.cbor_encode(good))["mac"], bytes(32))
+        for bad in ([bytes(32), bytes(16), bytes(32)], [bytes(32), b"", bytes(32)], good[:2], [bytes(31), bytes(32), bytes(32)]):
+            self.refused("malformed", p.decode_fast, p.cbor_encode(bad))
+        self.refused("protocol", p.decode_fast, p.cbor_encode(good + [b""]))
+        self.refused("malformed", p.decode_fast, b"\x9f" + p.cbor_encode(good)[1:-1] + b"\xff")
+
+    def test_reasons(self):
+        self.assertEqual(p.decode_reasons(b"\x80"), [])
+        for body in ("81847672657665" + "6f" + "6060", "8184614160" + "6060", "818460606060", "818361616060", "8000", "9fff", "9800", "6161",
+                     "f6", "91" + "846161606060" * 17, "8184616161ff6060", "81" * 40 + "80", "818461616101" + "6060",
+                     "81846161" + "7901" + "01" + "61" * 257 + "6060"):
+            with self.subTest(body[:40]):
+                self.refused("malformed", p.decode_reasons, bytes.fromhex(body))
+        self.refused("protocol", p.decode_reasons, bytes(p.MAX_REFUSAL + 1))
+
+    def test_epoch(self):
+        self.assertEqual(p.decode_epoch(bytes.fromhex("19012c")), 300)
+        self.assertEqual(p.decode_epoch(p.cbor_encode(2 ** 64 - 1)), 2 ** 64 - 1)
+        for body in ("20", "40", "1801", "f6", "0000", "", "18", "1b", "fa00000000"):
+            self.refused("malformed", p.decode_epoch, bytes.fromhex(body))
+
+    def test_frames(self):
+        body, rest = p.read_frame(p.frame(p.ACK, seq(32, 0)) + b"next", p.ACK, 32)
+        self.assertEqual((body, rest), (seq(32, 0), b"next"))
+        self.refused("protocol", p.read_frame, p.frame(p.ATT_I, b""), p.HELLO_I, p.MAX_HELLO)
+        self.refused("protocol", p.read_frame, b"\x01\xff\xff\xff\xff", p.HELLO_I, p.MAX_HELLO)
+        self.refused("protocol", p.read_frame, p.frame(p.HELLO_I, bytes(p.MAX_HELLO + 1)), p.HELLO_I, p.MAX_HELLO)
+        self.refused("malformed", p.read_frame, p.frame(p.ACK, bytes(32))[:-1], p.ACK, 32)
+        self.refused("malformed", p.read_frame, b"\x01\x00\x00", p.HELLO_I, p.MAX_HELLO)
+        self.refused("no_credential", p.read_frame, p.frame(p.REFUSAL, b"\x80"), p.HELLO_R, p.MAX_HELLO)
+        reasons = p.cbor_encode([["revoked", "measurement", "cafe", "an allowed one"]])
+        self.refused("revoked", p.read_frame, p.frame(p.REFUSAL, reasons), p.ATT_R, p.MAX_ATTESTATION)
+        self.refused("protocol", p.read_frame, p.frame(p.REFUSAL, bytes(p.MAX_REFUSAL + 1)), p.ATT_R, p.MAX_ATTESTATION)
+
+    def test_cbor_is_canonical(self):
+        for value in (0, 23, 24, 255, 256, 65535, 65536, 2 ** 32 - 1, 2 ** 32, 2 ** 64 - 1, b"", bytes(300), "", "ü", [], [1, [b"x", "y"]]):
+            self.assertEqual(p.cbor_decode(p.cbor_encode(value), 1 << 20), value)
+        for raw in ("1817", "1900ff", "1a0000ffff", "1b00000000ffffffff", "5800", "7800", "9800", "1c", "1f", "5f", "7f", "a0", "c000", "f4",
+                    "f6", "f97e00", "00" * 2, "61ff", "41", "82" "00"):
+            with self.subTest(raw):
+                self.refused("malformed", p.cbor_decode, bytes.fromhex(raw), 1 << 20)
+
+
+if __name__ == "__main__":
+    unittest.main()
