@@ -1,0 +1,117 @@
+package ratls
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+
+	"github.com/fxamacker/cbor/v2"
+
+	"github.com/attestmesh/meshnode/attest"
+)
+
+type wireProof struct {
+	_           struct{} `cbor:",toarray"`
+	Evidence    []byte
+	RuntimeHead []byte
+	Inclusion   attest.Inclusion
+}
+
+type wireRecord struct {
+	_         struct{} `cbor:",toarray"`
+	Type      string
+	Value     []byte
+	Indicator uint64
+}
+
+// EncodeProof returns the canonical bytes of a proof.
+func EncodeProof(p attest.Proof) ([]byte, error) {
+	if err := p.Evidence.Check(); err != nil {
+		return nil, err
+	}
+	evidence, err := p.Evidence.Encode()
+	if err != nil {
+		return nil, fmt.Errorf("proof: %w", err)
+	}
+	raw, err := cborEncode.Marshal(wireProof{Evidence: evidence, RuntimeHead: p.RuntimeHead[:], Inclusion: p.Inclusion})
+	if err != nil {
+		return nil, fmt.Errorf("proof: %w", err)
+	}
+	if len(raw) > MaxProof {
+		return nil, fmt.Errorf("proof: %d bytes, the limit is %d", len(raw), MaxProof)
+	}
+	return raw, nil
+}
+
+// DecodeProof reads a proof strictly. Nothing of it may be believed before a Scheme has
+// verified the evidence against its report data.
+func DecodeProof(raw []byte) (attest.Proof, error) {
+	if len(raw) > MaxProof {
+		return attest.Proof{}, fmt.Errorf("proof: %d bytes, the limit is %d", len(raw), MaxProof)
+	}
+	var w wireProof
+	if err := decodeCanonical(raw, &w); err != nil {
+		return attest.Proof{}, fmt.Errorf("proof: %w", err)
+	}
+	if len(w.RuntimeHead) != 32 || len(w.Inclusion.Path) > attest.MaxPath {
+		return attest.Proof{}, fmt.Errorf("proof: runtime head of %d bytes and a path of %d, want 32 and at most %d", len(w.RuntimeHead), len(w.Inclusion.Path), attest.MaxPath)
+	}
+	evidence, err := attest.DecodeEvidence(w.Evidence)
+	if err != nil {
+		return attest.Proof{}, err
+	}
+	return attest.Proof{Evidence: evidence, RuntimeHead: [32]byte(w.RuntimeHead), Inclusion: w.Inclusion}, nil
+}
+
+// encodeRecord wraps a proof as a CBOR CMW record.
+func encodeRecord(proof []byte) ([]byte, error) {
+	return cborEncode.Marshal(wireRecord{Type: ProofType, Value: proof, Indicator: cmwEvidence})
+}
+
+func decodeRecord(raw []byte) ([]byte, error) {
+	var w wireRecord
+	if err := decodeCanonical(raw, &w); err != nil {
+		return nil, fmt.Errorf("conceptual message: %w", err)
+	}
+	if w.Type != ProofType || w.Indicator != cmwEvidence {
+		return nil, fmt.Errorf("conceptual message: type %.80q with indicator %d, want %q with %d", w.Type, w.Indicator, ProofType, cmwEvidence)
+	}
+	return w.Value, nil
+}
+
+var (
+	cborEncode = must(encOptions().EncMode())
+	cborDecode = must(cbor.DecOptions{
+		DupMapKey:        cbor.DupMapKeyEnforcedAPF,
+		IndefLength:      cbor.IndefLengthForbidden,
+		TagsMd:           cbor.TagsForbidden,
+		MaxArrayElements: 16,
+		MaxNestedLevels:  4,
+	}.DecMode())
+)
+
+// encOptions is deterministic CBOR without null: what is empty is encoded as such.
+func encOptions() cbor.EncOptions {
+	o := cbor.CoreDetEncOptions()
+	o.NilContainers = cbor.NilContainerAsEmpty
+	return o
+}
+
+func must[T any](v T, err error) T {
+	if err != nil { // constant options: cannot fail
+		panic(err)
+	}
+	return v
+}
+
+// decodeCanonical decodes raw into out and requires that raw is out's only encoding.
+func decodeCanonical[T any](raw []byte, out *T) error {
+	if err := cborDecode.Unmarshal(raw, out); err != nil {
+		return err
+	}
+	back, err := cborEncode.Marshal(*out)
+	if err != nil || !bytes.Equal(back, raw) {
+		return errors.New("not in canonical form")
+	}
+	return nil
+}
