@@ -146,6 +146,7 @@ func (h *hub) register(s *Session, c carrier) *link {
 	}
 	h.sessions[s] = l
 	h.peers[s.Peer] = append(ls, l)
+	h.spawnLocked(l.announce) // the epoch may have risen since our HELLO
 	if len(ls) == 0 {
 		h.show(l)
 		return l

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/attestmesh/meshnode/attest"
@@ -32,6 +33,9 @@ type link struct {
 	closing  bool
 	finished bool
 	cause    attest.Reason
+	telling  bool                 // the epoch is being announced
+	told     identity.Epoch       // the newest epoch that the peer has heard from us
+	heard    identity.Epoch       // the newest epoch that the peer has announced
 	streams  map[*stream]struct{} // open streams; nil once closing
 	resets   sync.WaitGroup       // resets of streams under way; added to under mu
 
@@ -39,7 +43,8 @@ type link struct {
 }
 
 func newLink(h *hub, s *Session, c carrier) *link {
-	return &link{hub: h, session: s, carrier: c, since: time.Now(), done: make(chan struct{}), streams: map[*stream]struct{}{}}
+	return &link{hub: h, session: s, carrier: c, since: time.Now(), done: make(chan struct{}),
+		told: s.OwnEpoch, streams: map[*stream]struct{}{}}
 }
 
 func (l *link) Peer() identity.PeerID { return l.session.Peer }
@@ -80,7 +85,7 @@ func (l *link) openRaw(ctx context.Context, p Protocol) (*stream, error) {
 	if err != nil {
 		return nil, l.explain(ctx, err)
 	}
-	s, err := l.track(raw)
+	s, err := l.track(p, raw)
 	if err != nil {
 		return nil, err
 	}
@@ -97,9 +102,17 @@ func (l *link) openRaw(ctx context.Context, p Protocol) (*stream, error) {
 		err = ctx.Err()
 	}
 	if err == nil {
-		return s, nil
+		// What Permit said may be old by now, and a recheck before track did not see s.
+		reason := l.hub.cfg.Judge.Keep(l.session, p)
+		if reason == nil {
+			return s, nil
+		}
+		l.withdraw(s, *reason)
 	}
 	l.abandon(s)
+	if reason := s.withdrawn.Load(); reason != nil {
+		return nil, &Refusal{Peer: l.Peer(), Reasons: []attest.Reason{*reason}}
+	}
 	var refused *exchange.RefusedError
 	if errors.As(err, &refused) {
 		r := Refusal{Peer: l.Peer(), Remote: true, Reasons: refused.Reasons}.Normalize()
@@ -129,9 +142,9 @@ func (l *link) down() error {
 	return nil
 }
 
-// track registers a stream so that Close can end it; once closing it is refused.
-func (l *link) track(raw Stream) (*stream, error) {
-	s := &stream{Stream: raw, link: l}
+// track registers a stream so that Close and Recheck can end it; once closing it is refused.
+func (l *link) track(p Protocol, raw Stream) (*stream, error) {
+	s := &stream{Stream: raw, link: l, protocol: p}
 	l.mu.Lock()
 	if !l.closing {
 		l.streams[s] = struct{}{}
@@ -178,31 +191,48 @@ func (l *link) Close(reason attest.Reason) error {
 // farewell tells the peer why. Closing the carrier first would destroy the message, so it
 // waits for the answer, but not for long. The stream ends with the carrier.
 func (l *link) farewell(reason attest.Reason) {
-	ctx, cancel := context.WithTimeout(context.Background(), FarewellTimeout)
+	_, _ = l.say(exchange.FrameClose, exchange.EncodeReasons([]attest.Reason{reason}), FarewellTimeout)
+}
+
+// say sends one frame on the mesh's own protocol and waits for the peer's ACCEPT. It
+// returns the stream, which is nil if it could not be opened.
+func (l *link) say(kind exchange.FrameType, body []byte, within time.Duration) (Stream, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
 	raw, err := l.carrier.open(ctx, controlProtocol)
 	if err != nil {
-		return
+		return nil, err
 	}
 	deadline, _ := ctx.Deadline()
-	if raw.SetDeadline(deadline) != nil {
-		return
+	if err := raw.SetDeadline(deadline); err != nil {
+		return raw, err
 	}
-	if exchange.WriteFrame(raw, exchange.FrameClose, exchange.EncodeReasons([]attest.Reason{reason})) == nil {
-		_, _ = exchange.ReadFrame(raw, exchange.FrameAccept, 0)
+	if err := exchange.WriteFrame(raw, kind, body); err != nil {
+		return raw, err
 	}
+	_, err = exchange.ReadFrame(raw, exchange.FrameAccept, 0)
+	return raw, err
 }
 
-// hear reads the peer's farewell, notes its reason and closes the carrier if the peer does not.
+// hear reads what the peer says on the mesh's own protocol: its epoch or its farewell.
 func (l *link) hear(raw Stream) {
 	defer raw.Reset()
 	if raw.SetDeadline(time.Now().Add(OpenTimeout)) != nil {
 		return
 	}
-	body, err := exchange.ReadFrame(raw, exchange.FrameClose, exchange.MaxRefusal)
-	if err != nil {
-		return
+	kind, body, err := exchange.ReadFrameOf(raw, exchange.Expected{Type: exchange.FrameClose, Limit: exchange.MaxRefusal},
+		exchange.Expected{Type: exchange.FrameEpoch, Limit: exchange.MaxEpoch})
+	switch {
+	case err != nil:
+	case kind == exchange.FrameEpoch:
+		l.hearEpoch(raw, body)
+	default:
+		l.hearFarewell(raw, body)
 	}
+}
+
+// hearFarewell notes the peer's reason and closes the carrier if the peer does not.
+func (l *link) hearFarewell(raw Stream, body []byte) {
 	cause := attest.NewReason(attest.CodeProtocol, "farewell", "no reason", "a reason")
 	if reasons, err := exchange.DecodeReasons(body); err == nil && len(reasons) > 0 {
 		cause = reasons[0]
@@ -246,6 +276,11 @@ func (l *link) accept(p Protocol, raw Stream) {
 		l.hear(raw)
 		return
 	}
+	// Tracked before Permit is asked: a recheck either sees the stream or came before it.
+	s, err := l.track(p, raw)
+	if err != nil {
+		return
+	}
 	handler, reason := l.hub.handler(p), l.hub.cfg.Judge.Permit(l.session, p)
 	if handler == nil && reason == nil {
 		r := attest.NewReason(attest.CodeProtocol, "protocol", string(p), "a protocol this node speaks")
@@ -253,11 +288,8 @@ func (l *link) accept(p Protocol, raw Stream) {
 	}
 	_ = raw.SetDeadline(time.Now().Add(OpenTimeout))
 	if reason != nil {
+		s.forget()
 		refuseStream(raw, *reason)
-		return
-	}
-	s, err := l.track(raw)
-	if err != nil {
 		return
 	}
 	if exchange.WriteFrame(raw, exchange.FrameAccept, nil) != nil || raw.SetDeadline(time.Time{}) != nil {
@@ -282,7 +314,9 @@ func refuseStream(raw Stream, reason attest.Reason) {
 // stream is a tracked stream of a link.
 type stream struct {
 	Stream
-	link *link
+	link      *link
+	protocol  Protocol
+	withdrawn atomic.Pointer[attest.Reason] // why a recheck ended it
 }
 
 func (s *stream) forget() {

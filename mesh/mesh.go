@@ -24,8 +24,14 @@
 // A stream is opened with multistream-select and then admitted by one frame of the
 // acceptor: ACCEPT (type 7, empty) or REFUSAL, so that Open reports the peer's reason at no
 // extra round trip. Both ends ask Judge.Permit. The protocol /meshnode/control/1 is the
-// mesh's own: its opener sends CLOSE (type 8, one reason), the peer notes it as the link's
-// cause, answers ACCEPT and lets the opener close the connection.
+// mesh's own, and whoever opens it sends one frame. CLOSE (type 8, one reason): the peer notes it as
+// the link's cause, answers ACCEPT and lets the opener close the connection. EPOCH (type 11,
+// an unsigned integer in deterministic CBOR): the opener judges under this policy epoch from
+// now on; the peer answers ACCEPT. An epoch that is lower than one heard before changes
+// nothing.
+//
+// What is permitted can end: Recheck asks Judge.Keep about every open stream and resets those
+// refused while the link stays.
 //
 // # Guards of the libp2p implementation
 //
@@ -88,6 +94,9 @@ type Link interface {
 	Peer() identity.PeerID
 	// Session is the verdict that opened the link.
 	Session() *Session
+	// PeerEpoch is the newest policy epoch that the peer says it judges under: its HELLO's,
+	// or a later announcement's.
+	PeerEpoch() identity.Epoch
 	// Open opens a stream. A *Refusal says who did not permit it and why. Without a
 	// deadline in ctx it waits at most OpenTimeout.
 	Open(ctx context.Context, p Protocol) (Stream, error)
@@ -122,6 +131,13 @@ type Mesh interface {
 	Links() []Link
 	// Link returns the live link to peer.
 	Link(peer identity.PeerID) (Link, bool)
+	// Recheck asks Judge.Keep about every open stream and resets those refused, in
+	// goroutines of their own. Links stay. Whoever uses such a stream here gets a *Refusal
+	// with the reason; the peer gets an error, and the reason when it opens another.
+	Recheck()
+	// AnnounceEpoch tells every peer that has not heard it yet the epoch of Config.Epoch. It
+	// does not wait for them.
+	AnnounceEpoch()
 	// Close closes all links with code shutdown, stops listening and waits for handlers. It
 	// must not be called by a handler or a notified function.
 	Close() error

@@ -142,6 +142,9 @@ func (j judge) Permit(s *mesh.Session, p mesh.Protocol) *attest.Reason {
 	return reason(attest.CodeProtocol, "protocol", string(p), "a protocol of this mesh")
 }
 
+// Keep decides about each open stream when something has changed.
+func (j judge) Keep(s *mesh.Session, p mesh.Protocol) *attest.Reason { return j.Permit(s, p) }
+
 func reason(code attest.Code, claim, got, want string) *attest.Reason {
 	r := attest.NewReason(code, claim, got, want)
 	return &r

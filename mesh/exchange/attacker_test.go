@@ -325,7 +325,7 @@ func TestHelloLies(t *testing.T) {
 		"no kind":              {func(h *exchange.Hello) { h.Kinds = "" }, attest.CodeKindNotAllowed},
 		"unsorted kinds":       {func(h *exchange.Hello) { h.Kinds = "vtpm,sevsnp" }, attest.CodeKindNotAllowed},
 		"no credential":        {func(h *exchange.Hello) { h.Credential = nil }, attest.CodeNoCredential},
-		"a flipped credential": {func(h *exchange.Hello) { h.Credential = append([]byte{1}, h.Credential[1:]...) }, attest.CodeNoCredential},
+		"a flipped credential": {func(h *exchange.Hello) { h.Credential = append([]byte{h.Credential[0] ^ 1}, h.Credential[1:]...) }, attest.CodeNoCredential},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, initiates := range []bool{true, false} {

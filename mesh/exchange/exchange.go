@@ -168,7 +168,7 @@ func (x *exchange) run() (*Session, error) {
 		return nil, err
 	}
 	f := x.found
-	return &Session{Subject: x.subject, Claims: f.claims, Result: f.result, PeerEpoch: identity.Epoch(x.peer.Epoch),
+	return &Session{Subject: x.subject, Claims: f.claims, Result: f.result, OwnEpoch: x.Epoch, PeerEpoch: identity.Epoch(x.peer.Epoch),
 		Initiator: x.Initiator, Fast: f.fast, Established: time.Now(), AttestedAt: f.attestedAt, NotAfter: f.notAfter,
 		RuntimeHead: f.head}, nil
 }
@@ -245,7 +245,7 @@ func (x *exchange) sendHello(kind FrameType) ([]byte, error) {
 }
 
 func (x *exchange) receiveHello(want FrameType) ([]byte, error) {
-	_, body, err := x.receive(expected{want, MaxHello})
+	_, body, err := x.receive(Expected{want, MaxHello})
 	if err != nil {
 		return nil, err
 	}
@@ -329,9 +329,9 @@ func (x *exchange) sendProof(full, fast FrameType) error {
 // may come.
 func (x *exchange) receiveProof(full, fast FrameType) error {
 	transcript := x.transcript()
-	wants := []expected{{full, MaxAttestation}}
+	wants := []Expected{{full, MaxAttestation}}
 	if x.asked != nil {
-		wants = append(wants, expected{fast, MaxFast})
+		wants = append(wants, Expected{fast, MaxFast})
 	}
 	kind, body, err := x.receive(wants...)
 	if err != nil {
@@ -392,7 +392,7 @@ func (x *exchange) judge(transcript [32]byte, body []byte) (*finding, []attest.R
 
 func (x *exchange) receiveAck() error {
 	t := x.transcript()
-	_, body, err := x.receive(expected{FrameAck, len(t)})
+	_, body, err := x.receive(Expected{FrameAck, len(t)})
 	if err != nil {
 		return err
 	}
@@ -432,8 +432,8 @@ func (x *exchange) refused(r *RefusedError) error {
 	return &Refusal{Peer: x.Peer, Remote: true, Reasons: r.Reasons}
 }
 
-func (x *exchange) receive(wants ...expected) (FrameType, []byte, error) {
-	kind, body, err := readFrame(x.conn, wants...)
+func (x *exchange) receive(wants ...Expected) (FrameType, []byte, error) {
+	kind, body, err := ReadFrameOf(x.conn, wants...)
 	var refused *RefusedError
 	var bad *FrameError
 	switch {
@@ -442,7 +442,7 @@ func (x *exchange) receive(wants ...expected) (FrameType, []byte, error) {
 	case errors.As(err, &bad):
 		return kind, nil, x.refuse(attest.NewReason(attest.CodeProtocol, "frame", bad.Got, bad.Want))
 	case err != nil:
-		return kind, nil, fmt.Errorf("exchange with %s: receive %s: %w", x.Peer, wants[0].kind, err)
+		return kind, nil, fmt.Errorf("exchange with %s: receive %s: %w", x.Peer, wants[0].Type, err)
 	}
 	x.bodies = append(x.bodies, body)
 	return kind, body, nil

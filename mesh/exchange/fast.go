@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/attestmesh/meshnode/attest"
-	"github.com/attestmesh/meshnode/internal/identity"
 )
 
 // Fast is the content of FAST_I and FAST_R.
@@ -49,27 +48,6 @@ func DecodeFast(body []byte) (Fast, error) {
 	copy(f.MAC[:], w.MAC)
 	copy(f.RuntimeHead[:], w.RuntimeHead)
 	return f, nil
-}
-
-// EncodeEpoch returns the body of an EPOCH frame.
-func EncodeEpoch(e identity.Epoch) []byte {
-	body, err := cborEncode.Marshal(uint64(e))
-	if err != nil {
-		panic(err) // an integer always encodes
-	}
-	return body
-}
-
-// DecodeEpoch reads the body of an EPOCH frame.
-func DecodeEpoch(body []byte) (identity.Epoch, error) {
-	if len(body) > MaxEpoch {
-		return 0, fmt.Errorf("epoch: %d bytes, the limit is %d", len(body), MaxEpoch)
-	}
-	var e uint64
-	if err := decodeCanonical(body, &e); err != nil {
-		return 0, fmt.Errorf("epoch: %w", err)
-	}
-	return identity.Epoch(e), nil
 }
 
 func (x *exchange) scope() scope { return scope{x.MeshID, x.Incarnation} }

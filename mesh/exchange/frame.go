@@ -15,8 +15,7 @@ import (
 // FrameType is the first byte of a frame.
 type FrameType uint8
 
-// The frames. 7, 8 and 11 are used on streams of an attested connection, not in the
-// exchange.
+// The frames. 7, 8 and 11 are used on streams of an attested connection, not in the exchange.
 const (
 	FrameHelloI  FrameType = 1
 	FrameHelloR  FrameType = 2
@@ -28,7 +27,7 @@ const (
 	FrameClose   FrameType = 8 // why the connection is being closed; a REFUSAL body
 	FrameFastI   FrameType = 9
 	FrameFastR   FrameType = 10
-	FrameEpoch   FrameType = 11 // the epoch that the sender judges under from now on
+	FrameEpoch   FrameType = 11 // the policy epoch that the sender judges under from now on; EncodeEpoch
 )
 
 // String returns the frame's name.
@@ -87,38 +86,42 @@ func WriteFrame(w io.Writer, kind FrameType, body []byte) error {
 // Errors: *RefusedError for a REFUSAL, *FrameError for another type or a larger body, else
 // the reader's.
 func ReadFrame(r io.Reader, want FrameType, limit int) ([]byte, error) {
-	_, body, err := readFrame(r, expected{want, limit})
+	_, body, err := ReadFrameOf(r, Expected{want, limit})
 	return body, err
 }
 
-// expected is a frame that may come next.
-type expected struct {
-	kind  FrameType
-	limit int
+// Expected is a frame that may come, and the limit of its body.
+type Expected struct {
+	Type  FrameType
+	Limit int
 }
 
-// readFrame is ReadFrame where more than one type may come; it says which came.
-func readFrame(r io.Reader, wants ...expected) (FrameType, []byte, error) {
+// ReadFrameOf is ReadFrame where one of several types may come; it returns which one did.
+func ReadFrameOf(r io.Reader, expected ...Expected) (FrameType, []byte, error) {
 	var header [frameHeader]byte
 	if _, err := io.ReadFull(r, header[:]); err != nil {
 		return 0, nil, err
 	}
 	kind, size := FrameType(header[0]), binary.BigEndian.Uint32(header[1:])
-	limit := -1
+	limit, known := MaxRefusal, kind == FrameRefusal
 	var names []string
-	for _, w := range append(wants, expected{FrameRefusal, MaxRefusal}) {
-		if w.kind == kind {
-			limit = w.limit
-		}
-		if w.kind != FrameRefusal {
-			names = append(names, w.kind.String())
+	for _, e := range expected {
+		names = append(names, e.Type.String())
+		if e.Type == kind && !known {
+			limit, known = e.Limit, true
 		}
 	}
-	if limit < 0 {
-		return kind, nil, &FrameError{kind.String(), strings.Join(names, " or ")}
+	if !known {
+		return 0, nil, &FrameError{kind.String(), strings.Join(names, " or ")}
 	}
+	body, err := readBody(r, kind, size, limit)
+	return kind, body, err
+}
+
+// readBody reads what follows a frame's header.
+func readBody(r io.Reader, kind FrameType, size uint32, limit int) ([]byte, error) {
 	if uint64(size) > uint64(limit) {
-		return kind, nil, &FrameError{fmt.Sprintf("%s of %d bytes", kind, size), fmt.Sprintf("at most %d", limit)}
+		return nil, &FrameError{fmt.Sprintf("%s of %d bytes", kind, size), fmt.Sprintf("at most %d", limit)}
 	}
 	var body bytes.Buffer
 	body.Grow(min(int(size), growFirst))
@@ -126,16 +129,16 @@ func readFrame(r io.Reader, wants ...expected) (FrameType, []byte, error) {
 		if err == io.EOF {
 			err = io.ErrUnexpectedEOF
 		}
-		return kind, nil, err
+		return nil, err
 	}
 	if kind == FrameRefusal {
 		reasons, err := DecodeReasons(body.Bytes())
 		if err != nil {
-			return kind, nil, &FrameError{err.Error(), "a canonical REFUSAL"}
+			return nil, &FrameError{err.Error(), "a canonical REFUSAL"}
 		}
-		return kind, nil, &RefusedError{reasons}
+		return nil, &RefusedError{reasons}
 	}
-	return kind, body.Bytes(), nil
+	return body.Bytes(), nil
 }
 
 type wireReason struct {

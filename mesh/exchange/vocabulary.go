@@ -25,11 +25,12 @@ type Subject struct {
 // same connection once it was attested again.
 type Session struct {
 	Subject
-	Claims      attest.Claims // of the evidence, if Fast of the evidence then
-	Result      attest.Result // under the policy in force at Established
-	PeerEpoch   identity.Epoch
-	Initiator   bool // this side dialled
-	Fast        bool // the peer proved that it holds the key of an earlier full exchange
+	Claims      attest.Claims  // of the evidence, if Fast of the evidence then
+	Result      attest.Result  // under the policy in force at Established
+	OwnEpoch    identity.Epoch // what our HELLO said
+	PeerEpoch   identity.Epoch // what the peer's HELLO said
+	Initiator   bool           // this side dialled
+	Fast        bool           // the peer proved that it holds the key of an earlier full exchange
 	Established time.Time
 	// AttestedAt is when the nonce under the evidence was drawn: the evidence is younger.
 	AttestedAt time.Time
@@ -57,6 +58,9 @@ type Judge interface {
 	Rejudge(s Subject, c attest.Claims) attest.Result
 	// Permit decides about each stream opened or accepted; nil permits. It must not block.
 	Permit(s *Session, p Protocol) *attest.Reason
+	// Keep decides about each open stream when the mesh is asked to recheck; nil keeps it
+	// open. It must not block.
+	Keep(s *Session, p Protocol) *attest.Reason
 }
 
 // Refusal is the error of an attested connection or stream that one side refused.

@@ -70,14 +70,15 @@ func (a *Attester) Attest(ctx context.Context, data attest.ReportData) (attest.E
 	return attest.Evidence{Kind: attest.KindSim, Items: []attest.Item{{Type: attest.TypeSimReport, Data: report}}}, nil
 }
 
-// Judge believes one root. PermitFunc and AppraiseFunc, if set before use, come after the
-// checks and may refuse what passed them: AppraiseFunc stands for a policy, so Rejudge asks
-// it too.
+// Judge believes one root. PermitFunc, KeepFunc and AppraiseFunc, if set before use, come
+// after the checks and may refuse what passed them: AppraiseFunc stands for a policy, so
+// Rejudge asks it too.
 type Judge struct {
 	Root   *Root
 	MeshID identity.MeshID
 
 	PermitFunc   func(*exchange.Session, exchange.Protocol) *attest.Reason
+	KeepFunc     func(*exchange.Session, exchange.Protocol) *attest.Reason
 	AppraiseFunc func(exchange.Subject) *attest.Reason
 
 	Credentials atomic.Int64 // Credentials judged
@@ -147,6 +148,14 @@ func (j *Judge) Permit(s *exchange.Session, p exchange.Protocol) *attest.Reason 
 		return nil
 	}
 	return j.PermitFunc(s, p)
+}
+
+// Keep implements exchange.Judge.
+func (j *Judge) Keep(s *exchange.Session, p exchange.Protocol) *attest.Reason {
+	if j.KeepFunc == nil {
+		return nil
+	}
+	return j.KeepFunc(s, p)
 }
 
 // Node is one pretended node: a key, a running quoter, a Credential and a Judge.
