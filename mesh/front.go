@@ -1,7 +1,6 @@
 package mesh
 
 import (
-	"container/list"
 	"errors"
 	"net"
 	"sync"
@@ -12,18 +11,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// front stands before libp2p and hands over a connection when its first byte is there. A
-// socket that is opened and left silent costs an attacker nothing, while libp2p would keep
-// one of its few slots for handshakes for it until the accept timeout, and honest peers out.
+// front stands before libp2p and hands over a connection when its first byte is there and
+// intake has a place for it. A socket that is opened and left silent costs an attacker
+// nothing, while libp2p would keep one of its few slots for handshakes for it until the
+// accept timeout, and honest peers out.
 type front struct {
 	manet.Listener
-	ready chan accepted
-	done  chan struct{} // closed by Close
-	tasks sync.WaitGroup
+	intake *intake
+	ready  chan accepted
+	done   chan struct{} // closed by Close
+	tasks  sync.WaitGroup
 
 	mu     sync.Mutex
-	silent *list.List // guarded by mu: manet.Conn, the longest silent first
-	closed bool       // guarded by mu
+	silent map[*visitor]struct{} // guarded by mu
+	closed bool                  // guarded by mu
 }
 
 type accepted struct {
@@ -31,8 +32,8 @@ type accepted struct {
 	err  error
 }
 
-func newFront(l manet.Listener) *front {
-	f := &front{Listener: l, ready: make(chan accepted), done: make(chan struct{}), silent: list.New()}
+func newFront(l manet.Listener, i *intake) *front {
+	f := &front{Listener: l, intake: i, ready: make(chan accepted), done: make(chan struct{}), silent: map[*visitor]struct{}{}}
 	f.tasks.Go(f.run)
 	return f
 }
@@ -49,31 +50,33 @@ func (f *front) run() {
 				return
 			}
 		default:
-			f.hold(conn)
+			if v := f.intake.enter(conn); v != nil {
+				f.hold(v)
+			}
 		}
 	}
 }
 
-// hold waits for conn's first byte beside the other silent connections. If they are too
-// many the longest silent one goes: an honest peer speaks at once.
-func (f *front) hold(conn manet.Conn) {
+// hold waits for v's first byte beside the other silent connections.
+func (f *front) hold(v *visitor) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.closed {
-		_ = conn.Close()
+		_ = v.Close()
 		return
 	}
-	if f.silent.Len() >= maxSilent {
-		_ = f.silent.Remove(f.silent.Front()).(manet.Conn).Close()
-	}
-	place := f.silent.PushBack(conn)
+	f.silent[v] = struct{}{}
 	f.tasks.Go(func() {
-		ok := spoke(conn)
+		ok := spoke(v.Conn)
 		f.mu.Lock()
-		f.silent.Remove(place) // nothing if it had to go
+		delete(f.silent, v)
 		f.mu.Unlock()
-		if !ok || !f.hand(accepted{conn: conn}) {
-			_ = conn.Close()
+		switch {
+		case !ok:
+			f.intake.expel(v, turnedSilent)
+		case !f.intake.spoke(v):
+		case !f.hand(accepted{conn: v}):
+			_ = v.Close()
 		}
 	})
 }
@@ -130,8 +133,8 @@ func (f *front) Close() error {
 	}
 	f.closed = true
 	close(f.done)
-	for e := f.silent.Front(); e != nil; e = e.Next() {
-		_ = e.Value.(manet.Conn).Close()
+	for v := range f.silent {
+		_ = v.Close()
 	}
 	f.mu.Unlock()
 	err := f.Listener.Close()

@@ -74,7 +74,8 @@ func tcpPair(t *testing.T) (client net.Conn, server manet.Conn) {
 
 func TestFront(t *testing.T) {
 	inner := &listener{conns: make(chan manet.Conn)}
-	f := newFront(inner)
+	in := newIntake(nil, newIntakeLimits(1<<20))
+	f := newFront(inner, in)
 	mute, muteServer := tcpPair(t)
 	inner.conns <- muteServer
 	loud, loudServer := tcpPair(t)
@@ -83,7 +84,7 @@ func TestFront(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := f.Accept()
-	if err != nil || got != loudServer {
+	if v, ok := got.(*visitor); err != nil || !ok || v.Conn != loudServer {
 		t.Fatalf("got %v, %v, want the connection that spoke", got, err)
 	}
 	defer got.Close()
@@ -95,11 +96,7 @@ func TestFront(t *testing.T) {
 		t.Errorf("read %q, %v: its first bytes are gone", first, err)
 	}
 	// The longest silent one makes room.
-	f.mu.Lock()
-	for range maxSilent - 1 {
-		f.silent.PushBack(loudServer)
-	}
-	f.mu.Unlock()
+	in.strangers.maxSilent = 1
 	_, late := tcpPair(t)
 	inner.conns <- late
 	_ = mute.SetReadDeadline(time.Now().Add(silentTimeout / 2))

@@ -44,7 +44,8 @@ func (gater) InterceptUpgraded(c network.Conn) (bool, control.DisconnectReason) 
 // frontedUpgrader puts the front, and under it Config.WrapListener, under every listener.
 type frontedUpgrader struct {
 	transport.Upgrader
-	wrap func(manet.Listener) manet.Listener // nil: none
+	intake *intake
+	wrap   func(manet.Listener) manet.Listener // nil: none
 }
 
 // GateMaListener implements transport.Upgrader.
@@ -52,7 +53,7 @@ func (u frontedUpgrader) GateMaListener(l manet.Listener) transport.GatedMaListe
 	if u.wrap != nil {
 		l = u.wrap(l)
 	}
-	return u.Upgrader.GateMaListener(newFront(l))
+	return u.Upgrader.GateMaListener(newFront(l, u.intake))
 }
 
 // UpgradeListener implements transport.Upgrader.

@@ -23,6 +23,8 @@ type hub struct {
 	wg     sync.WaitGroup
 	wake   chan struct{} // one token: the notifier has work
 
+	attestations *attestations // and cfg.Judge is behind its pool
+
 	mu        sync.Mutex
 	closed    bool
 	handlers  map[Protocol]func(Link, Stream)
@@ -42,8 +44,10 @@ func newHub(cfg Config) (*hub, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
+	pool := newAttestations(processors())
+	cfg.Judge = pooledJudge{cfg.Judge, pool}
 	h := &hub{
-		cfg: cfg, self: identity.PeerIDFromKey(cfg.Key.Public().(ed25519.PublicKey)), wake: make(chan struct{}, 1),
+		attestations: pool, cfg: cfg, self: identity.PeerIDFromKey(cfg.Key.Public().(ed25519.PublicKey)), wake: make(chan struct{}, 1),
 		handlers: map[Protocol]func(Link, Stream){}, peers: map[identity.PeerID][]*link{},
 		sessions: map[*Session]*link{}, dials: map[identity.PeerID]*dial{},
 	}

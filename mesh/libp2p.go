@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"time"
 
@@ -24,6 +25,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	"github.com/libp2p/go-libp2p/x/rate"
 	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
 	mss "github.com/multiformats/go-multistream"
 
 	"github.com/attestmesh/meshnode/attest"
@@ -33,7 +35,8 @@ import (
 // libp2pMesh is a Mesh over a libp2p swarm.
 type libp2pMesh struct {
 	*hub
-	swarm *swarm.Swarm
+	swarm  *swarm.Swarm
+	intake *intake
 	// closers are released in reverse order after the swarm.
 	closers []func() error
 }
@@ -44,7 +47,7 @@ func NewLibp2p(cfg Config) (Mesh, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &libp2pMesh{hub: h}
+	m := &libp2pMesh{hub: h, intake: newIntake(cfg.Allow, newIntakeLimits(openFiles()))}
 	if err := m.start(); err != nil {
 		return nil, errors.Join(fmt.Errorf("mesh: start libp2p: %w", err), m.Close())
 	}
@@ -71,6 +74,7 @@ func (m *libp2pMesh) start() error {
 		return err
 	}
 	m.closers = append(m.closers, limits.Close)
+	m.intake.reserve = allowlist(limits)
 	if m.swarm, err = swarm.NewSwarm(peer.ID(m.self), store, eventbus.NewBus(),
 		swarm.WithConnectionGater(gater{}), swarm.WithResourceManager(limits), swarm.WithDialRanker(oneByOne),
 		swarm.WithDialTimeout(DialTimeout), swarm.WithDialTimeoutLocal(DialTimeout),
@@ -109,7 +113,7 @@ func (m *libp2pMesh) newTransport(key ic.PrivKey, limits network.ResourceManager
 	if up, err = upgrader.New([]sec.SecureTransport{s}, muxers, nil, limits, gater{}); err != nil {
 		return nil, err
 	}
-	up = frontedUpgrader{up, m.cfg.WrapListener}
+	up = frontedUpgrader{up, m.intake, m.cfg.WrapListener}
 	if m.cfg.Transport != nil {
 		return m.cfg.Transport(up, limits)
 	}
@@ -117,26 +121,35 @@ func (m *libp2pMesh) newTransport(key ic.PrivKey, limits network.ResourceManager
 }
 
 // newLimits returns fixed limits, not scaled to this machine's memory, so that a mesh behaves
-// alike everywhere. libp2p's defaults per source (8 connections, one in five seconds) would
-// lock out an organisation whose nodes share an address; loopback is exempt from them.
+// alike everywhere. What others open is bounded by intake, which knows members; libp2p's
+// own limits stand behind it, with room for what is being closed, and are sized so that
+// intake's are met first. Its caps per source (8 connections, one in five seconds) cannot
+// be lifted for members, so they are off.
 func newLimits() (network.ResourceManager, error) {
-	loopback := []rate.PrefixLimit{{Prefix: netip.MustParsePrefix("127.0.0.0/8")}, {Prefix: netip.MustParsePrefix("::1/128")}}
-	perSource := rate.Limit{RPS: sourceRate, Burst: 2 * sourceConns}
+	const pending rcmgr.LimitVal = 2 * (limitHandshakes + memberHandshakes)
 	limits := rcmgr.PartialLimitConfig{
-		System:    rcmgr.ResourceLimits{Conns: 4 * limitHandshakes, ConnsInbound: 2 * limitHandshakes},
-		Transient: rcmgr.ResourceLimits{Conns: 2 * limitHandshakes, ConnsInbound: limitHandshakes},
+		System:    rcmgr.ResourceLimits{Conns: 4 * pending, ConnsInbound: 2 * pending, ConnsOutbound: 2 * pending, FD: limitFiles},
+		Transient: rcmgr.ResourceLimits{Conns: 2 * pending, ConnsInbound: pending, FD: 2 * pending},
+		// Asked where the limits above are reached, for addresses on libp2p's own allowlist.
+		AllowlistedSystem:    rcmgr.ResourceLimits{Conns: 2 * memberHandshakes, ConnsInbound: 2 * memberHandshakes},
+		AllowlistedTransient: rcmgr.ResourceLimits{Conns: memberHandshakes, ConnsInbound: memberHandshakes},
 	}.Build(rcmgr.DefaultLimits.Scale(limitMemory, limitFiles))
 	return rcmgr.NewResourceManager(
 		rcmgr.NewFixedLimiter(limits),
 		rcmgr.WithMetricsDisabled(),
-		rcmgr.WithLimitPerSubnet(
-			[]rcmgr.ConnLimitPerSubnet{{PrefixLength: 32, ConnCount: sourceConns}},
-			[]rcmgr.ConnLimitPerSubnet{{PrefixLength: 64, ConnCount: sourceConns}, {PrefixLength: 48, ConnCount: 4 * sourceConns}}),
-		rcmgr.WithConnRateLimiters(&rate.Limiter{NetworkPrefixLimits: loopback, SubnetRateLimiter: rate.SubnetLimiter{
-			IPv4SubnetLimits: []rate.SubnetLimit{{PrefixLength: 32, Limit: perSource}},
-			IPv6SubnetLimits: []rate.SubnetLimit{{PrefixLength: 64, Limit: perSource}},
-			GracePeriod:      time.Minute,
-		}}))
+		rcmgr.WithLimitPerSubnet([]rcmgr.ConnLimitPerSubnet{}, []rcmgr.ConnLimitPerSubnet{}),
+		rcmgr.WithConnRateLimiters(&rate.Limiter{}))
+}
+
+// allowlist puts addresses on libp2p's own allowlist. None is taken off again: the library's
+// Remove leaves the last one there, and intake has the last word about who is a member.
+func allowlist(limits network.ResourceManager) func(netip.Addr) {
+	list := rcmgr.GetAllowlist(limits)
+	return func(addr netip.Addr) {
+		if ip, err := manet.FromIP(net.IP(addr.AsSlice())); err == nil {
+			_ = list.Add(ip) // refuses what is no address
+		}
+	}
 }
 
 // newYamux is libp2p's muxer with keep-alives that notice a vanished peer sooner.
@@ -175,7 +188,9 @@ func (m *libp2pMesh) connected(_ network.Network, c network.Conn) {
 	var s *Session
 	if !c.As(&s) || m.register(s, &libp2pCarrier{c, m.hub}) == nil {
 		_ = c.Close()
+		return
 	}
+	m.intake.met(remoteAddr(c))
 }
 
 // disconnected is called by libp2p after connected, once, when c is closed.
@@ -184,6 +199,7 @@ func (m *libp2pMesh) disconnected(_ network.Network, c network.Conn) {
 	if c.As(&s) {
 		if l := m.bySession(s); l != nil {
 			l.finish()
+			m.intake.met(remoteAddr(c))
 		}
 	}
 	// Peers have new identities at every boot; their keys would pile up for ever.

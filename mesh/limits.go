@@ -36,17 +36,49 @@ const (
 	// peer that vanished without a word is noticed after at most twice this.
 	keepAlive = 5 * time.Second
 
-	// silentTimeout is how long an accepted connection may say nothing, and maxSilent how
-	// many may do so at once: no slot of libp2p is theirs yet.
-	silentTimeout = 3 * time.Second
-	maxSilent     = 1024
-	// limitHandshakes bounds connections from others that have not been attested yet, in
-	// place of libp2p's 96: whoever holds them all keeps honest peers out.
-	limitHandshakes = 512
+	// silentTimeout is how long an accepted connection may say nothing, and negotiateTimeout
+	// how long it may then take to name the security protocol.
+	silentTimeout    = 3 * time.Second
+	negotiateTimeout = 3 * time.Second
+	// maxSilent bounds the silent connections of strangers, which have no slot of libp2p yet,
+	// limitHandshakes those that have one and are not attested: in place of libp2p's 96,
+	// because whoever holds them all keeps honest peers out. Members have as many as a
+	// mesh's nodes need that all start at once.
+	maxSilent        = 1024
+	limitHandshakes  = 512
+	maxMemberSilent  = 256
+	memberHandshakes = 256
 
-	// sourceConns and sourceRate bound connections from one address, and new ones a second.
-	sourceConns = 64
-	sourceRate  = 4
+	// sourceConns and sourceRate bound a stranger's pending connections from one address (of
+	// IPv6: one /64), and new ones a second; a /48 may have networkScale times as many. An
+	// organisation's nodes may share an address.
+	sourceConns  = 64
+	sourceRate   = 4
+	networkScale = 4
+	// maxSources bounds the table of sources; pending connections cannot fill it.
+	maxSources = 4 * (maxSilent + limitHandshakes)
+	// strangerRate and strangerBurst bound the handshakes that all strangers together may
+	// begin: an eighth of a processor at a millisecond each.
+	strangerRate  = 128
+	strangerBurst = 512
+
+	// memberMemory is how long the address of a link that was attested counts as a member's,
+	// maxRemembered how many such addresses there are, allowEvery how often Config.Allow is
+	// asked.
+	memberMemory  = time.Hour
+	maxRemembered = 1024
+	allowEvery    = time.Second
+	// fullRate and fullBurst bound the full attestations that one peer begins, per second and
+	// at once: three in 30 s, and as many more as crossing dials, restarts of the mesh and a
+	// policy that is being mended take. maxBuckets bounds the peers that are remembered.
+	fullRate   = 0.1
+	fullBurst  = 12
+	maxBuckets = 4096
+	// maxAppraisals and orgAppraisals bound the evidence that waits to be judged, all of it and
+	// one organisation's.
+	maxAppraisals = 256
+	orgAppraisals = 64
+
 	// limitMemory and limitFiles size libp2p's resource manager.
 	limitMemory = 4 << 30
 	limitFiles  = 8 << 10

@@ -181,7 +181,11 @@ type memoryEnd struct {
 // attest runs the exchange and registers the link.
 func (e *memoryEnd) attest(ctx context.Context, m *memoryMesh) error {
 	peer := e.conn.ends[1-e.side].self
-	s, err := exchange.Run(ctx, e.handshake, m.cfg.params(m.self, peer, e.side == 0, e.conn.exporter))
+	params := m.cfg.params(m.self, peer, e.side == 0, e.conn.exporter)
+	if !params.Initiator {
+		m.guardInbound(&params, nil)
+	}
+	s, err := exchange.Run(ctx, e.handshake, params)
 	if err != nil {
 		e.conn.fail(errConnClosed)
 		return m.cfg.report(peer, err)

@@ -40,8 +40,9 @@
 // did not come from it, and so does the connection gater. The only transport is TCP, since
 // QUIC, WebTransport and WebRTC have handshakes of their own; port reuse is off, since
 // simultaneous opens break TLS. The constructor of the security protocol refuses every key
-// but the node's. A front listener hands libp2p a connection when its first byte is there,
-// and drops who is silent for three seconds. There is no host around the swarm: no
+// but the node's. A front listener hands libp2p a connection when its first byte is there and
+// there is a place for it: strangers are capped by source and all together, members have
+// places of their own (intake), and who stays silent for three seconds is dropped. There is no host around the swarm: no
 // identify, ping, relay, AutoNAT or hole punching exists that would have to be turned off.
 package mesh
 
@@ -52,6 +53,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -154,8 +156,13 @@ type Config struct {
 	Quoter      *attest.Quoter // running; its owner stops it after Close
 	Judge       Judge
 
-	// Listen are multiaddrs (libp2p) or any names (memory). Listening on each must succeed.
+	// Listen are multiaddrs with an IP address and a TCP port (libp2p) or any names (memory).
+	// Listening on each must succeed.
 	Listen []string
+	// Allow, if set, names the addresses of members. Their connections bypass the caps per
+	// source and have places that no stranger can take; they prove themselves like any other.
+	// It is asked at most once a second and must not block.
+	Allow func() []netip.Prefix
 	// OnRefusal, if set, hears every refused exchange, either way. It must not block.
 	OnRefusal func(Refusal)
 	// Log, if set, gets a debug line for each exchange that failed: strangers can cause many.

@@ -59,11 +59,17 @@ func (t *security) ID() protocol.ID { return SecurityID }
 func (t *security) SecureInbound(ctx context.Context, insecure net.Conn, p peer.ID) (sec.SecureConn, error) {
 	handshake, cancel := context.WithTimeout(ctx, tlsTimeout)
 	defer cancel()
+	v, _ := insecure.(*visitor)
+	v.negotiated()
 	conn, err := t.tls.SecureInbound(handshake, insecure, p)
 	if err != nil {
 		return nil, err
 	}
-	return t.attest(ctx, conn, false)
+	attested, err := t.attest(ctx, conn, false, v)
+	if err == nil {
+		v.attested()
+	}
+	return attested, err
 }
 
 // SecureOutbound implements sec.SecureTransport; it returns only attested connections.
@@ -80,11 +86,12 @@ func (t *security) SecureOutbound(ctx context.Context, insecure net.Conn, p peer
 	if err != nil {
 		return nil, err
 	}
-	return t.attest(ctx, conn, true)
+	return t.attest(ctx, conn, true, nil)
 }
 
-// attest runs the exchange on a TLS connection and closes it on every failure.
-func (t *security) attest(ctx context.Context, conn sec.SecureConn, initiator bool) (sec.SecureConn, error) {
+// attest runs the exchange on a TLS connection and closes it on every failure. A connection
+// that the peer opened is v's.
+func (t *security) attest(ctx context.Context, conn sec.SecureConn, initiator bool, v *visitor) (sec.SecureConn, error) {
 	remote := identity.PeerID(conn.RemotePeer())
 	export, err := exporter(conn)
 	if err == nil {
@@ -92,7 +99,11 @@ func (t *security) attest(ctx context.Context, conn sec.SecureConn, initiator bo
 	}
 	var s *Session
 	if err == nil {
-		s, err = exchange.Run(ctx, conn, t.hub.cfg.params(t.hub.self, remote, initiator, export))
+		params := t.hub.cfg.params(t.hub.self, remote, initiator, export)
+		if !initiator {
+			t.hub.guardInbound(&params, v)
+		}
+		s, err = exchange.Run(ctx, conn, params)
 	}
 	if err != nil {
 		_ = conn.Close()

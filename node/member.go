@@ -192,6 +192,8 @@ func (n *Node) noteRefusal(r mesh.Refusal) {
 			return // another connection of a peer that is linked, or an older boot of it
 		case p.Peer == r.Peer.String() && (p.State == PeerEvicted || p.State == PeerRetired):
 			return // the ordered decision says more than this attempt
+		case p.Peer == r.Peer.String() && why.Code == attest.CodeBusy && (p.State == PeerRefused || p.State == PeerRefusesUs):
+			return // it asked again too often; why it was refused says more
 		}
 		p.Peer, p.Code, p.Reason, p.Note = r.Peer.String(), why.Code, &why, ""
 		switch {

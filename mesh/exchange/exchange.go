@@ -31,8 +31,8 @@ type Prover interface {
 	Prove(ctx context.Context, bind [32]byte) (attest.Proof, error)
 }
 
-// Params is what one exchange needs to know. Every field but Pairs and Rand is required,
-// Epoch and Incarnation may be 0.
+// Params is what one exchange needs to know. Every field but Pairs, Rand and Admit is
+// required, Epoch and Incarnation may be 0.
 type Params struct {
 	Purpose     attest.Purpose // PurposeChannel or PurposeReattest
 	Self        identity.PeerID
@@ -47,6 +47,10 @@ type Params struct {
 	Export      Exporter
 	Pairs       *Pairs    // nil: never fast, and nothing is remembered
 	Rand        io.Reader // nil: crypto/rand
+	// Admit, if set, is asked once about a peer with a valid Credential, before a quote is made
+	// or evidence is read for it. full says that either side is going to show evidence. A
+	// reason refuses.
+	Admit func(s Subject, full bool) *attest.Reason
 }
 
 func (p *Params) validate() error {
@@ -82,7 +86,8 @@ type exchange struct {
 	subject  Subject
 	verified bool // the peer's Credential is valid: reasons may be told
 
-	asked *verdict // what our HELLO's want speaks of; nil: we want evidence
+	want  []byte   // of our HELLO
+	asked *verdict // what want speaks of; nil: we want evidence
 	shown *ownKey  // made of our own full proof, remembered if everything succeeds
 	found *finding // about the peer
 }
@@ -222,6 +227,7 @@ func (x *exchange) hellos() error {
 	x.begun = time.Now()
 	var err error
 	if x.Initiator {
+		x.want = x.ask()
 		if x.helloI, err = x.sendHello(FrameHelloI); err != nil {
 			return err
 		}
@@ -237,7 +243,7 @@ func (x *exchange) hellos() error {
 
 func (x *exchange) sendHello(kind FrameType) ([]byte, error) {
 	own, err := Hello{Version: Version, MeshID: x.MeshID, Incarnation: uint64(x.Incarnation), Epoch: uint64(x.Epoch),
-		Nonce: x.nonce, Kinds: x.Prover.Kind(), Want: x.ask(), Credential: x.Credential}.Encode()
+		Nonce: x.nonce, Kinds: x.Prover.Kind(), Want: x.want, Credential: x.Credential}.Encode()
 	if err != nil {
 		return nil, fmt.Errorf("exchange with %s: %w", x.Peer, err)
 	}
@@ -265,6 +271,16 @@ func (x *exchange) receiveHello(want FrameType) ([]byte, error) {
 		return nil, x.refuse(attest.NewReason(attest.CodeWrongPeer, "credential", subject.Peer.String(), x.Peer.String()))
 	}
 	x.subject, x.verified = subject, true
+	if !x.Initiator {
+		x.want = x.ask()
+	}
+	if x.Admit != nil {
+		// Their evidence costs a judgement, ours a quote.
+		full := x.asked == nil || x.answer() == nil
+		if reason := x.Admit(subject, full); reason != nil {
+			return nil, x.refuse(*reason)
+		}
+	}
 	return body, nil
 }
 
