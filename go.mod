@@ -13,6 +13,7 @@ require (
 	github.com/google/go-tpm-tools v0.4.10 // reads and verifies TPM attestations
 	github.com/google/logger v1.1.1 // only to silence go-tdx-guest, see internal/quietlog
 	github.com/hashicorp/go-hclog v1.6.3 // the logger that hashicorp/raft wants
+	github.com/hashicorp/golang-lru/v2 v2.0.7 // bounds what is remembered of verified chains
 	github.com/hashicorp/raft v1.8.0 // orders the commands of the organisations
 	github.com/in-toto/attestation v1.2.0 // the Statement that everything signed is
 	github.com/libp2p/go-libp2p v0.51.0 // connections, TLS and streams between nodes

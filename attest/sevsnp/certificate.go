@@ -18,6 +18,7 @@ type endorsement struct {
 	product string // by issuer: SEV-Milan, SEV-VLEK-Milan
 	tcb     attest.TCB
 	hwid    []byte // VCEK only; 64 bytes, Turin 8
+	held    way    // the ways in which its chain is known to hold, at the time it was recalled for
 }
 
 // oidPrefix is AMD's arc of KDS extensions.

@@ -8,3 +8,7 @@ const (
 	minVersion = 2
 	maxVersion = 5
 )
+
+// maxKnown bounds the endorsement keys whose chains are remembered, a few KiB each. A mesh
+// has one for each machine.
+const maxKnown = 1024

@@ -74,6 +74,14 @@ func (r Root) check(product string) error {
 	return nil
 }
 
+// intermediate returns the certificate above an endorsement key of a kind.
+func (r Root) intermediate(kind string) *x509.Certificate {
+	if kind == "VLEK" {
+		return r.ASVK
+	}
+	return r.ASK
+}
+
 // vendor returns a fresh copy in the library's shape: it keeps state in it.
 func (r Root) vendor(product string) *trust.AMDRootCerts {
 	out := trust.AMDRootCertsProduct(product)

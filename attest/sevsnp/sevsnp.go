@@ -12,6 +12,11 @@
 // does not compare them); the report data. go-sev-guest does chain and signature for
 // Milan and Genoa; parts it does not know (Turin, Zen 4c) take the same steps here.
 //
+// A certificate whose chain and whose first report held is remembered (package chains):
+// while all certificates of the chain are valid, its next reports cost one signature. That
+// signature, the format of the report, its agreement with the certificate and the report
+// data are checked every time.
+//
 // Errors, as codes: malformed (sizes, item types), collateral_missing (no certificate),
 // not_genuine (chain, signature, format), certificate_mismatch, not_bound, and
 // unsupported for a correctly signed report of a version this release does not know.
@@ -23,9 +28,11 @@ package sevsnp
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/google/go-sev-guest/abi"
@@ -34,11 +41,14 @@ import (
 	"github.com/google/go-sev-guest/verify/trust"
 
 	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/attest/chains"
 )
 
 // Scheme verifies reports under its roots. Its zero value has none and refuses all.
 type Scheme struct {
 	roots Roots
+	// known are endorsement keys that chain to roots, by digest of the certificate.
+	known *chains.Memory[endorsement]
 }
 
 // New returns a scheme that trusts AMD.
@@ -60,7 +70,7 @@ func WithRoots(roots Roots) (*Scheme, error) {
 			return nil, err
 		}
 	}
-	return &Scheme{roots: roots}, nil
+	return &Scheme{roots: maps.Clone(roots), known: chains.New[endorsement](maxKnown)}, nil
 }
 
 // Kind returns attest.KindSEVSNP.
@@ -85,7 +95,7 @@ func (s *Scheme) Verify(ctx context.Context, ev attest.Evidence, data *attest.Re
 	if r.version < minVersion {
 		return attest.Claims{}, refuse(attest.CodeNotGenuine, "sevsnp.version", fmt.Sprint(r.version), fmt.Sprintf("%d or later", minVersion), nil)
 	}
-	e, err := choose(r, certs)
+	e, err := s.choose(r, certs, at)
 	if err != nil {
 		return attest.Claims{}, err
 	}
@@ -140,11 +150,11 @@ func split(ev attest.Evidence) (raw []byte, certs [][]byte, err error) {
 // choose picks the certificate of the key that the report says signed it: the one that
 // agrees with the report if there is one, so that certificates of other machines in the
 // same folder do no harm.
-func choose(r report, certs [][]byte) (endorsement, error) {
+func (s *Scheme) choose(r report, certs [][]byte, at time.Time) (endorsement, error) {
 	var first *endorsement
 	var broken error
 	for _, der := range certs {
-		e, ok, err := parseEndorsement(der)
+		e, ok, err := s.endorsement(der, at)
 		if err != nil {
 			broken = err
 			continue
@@ -169,7 +179,38 @@ func choose(r report, certs [][]byte) (endorsement, error) {
 	}
 }
 
-// authentic verifies chain and signature.
+// endorsement reads a certificate, or recalls it with what was established of its chain.
+func (s *Scheme) endorsement(der []byte, at time.Time) (e endorsement, ok bool, err error) {
+	if e, ok := s.known.Recall(sha256.Sum256(der), at); ok {
+		return e, true, nil
+	}
+	return parseEndorsement(der)
+}
+
+// way is one way of verifying a chain. They differ in what they read, so that a chain that
+// held by one is not thereby verified by another.
+type way uint8
+
+const (
+	libraryByName way = 1 << iota // go-sev-guest, the product by the certificate's product name
+	libraryByPart                 // go-sev-guest, the product by the report's CPUID
+	ownWay                        // this package
+)
+
+// wayOf returns the way for a certificate and a report of its product.
+func wayOf(r report, e endorsement) way {
+	switch {
+	case r.version > maxVersion || e.kind != r.signingKey || !r.libraryKnows(e.product):
+		// Where the key kinds differ there is nothing to gain from the library's error.
+		return ownWay
+	case r.version < 3:
+		return libraryByName
+	default:
+		return libraryByPart
+	}
+}
+
+// authentic verifies chain and signature, the chain only if it is not known to hold.
 func (s *Scheme) authentic(r report, e endorsement, at time.Time) error {
 	root, ok := s.roots[e.product]
 	if !ok {
@@ -179,15 +220,22 @@ func (s *Scheme) authentic(r report, e endorsement, at time.Time) error {
 		// go-sev-guest dereferences nil on roots that lack an intermediate.
 		return refuse(attest.CodeNotGenuine, "certificate", "VLEK of "+e.product, "an ASVK among the roots", nil)
 	}
-	// Where the key kinds differ there is nothing to gain from the library's error.
-	if r.version <= maxVersion && e.kind == r.signingKey && r.libraryKnows(e.product) {
-		if err := s.library(r, e, root, at); err != nil {
-			return refuse(attest.CodeNotGenuine, "report", "not verified", "a chain to AMD's root and a valid signature", err)
-		}
-		return nil
+	how, known := wayOf(r, e), false
+	// The library looks for the root of the report's product.
+	if r.product == "" || r.product == e.product {
+		known = e.held&how != 0
 	}
-	if err := direct(r, e, root, at); err != nil {
+	var err error
+	if how == ownWay {
+		err = direct(r, e, root, at, known)
+	} else {
+		err = library(r, e, root, at, known)
+	}
+	if err != nil {
 		return refuse(attest.CodeNotGenuine, "report", "not verified", "a chain to AMD's root and a valid signature", err)
+	}
+	if !known {
+		s.remember(e, root, how)
 	}
 	if r.version > maxVersion {
 		return refuse(attest.CodeUnsupported, "sevsnp.version", fmt.Sprint(r.version), fmt.Sprintf("%d to %d", minVersion, maxVersion), nil)
@@ -195,10 +243,18 @@ func (s *Scheme) authentic(r report, e endorsement, at time.Time) error {
 	return nil
 }
 
-// library lets go-sev-guest verify. Options and attestation are made anew for each call,
-// because it changes both; roots are explicit, because with none it falls back to its own
-// and knows no ASVK; fetching is off; and a panic on crafted bytes is an error.
-func (s *Scheme) library(r report, e endorsement, root Root, at time.Time) (err error) {
+// remember keeps that the chain of e held one way; the ways of e are those it was recalled
+// with. Two at the same time may lose one of theirs, which is then verified again.
+func (s *Scheme) remember(e endorsement, root Root, how way) {
+	e.held |= how
+	s.known.Keep(sha256.Sum256(e.cert.Raw), chains.Validity(e.cert, root.intermediate(e.kind), root.ARK), e)
+}
+
+// library lets go-sev-guest verify: all, or the report alone where the chain is known.
+// Options and attestation are made anew for each call, because it changes both; roots are
+// explicit, because with none it falls back to its own and knows no ASVK; fetching is off;
+// and a panic on crafted bytes is an error.
+func library(r report, e endorsement, root Root, at time.Time, known bool) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("go-sev-guest failed: %v", p)
@@ -212,6 +268,9 @@ func (s *Scheme) library(r report, e endorsement, root Root, at time.Time) (err 
 	back, err := abi.ReportToAbiBytes(parsed)
 	if err != nil || !bytes.Equal(back, r.raw) {
 		return errors.New("the report has bits outside the fields of its version")
+	}
+	if known {
+		return verify.SnpReportSignature(r.raw, e.cert)
 	}
 	chain := &sevsnp.CertificateChain{Extras: map[string][]byte{}}
 	if e.kind == "VLEK" {
@@ -234,22 +293,20 @@ func (offline) Get(string) ([]byte, error) {
 	return nil, errors.New("nothing is fetched while verifying")
 }
 
-// direct does chain and signature without the library.
-func direct(r report, e endorsement, root Root, at time.Time) error {
-	intermediate := root.ASK
-	if e.kind == "VLEK" {
-		intermediate = root.ASVK
-	}
-	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
-	roots.AddCert(root.ARK)
-	intermediates.AddCert(intermediate)
+// direct does chain, unless it is known, and signature without the library.
+func direct(r report, e endorsement, root Root, at time.Time, known bool) error {
 	if e.cert.SignatureAlgorithm != x509.SHA384WithRSAPSS || e.cert.IsCA {
 		return fmt.Errorf("the certificate is signed with %v, want SHA-384 with RSA-PSS", e.cert.SignatureAlgorithm)
 	}
-	_, err := e.cert.Verify(x509.VerifyOptions{Roots: roots, Intermediates: intermediates, CurrentTime: at,
-		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
-	if err != nil {
-		return err
+	if !known {
+		roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
+		roots.AddCert(root.ARK)
+		intermediates.AddCert(root.intermediate(e.kind))
+		_, err := e.cert.Verify(x509.VerifyOptions{Roots: roots, Intermediates: intermediates, CurrentTime: at,
+			KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+		if err != nil {
+			return err
+		}
 	}
 	if !isZero(r.raw[0x330:]) { // the 512-byte field holds R and S of 72 bytes each
 		return errors.New("bytes behind the signature")

@@ -281,7 +281,7 @@ func TestSamples(t *testing.T) {
 		// The two ways of verifying agree on each sample.
 		r, _ := parseReport(report)
 		e, _, _ := parseEndorsement(certs[0])
-		if err := direct(r, e, s.roots[e.product], want.At); err != nil {
+		if err := direct(r, e, s.roots[e.product], want.At, false); err != nil {
 			t.Errorf("%s: verified directly: %v", want.Name, err)
 		}
 		if strings.Contains(want.Note, "expired on") {
