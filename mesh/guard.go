@@ -1,6 +1,8 @@
 package mesh
 
 import (
+	"context"
+
 	"github.com/libp2p/go-libp2p/core/connmgr"
 	"github.com/libp2p/go-libp2p/core/control"
 	"github.com/libp2p/go-libp2p/core/network"
@@ -37,23 +39,43 @@ func (gater) InterceptSecured(_ network.Direction, p peer.ID, _ network.ConnMult
 
 // InterceptUpgraded implements connmgr.ConnectionGater.
 func (gater) InterceptUpgraded(c network.Conn) (bool, control.DisconnectReason) {
-	var s *Session
-	return c.As(&s) && s != nil && s.Peer == identity.PeerID(c.RemotePeer()) && s.Result.Affirming(), 0
+	return attestedAs(c, c.RemotePeer()), 0
 }
 
-// frontedUpgrader puts the front, and under it Config.WrapListener, under every listener.
+// attestedAs reports whether c carries an affirming verdict about exactly this peer.
+func attestedAs(c interface{ As(any) bool }, p peer.ID) bool {
+	var s *Session
+	return c.As(&s) && s != nil && s.Peer == identity.PeerID(p) && s.Result.Affirming()
+}
+
+// frontedUpgrader puts the front, and under it Config.WrapListener, under every listener,
+// and takes bulk connections away above it. What it accepts may be either, what it dials is
+// a link.
 type frontedUpgrader struct {
-	transport.Upgrader
-	intake *intake
-	wrap   func(manet.Listener) manet.Listener // nil: none
+	transport.Upgrader // accepts
+	dial               transport.Upgrader
+	mesh               *libp2pMesh
+}
+
+// Upgrade implements transport.Upgrader.
+func (u frontedUpgrader) Upgrade(ctx context.Context, t transport.Transport, c manet.Conn, dir network.Direction, p peer.ID, scope network.ConnManagementScope) (transport.CapableConn, error) {
+	if dir == network.DirOutbound {
+		return u.dial.Upgrade(ctx, t, c, dir, p, scope)
+	}
+	return u.Upgrader.Upgrade(ctx, t, c, dir, p, scope)
 }
 
 // GateMaListener implements transport.Upgrader.
 func (u frontedUpgrader) GateMaListener(l manet.Listener) transport.GatedMaListener {
-	if u.wrap != nil {
-		l = u.wrap(l)
+	if wrap := u.mesh.cfg.WrapListener; wrap != nil {
+		l = wrap(l)
 	}
-	return u.Upgrader.GateMaListener(newFront(l, u.intake))
+	return u.Upgrader.GateMaListener(newFront(l, u.mesh.intake))
+}
+
+// UpgradeGatedMaListener implements transport.Upgrader.
+func (u frontedUpgrader) UpgradeGatedMaListener(t transport.Transport, l transport.GatedMaListener) transport.Listener {
+	return &bulkListener{u.Upgrader.UpgradeGatedMaListener(t, l), u.mesh.takeBulk}
 }
 
 // UpgradeListener implements transport.Upgrader.

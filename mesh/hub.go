@@ -24,6 +24,7 @@ type hub struct {
 	wake   chan struct{} // one token: the notifier has work
 
 	attestations *attestations // and cfg.Judge is behind its pool
+	bulks        bulkCount
 
 	mu        sync.Mutex
 	closed    bool

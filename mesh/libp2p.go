@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -22,7 +23,6 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	"github.com/libp2p/go-libp2p/p2p/net/upgrader"
-	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	"github.com/libp2p/go-libp2p/x/rate"
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
@@ -35,8 +35,9 @@ import (
 // libp2pMesh is a Mesh over a libp2p swarm.
 type libp2pMesh struct {
 	*hub
-	swarm  *swarm.Swarm
-	intake *intake
+	swarm      *swarm.Swarm
+	intake     *intake
+	bulkDialer transport.Transport
 	// closers are released in reverse order after the swarm.
 	closers []func() error
 }
@@ -88,6 +89,9 @@ func (m *libp2pMesh) start() error {
 	if err := m.swarm.AddTransport(t); err != nil {
 		return err
 	}
+	if m.bulkDialer, err = m.newBulkDialer(key, limits); err != nil {
+		return err
+	}
 	m.swarm.SetStreamHandler(m.acceptStream)
 	m.swarm.Notify(&network.NotifyBundle{ConnectedF: m.connected, DisconnectedF: m.disconnected})
 	for _, a := range m.cfg.Listen {
@@ -102,22 +106,28 @@ func (m *libp2pMesh) start() error {
 	return nil
 }
 
-// newTransport returns the only transport, with all guards in its upgrader.
+// newTransport returns the only transport, with all guards in its upgraders. It accepts
+// links and bulk connections, and dials links.
 func (m *libp2pMesh) newTransport(key ic.PrivKey, limits network.ResourceManager) (transport.Transport, error) {
-	muxers := []upgrader.StreamMuxer{{ID: yamux.ID, Muxer: muxerGuard{newYamux()}}}
+	links := upgrader.StreamMuxer{ID: yamux.ID, Muxer: muxerGuard{newYamux()}}
+	accept, err := m.newUpgrader(key, limits, []upgrader.StreamMuxer{links, {ID: BulkID, Muxer: muxerGuard{bulkMuxer{}}}})
+	if err != nil {
+		return nil, err
+	}
+	dial, err := m.newUpgrader(key, limits, []upgrader.StreamMuxer{links})
+	if err != nil {
+		return nil, err
+	}
+	return m.transportOver(frontedUpgrader{accept, dial, m}, limits)
+}
+
+// newUpgrader returns an upgrader that knows our security protocol and muxers alone.
+func (m *libp2pMesh) newUpgrader(key ic.PrivKey, limits network.ResourceManager, muxers []upgrader.StreamMuxer) (transport.Upgrader, error) {
 	s, err := m.newSecurity(SecurityID, key, muxers)
 	if err != nil {
 		return nil, err
 	}
-	var up transport.Upgrader
-	if up, err = upgrader.New([]sec.SecureTransport{s}, muxers, nil, limits, gater{}); err != nil {
-		return nil, err
-	}
-	up = frontedUpgrader{up, m.intake, m.cfg.WrapListener}
-	if m.cfg.Transport != nil {
-		return m.cfg.Transport(up, limits)
-	}
-	return tcp.NewTCPTransport(up, limits, nil, tcp.DisableReuseport())
+	return upgrader.New([]sec.SecureTransport{s}, muxers, nil, limits, gater{})
 }
 
 // newLimits returns fixed limits, not scaled to this machine's memory, so that a mesh behaves
@@ -127,9 +137,11 @@ func (m *libp2pMesh) newTransport(key ic.PrivKey, limits network.ResourceManager
 // be lifted for members, so they are off.
 func newLimits() (network.ResourceManager, error) {
 	const pending rcmgr.LimitVal = 2 * (limitHandshakes + memberHandshakes)
+	const perPeer rcmgr.LimitVal = 2 * (maxLinksPerPeer + maxBulks)
 	limits := rcmgr.PartialLimitConfig{
-		System:    rcmgr.ResourceLimits{Conns: 4 * pending, ConnsInbound: 2 * pending, ConnsOutbound: 2 * pending, FD: limitFiles},
-		Transient: rcmgr.ResourceLimits{Conns: 2 * pending, ConnsInbound: pending, FD: 2 * pending},
+		System:      rcmgr.ResourceLimits{Conns: 4 * pending, ConnsInbound: 2 * pending, ConnsOutbound: 2 * pending, FD: limitFiles},
+		Transient:   rcmgr.ResourceLimits{Conns: 2 * pending, ConnsInbound: pending, FD: 2 * pending},
+		PeerDefault: rcmgr.ResourceLimits{Conns: 2 * perPeer, ConnsInbound: perPeer, ConnsOutbound: perPeer, FD: 2 * perPeer},
 		// Asked where the limits above are reached, for addresses on libp2p's own allowlist.
 		AllowlistedSystem:    rcmgr.ResourceLimits{Conns: 2 * memberHandshakes, ConnsInbound: 2 * memberHandshakes},
 		AllowlistedTransient: rcmgr.ResourceLimits{Conns: memberHandshakes, ConnsInbound: memberHandshakes},
@@ -224,15 +236,21 @@ func (m *libp2pMesh) serve(raw network.Stream) {
 		_ = raw.ResetWithError(network.StreamGated)
 		return
 	}
-	// Any name is negotiated: whether it is spoken here is answered with a reason.
-	mux := mss.NewMultistreamMuxer[Protocol]()
-	mux.AddHandlerWithFunc("any", func(p Protocol) bool { return p == controlProtocol || validateProtocol(p) == nil }, nil)
-	p, _, err := mux.Negotiate(raw)
+	p, err := negotiate(raw)
 	if err != nil {
 		_ = raw.ResetWithError(network.StreamProtocolNegotiationFailed)
 		return
 	}
 	l.accept(p, raw)
+}
+
+// negotiate reads what the opener of a stream wants to speak. Any name is negotiated:
+// whether it is spoken here is answered with a reason.
+func negotiate(raw io.ReadWriteCloser) (Protocol, error) {
+	mux := mss.NewMultistreamMuxer[Protocol]()
+	mux.AddHandlerWithFunc("any", func(p Protocol) bool { return p == controlProtocol || validateProtocol(p) == nil }, nil)
+	p, _, err := mux.Negotiate(raw)
+	return p, err
 }
 
 // Dial implements Mesh.

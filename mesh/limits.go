@@ -79,6 +79,12 @@ const (
 	maxAppraisals = 256
 	orgAppraisals = 64
 
+	// bulkDialTimeout bounds one address of a bulk connection, bulkLinger how long a closed one
+	// waits for the peer to read what is on its way, and maxBulks how many one peer may have.
+	bulkDialTimeout = 10 * time.Second
+	bulkLinger      = 10 * time.Second
+	maxBulks        = 8
+
 	// limitMemory and limitFiles size libp2p's resource manager.
 	limitMemory = 4 << 30
 	limitFiles  = 8 << 10

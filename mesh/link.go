@@ -71,8 +71,13 @@ func (l *link) Open(ctx context.Context, p Protocol) (Stream, error) {
 	return s, nil
 }
 
-// openRaw opens a stream and waits for the peer to admit it.
+// openRaw opens a stream on the link's connection and waits for the peer to admit it.
 func (l *link) openRaw(ctx context.Context, p Protocol) (*stream, error) {
+	return l.openBy(ctx, p, l.carrier.open)
+}
+
+// openBy opens a stream of the link with open and waits for the peer to admit it.
+func (l *link) openBy(ctx context.Context, p Protocol, open func(context.Context, Protocol) (Stream, error)) (*stream, error) {
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, OpenTimeout)
@@ -81,7 +86,7 @@ func (l *link) openRaw(ctx context.Context, p Protocol) (*stream, error) {
 	if err := l.down(); err != nil {
 		return nil, err
 	}
-	raw, err := l.carrier.open(ctx, p)
+	raw, err := open(ctx, p)
 	if err != nil {
 		return nil, l.explain(ctx, err)
 	}

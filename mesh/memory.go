@@ -93,8 +93,9 @@ func (n *MemoryNetwork) unlisten(m *memoryMesh) []*memoryConn {
 	return own
 }
 
-// connect returns the dialler's end of a new connection to whoever listens at addr.
-func (n *MemoryNetwork) connect(from *memoryMesh, peer identity.PeerID, addr string) (*memoryEnd, error) {
+// connect returns the dialler's end of a new connection to whoever listens at addr. A bulk
+// one names its protocol, a link's none.
+func (n *MemoryNetwork) connect(from *memoryMesh, peer identity.PeerID, addr string, bulk Protocol) (*memoryEnd, error) {
 	var secret [32]byte
 	if _, err := rand.Read(secret[:]); err != nil {
 		return nil, err
@@ -117,7 +118,13 @@ func (n *MemoryNetwork) connect(from *memoryMesh, peer identity.PeerID, addr str
 	ours := &memoryEnd{conn: c, side: 0, handshake: a, ready: make(chan struct{})}
 	theirs := &memoryEnd{conn: c, side: 1, handshake: b, ready: make(chan struct{})}
 	ours.other, theirs.other = theirs, ours
-	if !to.spawn(func() { to.serve(theirs) }) {
+	if !to.spawn(func() {
+		if bulk != "" {
+			to.serveBulk(theirs, bulk)
+			return
+		}
+		to.serve(theirs)
+	}) {
 		return nil, errUnreachable
 	}
 	n.conns[c] = struct{}{}
@@ -178,8 +185,8 @@ type memoryEnd struct {
 	ready     chan struct{} // closed when this end has its link
 }
 
-// attest runs the exchange and registers the link.
-func (e *memoryEnd) attest(ctx context.Context, m *memoryMesh) error {
+// exchange proves both ends to each other and ends the connection if one is refused.
+func (e *memoryEnd) exchange(ctx context.Context, m *memoryMesh) (*Session, error) {
 	peer := e.conn.ends[1-e.side].self
 	params := m.cfg.params(m.self, peer, e.side == 0, e.conn.exporter)
 	if !params.Initiator {
@@ -188,7 +195,16 @@ func (e *memoryEnd) attest(ctx context.Context, m *memoryMesh) error {
 	s, err := exchange.Run(ctx, e.handshake, params)
 	if err != nil {
 		e.conn.fail(errConnClosed)
-		return m.cfg.report(peer, err)
+		return nil, m.cfg.report(peer, err)
+	}
+	return s, nil
+}
+
+// attest runs the exchange and registers the link.
+func (e *memoryEnd) attest(ctx context.Context, m *memoryMesh) error {
+	s, err := e.exchange(ctx, m)
+	if err != nil {
+		return err
 	}
 	l := m.register(s, e)
 	if l == nil {
@@ -301,7 +317,7 @@ func (m *memoryMesh) connect(ctx context.Context, peer identity.PeerID, addrs []
 	err := errors.New("no address")
 	for _, a := range addrs {
 		var end *memoryEnd
-		if end, err = m.net.connect(m, peer, a); err != nil {
+		if end, err = m.net.connect(m, peer, a, ""); err != nil {
 			err = fmt.Errorf("%s: %w", a, m.cfg.report(peer, err))
 			continue
 		}

@@ -33,6 +33,16 @@
 // What is permitted can end: Recheck asks Judge.Keep about every open stream and resets those
 // refused while the link stays.
 //
+// # Bulk
+//
+// Mesh.Bulk is for what is large: a connection of its own, to the same port and through the
+// same TLS and exchange (normally its fast form), whose ALPN offers the muxer
+// /meshnode-bulk/1.0.0 alone. That muxer muxes nothing: what follows the exchange is one
+// stream, opened and admitted as above, and TLS records carry its bytes without frames or
+// another window. TLS's close_notify is CloseWrite; an end without it is a reset. The
+// stream is one of the peer's live link and ends with it; a bulk connection of a peer
+// without one is closed.
+//
 // # Guards of the libp2p implementation
 //
 // The security protocol /meshnode-atls/1.0.0 is the only one offered; it wraps libp2p's TLS
@@ -129,6 +139,10 @@ type Mesh interface {
 	// dial. There is no back-off here: the caller decides when to try again. A *Refusal
 	// says who refused and why.
 	Dial(ctx context.Context, peer identity.PeerID, addrs []string) (Link, error)
+	// Bulk opens a stream over a connection of its own to a peer with a live link: for many
+	// bytes, which then pass no muxer. It is permitted and refused as Link.Open, belongs to
+	// that link and ends with it. Without a link there is an error.
+	Bulk(ctx context.Context, peer identity.PeerID, addrs []string, p Protocol) (Stream, error)
 	// Links returns the live links, at most one per peer, in no order.
 	Links() []Link
 	// Link returns the live link to peer.
