@@ -19,6 +19,8 @@ import (
 // One organisation can have Credentials made for as many peers as it likes, so the queue
 // serves organisations in turn, and each has only its own part of it.
 type attestations struct {
+	burst int
+
 	mu      sync.Mutex
 	peers   map[identity.PeerID]*bucket
 	free    int // workers
@@ -30,8 +32,8 @@ type attestations struct {
 // ticket is a place in a queue; ready is closed when a worker is its.
 type ticket struct{ ready chan struct{} }
 
-func newAttestations(workers int) *attestations {
-	return &attestations{peers: map[identity.PeerID]*bucket{}, free: workers, queues: map[identity.OrgID][]*ticket{}}
+func newAttestations(workers, burst int) *attestations {
+	return &attestations{burst: burst, peers: map[identity.PeerID]*bucket{}, free: workers, queues: map[identity.OrgID][]*ticket{}}
 }
 
 // processors is the size of the pool.
@@ -54,7 +56,7 @@ func (a *attestations) allow(peer identity.PeerID, now time.Time) bool {
 		if len(a.peers) >= maxBuckets {
 			return false // that many peers do not attest within minutes in an honest mesh
 		}
-		fresh := newBucket(fullRate, fullBurst)
+		fresh := newBucket(fullRate, a.burst)
 		b = &fresh
 		a.peers[peer] = b
 	}

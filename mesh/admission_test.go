@@ -46,7 +46,7 @@ func TestAttestationsPerPeer(t *testing.T) {
 
 func TestAttestationsRefill(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		pool, peer := newAttestations(1), identity.PeerID("p")
+		pool, peer := newAttestations(1, fullBurst), identity.PeerID("p")
 		take := func() (n int) {
 			for pool.allow(peer, time.Now()) {
 				n++
@@ -93,7 +93,7 @@ func TestPoolServesOrganisationsInTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const workers = 2
 		g := &gate{open: make(chan struct{})}
-		j := pooledJudge{g, newAttestations(workers)}
+		j := pooledJudge{g, newAttestations(workers, fullBurst)}
 		results := make(chan attest.Result, 1024)
 		ask := func(ctx context.Context, org identity.OrgID) {
 			go func() {

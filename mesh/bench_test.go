@@ -2,9 +2,14 @@ package mesh
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
+	"math/big"
+	"net"
 	"testing"
 	"time"
 
@@ -69,7 +74,7 @@ func newBenchPair(b *testing.B) *benchPair {
 	root, meshID := meshtest.NewRoot(), identity.MeshID{7}
 	start := func(name string) Mesh {
 		n := root.NewNode(meshID, name)
-		m, err := NewLibp2p(Config{Key: n.Key, MeshID: meshID, Quoter: n.Quoter, Judge: n.Judge, Listen: []string{"/ip4/127.0.0.1/tcp/0"},
+		m, err := NewLibp2p(Config{Key: n.Key, MeshID: meshID, Quoter: n.Quoter, Judge: n.Judge, Listen: []string{"/ip4/127.0.0.1/tcp/0"}, FullBurst: 1 << 20,
 			Incarnation: func() identity.Incarnation { return 0 }, Epoch: func() identity.Epoch { return 0 },
 			Credential: func() []byte { return n.Credential }})
 		if err != nil {
@@ -180,5 +185,96 @@ func BenchmarkRatioStream(b *testing.B) {
 	}
 	for b.Loop() {
 		ratio.Print("channel.stream_vs_tls", ratio.Of(25, stock, attested))
+	}
+}
+
+// bareTLS returns two ends of a TLS 1.3 connection over TCP loopback, nothing of libp2p's
+// or ours around them.
+func bareTLS(b *testing.B) (client, server *tls.Conn) {
+	fail := func(err error) {
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	fail(err)
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	fail(err)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	fail(err)
+	defer l.Close()
+	accepted := make(chan net.Conn, 1)
+	go func() {
+		c, _ := l.Accept()
+		accepted <- c
+	}()
+	c, err := net.Dial("tcp", l.Addr().String())
+	fail(err)
+	s := <-accepted
+	client = tls.Client(c, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13})
+	server = tls.Server(s, &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{cert}, PrivateKey: key}}, MinVersion: tls.VersionTLS13})
+	go func() { _ = server.Handshake() }()
+	fail(client.Handshake())
+	return client, server
+}
+
+// BenchmarkRatioBulk is what a processor gets through an attested bulk stream, 64 MiB one
+// way and both ends counted, against what it gets through bare crypto/tls. Handshakes are
+// left out on both sides.
+func BenchmarkRatioBulk(b *testing.B) {
+	const sink Protocol = "/meshnode/test/sink/1"
+	const size = 64 << 20
+	p := newBenchPair(b)
+	p.to.Handle(sink, func(_ Link, s Stream) {
+		defer s.Close()
+		_, _ = io.Copy(io.Discard, s)
+	})
+	p.dial()
+	buf := make([]byte, 1<<20)
+	send := func(s interface {
+		io.ReadWriter
+		CloseWrite() error
+	}) {
+		var err error
+		for sent := 0; err == nil && sent < size; sent += len(buf) {
+			_, err = s.Write(buf)
+		}
+		if err == nil {
+			err = s.CloseWrite()
+		}
+		if err == nil { // the other end closes when it has read everything
+			_, err = s.Read(make([]byte, 1))
+		}
+		if !errors.Is(err, io.EOF) {
+			b.Fatal(err)
+		}
+	}
+	bulk := func() time.Duration {
+		s, err := p.from.Bulk(context.Background(), p.to.Self(), p.to.Addrs(), sink)
+		if err != nil {
+			b.Fatal(err)
+		}
+		took := ratio.CPU(1, func() { send(s) })()
+		_ = s.Close()
+		return took
+	}
+	bare := func() time.Duration {
+		client, server := bareTLS(b)
+		done := make(chan struct{})
+		took := ratio.CPU(1, func() {
+			go func() {
+				defer close(done)
+				_, _ = io.Copy(io.Discard, server)
+				_ = server.CloseWrite()
+			}()
+			send(client)
+			<-done
+		})()
+		_, _ = client.Close(), server.Close()
+		return took
+	}
+	for b.Loop() {
+		ratio.Print("channel.bulk_vs_crypto_tls", ratio.Of(25, bare, bulk))
 	}
 }

@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -45,7 +46,7 @@ func newHub(cfg Config) (*hub, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	pool := newAttestations(processors())
+	pool := newAttestations(processors(), cmp.Or(cfg.FullBurst, fullBurst))
 	cfg.Judge = pooledJudge{cfg.Judge, pool}
 	h := &hub{
 		attestations: pool, cfg: cfg, self: identity.PeerIDFromKey(cfg.Key.Public().(ed25519.PublicKey)), wake: make(chan struct{}, 1),

@@ -177,6 +177,10 @@ type Config struct {
 	// source and have places that no stranger can take; they prove themselves like any other.
 	// It is asked at most once a second and must not block.
 	Allow func() []netip.Prefix
+	// FullBurst is how many full attestations one peer may begin at once, before the rate of
+	// three in 30 s holds; 0: 12.
+	FullBurst int
+
 	// OnRefusal, if set, hears every refused exchange, either way. It must not block.
 	OnRefusal func(Refusal)
 	// Log, if set, gets a debug line for each exchange that failed: strangers can cause many.
