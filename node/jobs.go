@@ -147,12 +147,16 @@ func (n *Node) logProof(index uint64, p published) (*federated.LogProof, error) 
 	return out, nil
 }
 
+// Large says that the asker would rather fetch a large blob over a bulk connection: then it
+// is told the size in place of the bytes, and asks again there.
 type blobRequest struct {
-	Root chunk.Root `json:"root"`
+	Root  chunk.Root `json:"root"`
+	Large bool       `json:"large,omitempty"`
 }
 
 type blobReply struct {
-	Found bool `json:"found"` // a frame with the blob follows
+	Found bool   `json:"found"`          // a frame with the blob follows,
+	Size  uint64 `json:"size,omitempty"` // unless this is set
 }
 
 // fetchBlob returns a blob from this node or from a linked one. Whatever a peer sends is
@@ -181,28 +185,18 @@ func (n *Node) fetchBlob(ctx context.Context, root chunk.Root) ([]byte, error) {
 	return nil, fmt.Errorf("no linked node has the blob %s", root)
 }
 
+// askBlob fetches a blob from the peer of a link.
 func (n *Node) askBlob(ctx context.Context, l mesh.Link, root chunk.Root) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, forwardWithin)
 	defer cancel()
-	s, err := n.open(ctx, l, n.protocols.blob)
-	if err != nil {
-		return nil, err
+	data, size, err := n.askBlobOver(root, len(n.addresses.of(l.Peer())) > 0, func() (mesh.Stream, error) {
+		return n.open(ctx, l, n.protocols.blob)
+	})
+	if err == nil && size > 0 {
+		data, _, err = n.askBlobOver(root, false, func() (mesh.Stream, error) {
+			return n.openLarge(ctx, l, n.protocols.blob, bulkFrom)
+		})
 	}
-	defer s.Close()
-	if err := writeMessage(s, blobRequest{root}); err != nil {
-		return nil, err
-	}
-	// Whether it is there is known at once; only the bytes may take their time.
-	_ = s.SetDeadline(n.now().Add(headWithin))
-	var reply blobReply
-	if err := readMessage(s, &reply); err != nil {
-		return nil, err
-	}
-	if !reply.Found {
-		return nil, fs.ErrNotExist
-	}
-	_ = s.SetDeadline(n.now().Add(forwardWithin))
-	data, err := readFrame(s, federated.MaxModel)
 	if err != nil {
 		return nil, err
 	}
@@ -212,7 +206,35 @@ func (n *Node) askBlob(ctx context.Context, l mesh.Link, root chunk.Root) ([]byt
 	return data, nil
 }
 
-// handleBlobRequest sends a blob, or says that it is not here.
+// askBlobOver asks for a blob on a stream. It returns the blob or, if large is set and the
+// blob is, its size.
+func (n *Node) askBlobOver(root chunk.Root, large bool, open func() (mesh.Stream, error)) ([]byte, uint64, error) {
+	s, err := open()
+	if err != nil {
+		return nil, 0, err
+	}
+	defer s.Close()
+	if err := writeMessage(s, blobRequest{root, large}); err != nil {
+		return nil, 0, err
+	}
+	// Whether it is there is known at once; only the bytes may take their time.
+	_ = s.SetDeadline(n.now().Add(headWithin))
+	var reply blobReply
+	if err := readMessage(s, &reply); err != nil {
+		return nil, 0, err
+	}
+	if !reply.Found {
+		return nil, 0, fs.ErrNotExist
+	}
+	if large && reply.Size > 0 {
+		return nil, reply.Size, nil
+	}
+	_ = s.SetDeadline(n.now().Add(forwardWithin))
+	data, err := readFrame(s, federated.MaxModel)
+	return data, 0, err
+}
+
+// handleBlobRequest sends a blob or its size, or says that it is not here.
 func (n *Node) handleBlobRequest(_ mesh.Link, s mesh.Stream) {
 	defer s.Close()
 	_ = s.SetDeadline(n.now().Add(forwardWithin))
@@ -221,7 +243,11 @@ func (n *Node) handleBlobRequest(_ mesh.Link, s mesh.Stream) {
 		return
 	}
 	data, err := n.blobs.Get(req.Root)
-	if writeMessage(s, blobReply{Found: err == nil}) == nil && err == nil {
+	reply := blobReply{Found: err == nil}
+	if req.Large && len(data) >= bulkFrom {
+		reply.Size = uint64(len(data))
+	}
+	if writeMessage(s, reply) == nil && reply.Found && reply.Size == 0 {
 		_ = writeFrame(s, data)
 	}
 }

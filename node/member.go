@@ -62,6 +62,7 @@ func (n *Node) keepLinked(ctx context.Context, url string) {
 func (n *Node) reach(ctx context.Context, url string) (mesh.Link, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialWithin)
 	defer cancel()
+	n.addresses.resolve(ctx, url, n.now())
 	a, err := n.directory.Announcement(ctx, url)
 	if err != nil {
 		n.unreachable(url, err)
@@ -78,6 +79,7 @@ func (n *Node) reach(ctx context.Context, url string) (mesh.Link, error) {
 		n.changed.notify()
 		return nil, &RefusedError{*refused}
 	}
+	n.addresses.announced(url, a.Peer, a.Addresses)
 	n.pullPolicy(ctx, url)
 	n.peers.update(subject.Node, url, n.now(), func(p *PeerStatus) {
 		if p.State == PeerConnected {

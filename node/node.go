@@ -117,6 +117,7 @@ type Node struct {
 	meshUp      atomic.Bool // mesh is set: its constructor and the control socket call before
 	peers       *peerBook
 	edges       *edges
+	addresses   *addressBook
 	blobs       *blobs
 	work        *workbench
 	raftDir     *durable.Dir // for the store kind disk only
@@ -212,7 +213,7 @@ func newNode(ctx context.Context, cfg Config, deps Deps) (*Node, error) {
 		cfg: cfg, ref: cfg.Ref(), genesis: deps.Genesis, schemes: map[string]attest.Scheme{}, directory: deps.Directory,
 		data: deps.Data, keys: keys, key: keys.Peer, self: identity.PeerIDFromKey(public), log: deps.Log, strangers: capped(deps.Log),
 		protocols: newProtocols(deps.Genesis.MeshID()), kind: deps.Attester.Kind(), changed: newNotifier(),
-		peers: newPeerBook(), badCredentials: map[identity.PeerID]error{}, phase: PhaseEnrolling,
+		peers: newPeerBook(), addresses: newAddressBook(!deps.InMemory), badCredentials: map[identity.PeerID]error{}, phase: PhaseEnrolling,
 		attester: deps.Attester, outages: map[string]outage{},
 	}
 	if _, ok := n.genesis.Organisation(cfg.Organisation); !ok {
@@ -331,7 +332,7 @@ func (n *Node) join(deps Deps) error {
 	}
 	m, err := newMesh(mesh.Config{
 		Key: n.key, MeshID: n.genesis.MeshID(), Incarnation: n.incarnation, Epoch: n.epoch, Credential: n.credential,
-		Quoter: n.quoter, Judge: judge{n}, Listen: n.cfg.Listen, OnRefusal: n.noteRefusal, Log: n.strangers,
+		Quoter: n.quoter, Judge: judge{n}, Listen: n.cfg.Listen, Allow: n.addresses.prefixes, OnRefusal: n.noteRefusal, Log: n.strangers,
 	})
 	if err != nil {
 		return &ConfigError{Field: "listen", Err: err, Remedy: "choose a free address; another process may hold the port"}

@@ -226,7 +226,7 @@ func (n *Node) deliver(ctx context.Context, job federated.JobStatus, d federated
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(job.Job.Spec.Deadline)*time.Second)
 	defer cancel()
-	s, err := n.open(ctx, link, n.protocols.round)
+	s, err := n.openLarge(ctx, link, n.protocols.round, len(d.Update))
 	if err != nil {
 		return err
 	}
