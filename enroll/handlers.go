@@ -13,6 +13,7 @@ import (
 
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/consensus"
+	"github.com/attestmesh/meshnode/internal/throttle"
 )
 
 func (s *Server) handler() http.Handler {
@@ -30,7 +31,7 @@ func (s *Server) handler() http.Handler {
 // handle decodes a request of at most limit bytes, asks decide, and encodes.
 func handle[Request, Answer any](s *Server, limit int64, decide func(*http.Request, *Request) (*Answer, *attest.Reason)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !s.limiter.allow(remoteHost(r.RemoteAddr), s.cfg.Now()) {
+		if !s.limiter.Allow(throttle.RemoteHost(r.RemoteAddr), s.cfg.Now()) {
 			s.refuse(w, r, refusal(attest.CodeBusy, "requests", "too many", fmt.Sprintf("%.0f a second", requestRate)))
 			return
 		}

@@ -19,6 +19,7 @@ import (
 	"github.com/attestmesh/meshnode/internal/durable"
 	"github.com/attestmesh/meshnode/internal/envelope"
 	"github.com/attestmesh/meshnode/internal/identity"
+	"github.com/attestmesh/meshnode/internal/throttle"
 	"github.com/sigstore/sigstore/pkg/signature"
 )
 
@@ -49,7 +50,7 @@ type Server struct {
 	cert    tls.Certificate
 	spki    string
 	release func()
-	limiter limiter
+	limiter *throttle.Requests
 	slots   chan struct{} // one token per appraisal
 	failed  chan struct{} // closed once the store cannot write
 	fail    func()
@@ -58,7 +59,8 @@ type Server struct {
 // NewServer checks cfg, takes the directory (the error wraps durable.ErrInUse where
 // another enroller has it) and reads its state. Serve must follow, or Close.
 func NewServer(cfg Config) (*Server, error) {
-	s := &Server{cfg: cfg, schemes: map[string]attest.Scheme{}, slots: make(chan struct{}, maxAppraisals), failed: make(chan struct{})}
+	s := &Server{cfg: cfg, schemes: map[string]attest.Scheme{}, slots: make(chan struct{}, maxAppraisals),
+		limiter: &throttle.Requests{Rate: requestRate, Burst: requestBurst, Remotes: maxRemotes}, failed: make(chan struct{})}
 	s.fail = sync.OnceFunc(func() { close(s.failed) })
 	if cfg.Log == nil {
 		s.cfg.Log = slog.New(slog.DiscardHandler)
@@ -162,7 +164,9 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	srv.Protocols = new(http.Protocols)
 	srv.Protocols.SetHTTP1(true)
 	ended := make(chan error, 1)
-	go func() { ended <- srv.Serve(tls.NewListener(newBoundedListener(ln), serverTLS(s.cert))) }()
+	go func() {
+		ended <- srv.Serve(tls.NewListener(throttle.NewListener(ln, maxConnections, maxConnectionsPerRemote), serverTLS(s.cert)))
+	}()
 	var cause error
 	select {
 	case err := <-ended:

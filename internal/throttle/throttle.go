@@ -1,4 +1,7 @@
-package enroll
+// Package throttle bounds what strangers who reach a port can cost: requests by a token
+// bucket per remote address, connections by a number in all and of one remote. Of IPv6 a
+// remote is the /64, which one host owns whole.
+package throttle
 
 import (
 	"net"
@@ -7,10 +10,15 @@ import (
 	"time"
 )
 
-// limiter is a token bucket per remote address. Its memory is bounded: when it knows too
+// Requests is a token bucket per remote address. Its memory is bounded: when it knows too
 // many remotes it forgets those whose buckets are full again, else any one: a stranger
-// with many addresses then gets more than his share, but locks nobody out.
-type limiter struct {
+// with many addresses then gets more than his share, but locks nobody out. The zero value
+// allows nothing.
+type Requests struct {
+	Rate    float64 // tokens a second
+	Burst   float64 // tokens at first, and never more
+	Remotes int     // how many remotes are remembered
+
 	mu      sync.Mutex
 	remotes map[string]bucket // guarded by mu
 }
@@ -20,8 +28,8 @@ type bucket struct {
 	at     time.Time
 }
 
-// allow takes one token of a remote.
-func (l *limiter) allow(remote string, now time.Time) bool {
+// Allow takes one token of a remote.
+func (l *Requests) Allow(remote string, now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.remotes == nil {
@@ -29,12 +37,12 @@ func (l *limiter) allow(remote string, now time.Time) bool {
 	}
 	b, known := l.remotes[remote]
 	if !known {
-		if len(l.remotes) >= maxRemotes {
+		if len(l.remotes) >= l.Remotes {
 			l.forget(now)
 		}
-		b = bucket{requestBurst, now}
+		b = bucket{l.Burst, now}
 	}
-	b = b.refilled(now)
+	b = l.refilled(b, now)
 	allowed := b.tokens >= 1
 	if allowed {
 		b.tokens--
@@ -44,48 +52,50 @@ func (l *limiter) allow(remote string, now time.Time) bool {
 }
 
 // refilled returns b at now; a clock that goes back refills nothing.
-func (b bucket) refilled(now time.Time) bucket {
+func (l *Requests) refilled(b bucket, now time.Time) bucket {
 	if passed := now.Sub(b.at).Seconds(); passed > 0 {
-		b.tokens = min(requestBurst, b.tokens+passed*requestRate)
+		b.tokens = min(l.Burst, b.tokens+passed*l.Rate)
 	}
 	b.at = now
 	return b
 }
 
 // forget makes room for one remote; mu is held.
-func (l *limiter) forget(now time.Time) {
+func (l *Requests) forget(now time.Time) {
 	any := ""
 	for remote, b := range l.remotes {
-		if any = remote; b.refilled(now).tokens >= requestBurst {
+		if any = remote; l.refilled(b, now).tokens >= l.Burst {
 			delete(l.remotes, remote)
 		}
 	}
-	if len(l.remotes) >= maxRemotes {
+	if len(l.remotes) >= l.Remotes {
 		delete(l.remotes, any)
 	}
 }
 
-// boundedListener closes what comes over the limits at once.
-type boundedListener struct {
+// Listener closes what comes over the limits at once.
+type Listener struct {
 	net.Listener
+	max, maxRemote int
 
 	mu     sync.Mutex
 	total  int            // guarded by mu
 	remote map[string]int // guarded by mu
 }
 
-func newBoundedListener(ln net.Listener) *boundedListener {
-	return &boundedListener{Listener: ln, remote: map[string]int{}}
+// NewListener bounds ln to max connections at a time, and maxRemote of one remote.
+func NewListener(ln net.Listener, max, maxRemote int) *Listener {
+	return &Listener{Listener: ln, max: max, maxRemote: maxRemote, remote: map[string]int{}}
 }
 
 // Accept implements net.Listener.
-func (l *boundedListener) Accept() (net.Conn, error) {
+func (l *Listener) Accept() (net.Conn, error) {
 	for {
 		conn, err := l.Listener.Accept()
 		if err != nil {
 			return nil, err
 		}
-		host := remoteHost(conn.RemoteAddr().String())
+		host := RemoteHost(conn.RemoteAddr().String())
 		if l.take(host) {
 			return &boundedConn{Conn: conn, release: sync.OnceFunc(func() { l.put(host) })}, nil
 		}
@@ -93,10 +103,10 @@ func (l *boundedListener) Accept() (net.Conn, error) {
 	}
 }
 
-func (l *boundedListener) take(host string) bool {
+func (l *Listener) take(host string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.total >= maxConnections || l.remote[host] >= maxConnectionsPerRemote {
+	if l.total >= l.max || l.remote[host] >= l.maxRemote {
 		return false
 	}
 	l.total++
@@ -104,7 +114,7 @@ func (l *boundedListener) take(host string) bool {
 	return true
 }
 
-func (l *boundedListener) put(host string) {
+func (l *Listener) put(host string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.total--
@@ -124,8 +134,8 @@ func (c *boundedConn) Close() error {
 	return c.Conn.Close()
 }
 
-// remoteHost is the address without its port; of IPv6 the /64, which one host owns whole.
-func remoteHost(addr string) string {
+// RemoteHost is the address without its port; of IPv6 the /64, which one host owns whole.
+func RemoteHost(addr string) string {
 	ap, err := netip.ParseAddrPort(addr)
 	if err != nil {
 		return addr
