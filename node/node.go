@@ -33,6 +33,7 @@ import (
 	"time"
 
 	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/attest/runtimelog"
 	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/consensus/replica"
 	"github.com/attestmesh/meshnode/federated"
@@ -112,6 +113,7 @@ type Node struct {
 	changed *notifier // wakes whoever waits for any change of this node's state
 
 	machine     *Machine
+	runtime     *runtimelog.Log // what was started since launch; its head is in every quote
 	quoter      *attest.Quoter
 	mesh        mesh.Mesh   // set by join; others look through links and linkTo
 	meshUp      atomic.Bool // mesh is set: its constructor and the control socket call before
@@ -214,7 +216,7 @@ func newNode(ctx context.Context, cfg Config, deps Deps) (*Node, error) {
 		data: deps.Data, keys: keys, key: keys.Peer, self: identity.PeerIDFromKey(public), log: deps.Log, strangers: capped(deps.Log),
 		protocols: newProtocols(deps.Genesis.MeshID()), kind: deps.Attester.Kind(), changed: newNotifier(),
 		peers: newPeerBook(), addresses: newAddressBook(!deps.InMemory), badCredentials: map[identity.PeerID]error{}, phase: PhaseEnrolling,
-		attester: deps.Attester, outages: map[string]outage{},
+		attester: deps.Attester, outages: map[string]outage{}, runtime: &runtimelog.Log{},
 	}
 	if _, ok := n.genesis.Organisation(cfg.Organisation); !ok {
 		return nil, &ConfigError{Field: "organisation", Err: fmt.Errorf("%q is not in genesis", cfg.Organisation), Remedy: "use an organisation of this mesh, or this mesh's genesis"}
@@ -225,7 +227,7 @@ func newNode(ctx context.Context, cfg Config, deps Deps) (*Node, error) {
 	n.ctx, n.stop = context.WithCancelCause(ctx)
 	n.enroller = deps.Enroller(keys)
 	n.edges = newEdges(n)
-	n.quoter = attest.NewQuoter(deps.Attester, n.genesis.MeshID(), string(n.self), func() [32]byte { return [32]byte{} })
+	n.quoter = attest.NewQuoter(deps.Attester, n.genesis.MeshID(), string(n.self), n.runtime.Head)
 	return n, nil
 }
 
