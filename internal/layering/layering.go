@@ -51,7 +51,7 @@ func Rooms() []Room {
 			Reason: "an enroller stands outside every TEE and outside the mesh; the schemes it believes are given to it"},
 		{Pattern: "audit/...", Direct: []string{"audit/...", "attest/...", "consensus", "transparency/...", "federated/...", "internal/..."},
 			Reason: "a stranger runs it, offline and years later"},
-		{Pattern: "service/run", Direct: []string{"service/...", "internal/..."},
+		{Pattern: "service/run", Direct: []string{"service/...", "internal/..."}, Through: []string{"attest", "attest/runtimelog"},
 			Reason: "it holds programs and runs them; who may deploy one and who may ask it is decided in node"},
 		{Pattern: "service", Direct: []string{"attest", "attest/runtimelog", "internal/..."},
 			Reason: "what an owner and a node sign is checked by clients and auditors, far from any node"},
