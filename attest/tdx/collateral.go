@@ -1,8 +1,10 @@
 package tdx
 
 import (
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/asn1"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
@@ -10,6 +12,8 @@ import (
 	"fmt"
 	"math/big"
 	"time"
+
+	"github.com/attestmesh/meshnode/attest/chains"
 )
 
 // tcbInfo is the part we use of Intel's TCB info, version 3.
@@ -64,10 +68,12 @@ type qeIdentity struct {
 	Levels         []tcbLevel `json:"tcbLevels"`
 }
 
-// collateral is authentic and current at the time it was checked for.
+// collateral is authentic and current at the time it was checked for. It is not changed
+// once made.
 type collateral struct {
 	info tcbInfo
 	qe   qeIdentity
+	span chains.Span // in which all of it is current
 }
 
 // staleError says which part of the collateral is not valid at the time.
@@ -77,6 +83,31 @@ func (e *staleError) Error() string { return "collateral: " + e.what + " is not 
 
 // errIncomplete says that a revocation list is missing.
 var errIncomplete = errors.New("collateral: a revocation list is missing")
+
+// collateralAt returns the collateral of a platform, verified now or remembered.
+func (s *Scheme) collateralAt(key platformKey, it items, at time.Time) (collateral, error) {
+	id := it.collateralID(key.id)
+	if col, ok := s.current.Recall(id, at); ok {
+		return col, nil
+	}
+	col, err := s.collateral(key.pckChain, it, at)
+	if err == nil {
+		s.current.Keep(id, col.span, col)
+	}
+	return col, err
+}
+
+// collateralID is the digest of collateral and of the platform whose revocation it decides.
+func (it items) collateralID(platform chains.Key) (out chains.Key) {
+	h := sha256.New()
+	h.Write(platform[:])
+	for _, part := range append([][]byte{it.tcbInfo, it.qeIdentity, it.tcbChain}, it.crls...) {
+		h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(part))))
+		h.Write(part)
+	}
+	h.Sum(out[:0])
+	return out
+}
 
 // collateral authenticates all five parts. Signatures come before dates, so that forged
 // collateral is never merely stale.
@@ -98,19 +129,28 @@ func (s *Scheme) collateral(chain pckChain, it items, at time.Time) (out collate
 	if len(out.info.Levels) > maxTCBLevels || len(out.info.Identities) > maxIdentities || len(out.qe.Levels) > maxTCBLevels {
 		return out, errors.New("collateral: more levels than Intel publishes")
 	}
-	if err := s.revocation(chain, signer, it.crls, at); err != nil {
+	parts, err := s.revocation(chain, signer, it.crls)
+	if err != nil {
 		return out, err
 	}
-	for what, span := range map[string][2]time.Time{
-		"the TCB info":                {out.info.IssueDate, out.info.NextUpdate},
-		"the QE identity":             {out.qe.IssueDate, out.qe.NextUpdate},
-		"the TCB signing certificate": {signer.NotBefore, signer.NotAfter},
-	} {
-		if at.Before(span[0]) || at.After(span[1]) {
-			return out, &staleError{what}
+	parts = append(parts,
+		part{"the TCB info", chains.Span{From: out.info.IssueDate, To: out.info.NextUpdate}},
+		part{"the QE identity", chains.Span{From: out.qe.IssueDate, To: out.qe.NextUpdate}},
+		part{"the TCB signing certificate", chains.Validity(signer)})
+	out.span = parts[0].span
+	for _, p := range parts {
+		if !p.span.Holds(at) {
+			return out, &staleError{p.what}
 		}
+		out.span = out.span.And(p.span)
 	}
 	return out, nil
+}
+
+// part is a part of the collateral with the time in which it is current.
+type part struct {
+	what string
+	span chains.Span
 }
 
 // tcbSigner returns the TCB signing certificate of a chain that ends in our root.
@@ -164,20 +204,20 @@ func signedBody(raw []byte, name string, signer *x509.Certificate, v any) error 
 }
 
 // revocation requires a current list of the root and of the PCK's issuer, and none of our
-// certificates on them.
-func (s *Scheme) revocation(chain pckChain, signer *x509.Certificate, raw [][]byte, at time.Time) error {
+// certificates on them. It returns when the lists are current.
+func (s *Scheme) revocation(chain pckChain, signer *x509.Certificate, raw [][]byte) ([]part, error) {
 	lists := map[*x509.Certificate]*x509.RevocationList{}
 	for _, der := range raw {
 		crl, err := x509.ParseRevocationList(der)
 		if err != nil {
-			return fmt.Errorf("collateral: revocation list: %w", err)
+			return nil, fmt.Errorf("collateral: revocation list: %w", err)
 		}
 		for _, issuer := range []*x509.Certificate{s.root, chain.intermediate} {
 			if string(crl.RawIssuer) != string(issuer.RawSubject) {
 				continue
 			}
 			if err := crl.CheckSignatureFrom(issuer); err != nil {
-				return fmt.Errorf("collateral: revocation list of %s: %w", issuer.Subject.CommonName, err)
+				return nil, fmt.Errorf("collateral: revocation list of %s: %w", issuer.Subject.CommonName, err)
 			}
 			// Of two genuine lists the newer one counts.
 			if old := lists[issuer]; old == nil || crl.ThisUpdate.After(old.ThisUpdate) {
@@ -186,19 +226,19 @@ func (s *Scheme) revocation(chain pckChain, signer *x509.Certificate, raw [][]by
 		}
 	}
 	if lists[s.root] == nil || lists[chain.intermediate] == nil {
-		return errIncomplete
+		return nil, errIncomplete
 	}
-	for issuer, crl := range lists {
+	var parts []part
+	for _, issuer := range []*x509.Certificate{s.root, chain.intermediate} {
+		crl := lists[issuer]
 		for _, entry := range crl.RevokedCertificateEntries {
 			for _, cert := range []*x509.Certificate{chain.leaf, chain.intermediate, signer} {
 				if string(cert.RawIssuer) == string(issuer.RawSubject) && cert.SerialNumber.Cmp(entry.SerialNumber) == 0 {
-					return fmt.Errorf("collateral: %s was revoked at %v", cert.Subject.CommonName, entry.RevocationTime)
+					return nil, fmt.Errorf("collateral: %s was revoked at %v", cert.Subject.CommonName, entry.RevocationTime)
 				}
 			}
 		}
-		if at.Before(crl.ThisUpdate) || at.After(crl.NextUpdate) {
-			return &staleError{"the revocation list of " + issuer.Subject.CommonName}
-		}
+		parts = append(parts, part{"the revocation list of " + issuer.Subject.CommonName, chains.Span{From: crl.ThisUpdate, To: crl.NextUpdate}})
 	}
-	return nil
+	return parts, nil
 }

@@ -7,3 +7,10 @@ const (
 	maxTCBLevels  = 256
 	maxIdentities = 64
 )
+
+// Bounds of what is remembered. A mesh has one platform key for each machine, of about
+// 10 KiB parsed; collateral takes a few times that and is remembered for each PCK chain.
+const (
+	maxKnown      = 1024
+	maxCollateral = 256
+)

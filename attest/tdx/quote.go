@@ -2,11 +2,15 @@ package tdx
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"math/bits"
+
+	"github.com/google/go-tdx-guest/abi"
 
 	"github.com/attestmesh/meshnode/attest"
 )
@@ -169,6 +173,25 @@ func (r *reader) certification(want uint16, limit int) []byte {
 		return nil
 	}
 	return r.sized32(limit)
+}
+
+// certification is all that stands between a quote's signature and the root: attestation
+// key, QE report with its signature and data, PCK chain. parseQuote accounts for its bytes.
+func (q quote) certification() []byte { return q.raw[sectionStart+len(q.signature):] }
+
+// errQuoteSignature is returned for a quote that its attestation key did not sign.
+var errQuoteSignature = errors.New("header and body are not signed by the attestation key")
+
+// signedBy verifies the signature over header and body.
+func (q quote) signedBy(key *ecdsa.PublicKey) error {
+	der, err := abi.SignatureToDER(q.signature)
+	if err != nil {
+		return err
+	}
+	if digest := sha256.Sum256(q.raw[:signedSize]); !ecdsa.VerifyASN1(key, digest[:], der) {
+		return errQuoteSignature
+	}
+	return nil
 }
 
 // TD quote body, offsets within it.

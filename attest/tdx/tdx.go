@@ -19,6 +19,11 @@
 // deciding. The library lets an up-to-date module hide an outdated or revoked platform.
 // Incomplete collateral counts as none; collateral outside its dates sets CollateralStale.
 //
+// A platform's PCK chain, and the attestation key that its quoting enclave had certified by
+// it, are remembered once they held (package chains), by all the bytes behind the quote's
+// own signature and within the validity of the certificates; so is collateral, by its
+// bytes, within its dates. The next quotes of the platform cost the quote's signature.
+//
 // Errors, as codes: malformed, unsupported (version 5), not_genuine (chain, signatures,
 // revoked certificates, forged collateral), certificate_mismatch (collateral of another
 // platform), seam (a TDX module that is not Intel's), replay_mismatch, not_bound. Whether
@@ -28,6 +33,9 @@ package tdx
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/sha256"
 	"crypto/x509"
 	_ "embed" // Intel's root
 	"encoding/hex"
@@ -42,6 +50,7 @@ import (
 	"github.com/google/go-tdx-guest/verify"
 
 	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/attest/chains"
 	"github.com/attestmesh/meshnode/attest/eventlog"
 	_ "github.com/attestmesh/meshnode/internal/quietlog" // go-tdx-guest logs to standard output
 )
@@ -58,6 +67,10 @@ const (
 // Scheme verifies quotes under one root. Its zero value has none and refuses all.
 type Scheme struct {
 	root *x509.Certificate
+	// known are platforms that chain to root, by digest of what certifies their keys.
+	known *chains.Memory[platformKey]
+	// current is authentic collateral, by digest of it and of the platform's chain.
+	current *chains.Memory[collateral]
 }
 
 // New returns a scheme that trusts Intel.
@@ -78,7 +91,7 @@ func WithRoot(root *x509.Certificate) (*Scheme, error) {
 	if root == nil {
 		return nil, errors.New("tdx: no root")
 	}
-	return &Scheme{root: root}, nil
+	return &Scheme{root: root, known: chains.New[platformKey](maxKnown), current: chains.New[collateral](maxCollateral)}, nil
 }
 
 // Kind returns attest.KindTDX.
@@ -105,13 +118,13 @@ func (s *Scheme) Verify(ctx context.Context, ev attest.Evidence, data *attest.Re
 	case err != nil:
 		return attest.Claims{}, refuse(attest.CodeMalformed, "quote", "", "", err)
 	}
-	chain, err := s.authentic(ctx, q, at)
+	key, err := s.authentic(ctx, q, at)
 	if err != nil {
 		return attest.Claims{}, refuse(attest.CodeNotGenuine, "quote", "not verified", "a chain to Intel's root and valid signatures", err)
 	}
 	c := q.claims()
 	c.At = at
-	if err := s.platform(q, chain, items, &c, at); err != nil {
+	if err := s.platform(q, key, items, &c, at); err != nil {
 		return attest.Claims{}, err
 	}
 	if err := explained(items.log, c.Registers); err != nil {
@@ -171,10 +184,40 @@ type pckChain struct {
 	ext                *pcs.PckExtensions
 }
 
-// authentic lets go-tdx-guest verify chain and signatures and closes what it leaves open
+// platformKey is an attestation key and the chain that certifies it.
+type platformKey struct {
+	pckChain
+	id  chains.Key
+	key *ecdsa.PublicKey
+}
+
+// authentic verifies all signatures of a quote, those above the attestation key only if
+// they are not known to hold.
+func (s *Scheme) authentic(ctx context.Context, q quote, at time.Time) (platformKey, error) {
+	id := chains.Key(sha256.Sum256(q.certification()))
+	if known, ok := s.known.Recall(id, at); ok {
+		if err := q.signedBy(known.key); err != nil {
+			return platformKey{}, err
+		}
+		return known, nil
+	}
+	chain, err := s.library(ctx, q, at)
+	if err != nil {
+		return platformKey{}, err
+	}
+	key, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), append([]byte{4}, q.key...))
+	if err != nil { // the library has verified with it
+		return platformKey{}, err
+	}
+	out := platformKey{chain, id, key}
+	s.known.Keep(id, chains.Validity(chain.leaf, chain.intermediate, s.root), out)
+	return out, nil
+}
+
+// library lets go-tdx-guest verify chain and signatures and closes what it leaves open
 // without collateral. Options are made for each call, because the library keeps state in
 // them; roots are explicit; and a panic on crafted bytes is an error.
-func (s *Scheme) authentic(ctx context.Context, q quote, at time.Time) (out pckChain, err error) {
+func (s *Scheme) library(ctx context.Context, q quote, at time.Time) (out pckChain, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("go-tdx-guest failed: %v", p)
@@ -211,13 +254,13 @@ func (s *Scheme) authentic(ctx context.Context, q quote, at time.Time) (out pckC
 }
 
 // platform adds what the PCK certificate and the collateral say about the platform.
-func (s *Scheme) platform(q quote, chain pckChain, it items, c *attest.Claims, at time.Time) error {
-	c.HardwareID = strings.ToLower(chain.ext.PPID)
-	c.TDX.FMSPC = strings.ToLower(chain.ext.FMSPC)
+func (s *Scheme) platform(q quote, key platformKey, it items, c *attest.Claims, at time.Time) error {
+	c.HardwareID = strings.ToLower(key.ext.PPID)
+	c.TDX.FMSPC = strings.ToLower(key.ext.FMSPC)
 	if it.tcbInfo == nil || it.qeIdentity == nil || it.tcbChain == nil || len(it.crls) == 0 {
 		return nil
 	}
-	col, err := s.collateral(chain, it, at)
+	col, err := s.collateralAt(key, it, at)
 	var stale *staleError
 	if errors.As(err, &stale) {
 		c.TDX.CollateralStale = true
@@ -229,7 +272,7 @@ func (s *Scheme) platform(q quote, chain pckChain, it items, c *attest.Claims, a
 	if err != nil {
 		return refuse(attest.CodeNotGenuine, "collateral", "not verified", "collateral signed by Intel, no certificate revoked", err)
 	}
-	return col.evaluate(q, chain.ext, c.TDX)
+	return col.evaluate(q, key.ext, c.TDX)
 }
 
 // explained compares the registers that a log replays to with the quoted ones.
