@@ -2,9 +2,11 @@
 // a platform, and every kind of invalid evidence. It is given to in-process nodes through
 // their Deps and is never linked into meshnode (internal/layering holds that).
 //
-// A Forger is one fake vendor: it has a root, the Scheme that believes it, and makes
-// Attesters. Its evidence is byte for byte what a real platform of that root would make,
-// so nothing between an Attester and a verdict knows that it runs in a test.
+// A forger is one fake vendor: it has a root, the Scheme that believes it, and makes
+// Attesters. There is one for each kind: Forger for sim, SEVSNP for a fake AMD, TDX for a
+// fake Intel. The evidence is byte for byte what a real platform under that root would
+// make, with certificates and collateral of the vendors' shape, and it is judged by the
+// real Scheme; nothing between an Attester and a verdict knows that it runs in a test.
 //
 //	forger := attesttest.New("my test")
 //	good := forger.Attester(attesttest.Measurement("release 1"))
@@ -12,14 +14,12 @@
 //	bad.Forge(attesttest.WrongReportData)
 //	roots.sim of the genesis = forger.Roots()
 //
-// The only kind that can be forged so far is sim.
+// Certificates and collateral are valid from 1999 to 2099, so that they are at the first
+// instant of a synctest bubble too. Whoever reads the source has every private key.
 package attesttest
 
 import (
 	"context"
-	"crypto"
-	"crypto/ed25519"
-	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/hex"
 	"errors"
@@ -34,22 +34,36 @@ import (
 // Forgery is what is wrong with evidence.
 type Forgery int
 
-// The forgeries. The comment names the code with which a verifier must refuse; every one
-// of them is refused by a Scheme, before any policy is asked.
+// The forgeries. The comment names the code with which it must be refused, down to
+// Truncated for every kind. Those to RevokedPlatform are refused by a Scheme, before any
+// policy is asked; the last ones are genuine, and it is for the policy to refuse them.
 const (
 	Genuine         Forgery = iota // nothing is wrong
 	WrongReportData                // not_bound: one bit of the asked report data differs
 	Stale                          // not_bound: the first evidence made, again and again
 	WrongRoot                      // not_genuine: signed by a platform nobody named
 	StolenName                     // not_genuine: signed by another platform in the name of this one
-	FlippedBit                     // not_genuine or malformed: each call flips the next bit of the report
-	WrongKind                      // malformed: labelled as SEV-SNP evidence
+	FlippedBit                     // not_genuine, malformed or certificate_mismatch: each call flips the next bit of the report
+	WrongKind                      // malformed: labelled as evidence of another kind
 	TwoReports                     // malformed: a second, genuine report of another measurement rides along
 	Trailing                       // malformed: a byte after the report
 	Truncated                      // malformed: the last byte is missing
+
+	OtherTCB        // certificate_mismatch, SEV-SNP: reports a higher TCB than its certificate
+	OtherChip       // certificate_mismatch, SEV-SNP: reports another chip than its certificate
+	NoCertificate   // collateral_missing, SEV-SNP
+	ForeignEnclave  // not_genuine, TDX: quoted by an enclave that is not Intel's
+	RevokedPlatform // not_genuine, TDX: its certificate is on the revocation list
+
+	DebugGuest      // debug: the host may read its memory
+	WrongVMPL       // vmpl, SEV-SNP: quoted at level 3
+	OldTCB          // tcb_below_floor or tcb_status: a platform that lacks updates
+	StaleCollateral // collateral_stale, TDX
+	NoCollateral    // collateral_missing, TDX
+	last
 )
 
-// Forgeries lists every way to be wrong, for tables.
+// Forgeries lists the ways to be wrong that evidence of every kind has, for tables.
 func Forgeries() []Forgery {
 	var out []Forgery
 	for f := WrongReportData; f <= Truncated; f++ {
@@ -60,9 +74,10 @@ func Forgeries() []Forgery {
 
 // String names the forgery.
 func (f Forgery) String() string {
-	names := []string{"genuine", "wrong report data", "stale", "wrong root", "stolen name", "flipped bit",
-		"wrong kind", "two reports", "trailing", "truncated"}
-	if f < 0 || int(f) >= len(names) {
+	names := [last]string{"genuine", "wrong report data", "stale", "wrong root", "stolen name", "flipped bit",
+		"wrong kind", "two reports", "trailing", "truncated", "other TCB", "other chip", "no certificate",
+		"foreign enclave", "revoked platform", "debug guest", "wrong VMPL", "old TCB", "stale collateral", "no collateral"}
+	if f < 0 || f >= last {
 		return fmt.Sprintf("forgery %d", int(f))
 	}
 	return names[f]
@@ -71,69 +86,55 @@ func (f Forgery) String() string {
 // ErrDevice is what a failing attester returns.
 var ErrDevice = errors.New("attesttest: the device failed, as the test asked")
 
-// Forger is a fake vendor. It is immutable.
-type Forger struct {
-	root, other ed25519.PrivateKey
-}
-
-// New returns the forger of a name: the same name gives the same root in every run.
-func New(name string) *Forger {
-	derive := func(label string) ed25519.PrivateKey {
-		seed := sha256.Sum256([]byte("attesttest " + label + " " + name))
-		return ed25519.NewKeyFromSeed(seed[:])
-	}
-	return &Forger{root: derive("root"), other: derive("other")}
-}
-
 // Measurement returns a measurement that no other name has, in the form of Claims.
 func Measurement(name string) string {
 	sum := sha512.Sum384([]byte("attesttest measurement " + name))
 	return hex.EncodeToString(sum[:])
 }
 
-// Kind is the kind of evidence the forger makes.
-func (*Forger) Kind() string { return attest.KindSim }
-
-// Roots are the public keys that genesis names for the forged evidence to be genuine.
-func (f *Forger) Roots() []crypto.PublicKey { return []crypto.PublicKey{f.root.Public()} }
-
-// Scheme returns the Scheme that believes the forger's root.
-func (f *Forger) Scheme() attest.Scheme {
-	s, err := sim.NewScheme(f.Roots()...)
-	if err != nil { // a fixed Ed25519 key: cannot fail
-		panic(err)
-	}
-	return s
+// machine is one platform of a fake vendor.
+type machine interface {
+	kind() string
+	// evidence makes evidence with one thing wrong, as far as that is the machine's matter.
+	// The report is its first item, the first solid bytes of which no bit can be spared.
+	evidence(f Forgery, m [measurementSize]byte, data attest.ReportData) (ev attest.Evidence, solid int, err error)
+	// forgeries lists what the machine can do wrong beyond Forgeries.
+	forgeries() []Forgery
 }
 
-// Attester returns an attester whose genuine evidence has a measurement: 96 characters of
-// lower-case hex, see Measurement. It panics on any other.
-func (f *Forger) Attester(measurement string) *Attester {
-	a := &Attester{forger: f}
-	a.Remeasure(measurement)
-	return a
-}
+// measurementSize is that of all three kinds.
+const measurementSize = sim.MeasurementSize
 
 // Attester makes evidence as its test says. Methods may be called at any time from any
 // goroutine.
 type Attester struct {
-	forger *Forger
+	machine machine
 
 	mu          sync.Mutex
-	measurement [sim.MeasurementSize]byte // guarded by mu, as all below
+	measurement [measurementSize]byte // guarded by mu, as all below
 	forgery     Forgery
 	failure     error
 	gate        chan struct{}
 	calls       int
-	first       []byte
+	first       *attest.Evidence
 	flips       int
 }
+
+// newAttester panics on a measurement that is not 96 characters of lower-case hex.
+func newAttester(m machine, measurement string) *Attester {
+	a := &Attester{machine: m}
+	a.Remeasure(measurement)
+	return a
+}
+
+// Forgeries lists every way in which this attester can be wrong.
+func (a *Attester) Forgeries() []Forgery { return append(Forgeries(), a.machine.forgeries()...) }
 
 // Remeasure makes all later evidence show another measurement, as after an upgrade.
 func (a *Attester) Remeasure(measurement string) {
 	raw, err := hex.DecodeString(measurement)
-	if err != nil || len(raw) != sim.MeasurementSize {
-		panic(fmt.Sprintf("attesttest: measurement %q, want %d hex characters", measurement, 2*sim.MeasurementSize))
+	if err != nil || len(raw) != measurementSize {
+		panic(fmt.Sprintf("attesttest: measurement %q, want %d hex characters", measurement, 2*measurementSize))
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -179,7 +180,7 @@ func (a *Attester) Calls() int {
 }
 
 // Kind implements attest.Attester.
-func (a *Attester) Kind() string { return a.forger.Kind() }
+func (a *Attester) Kind() string { return a.machine.kind() }
 
 // Attest implements attest.Attester.
 func (a *Attester) Attest(ctx context.Context, data attest.ReportData) (attest.Evidence, error) {
@@ -204,65 +205,44 @@ func (a *Attester) Attest(ctx context.Context, data attest.ReportData) (attest.E
 
 // make makes evidence; mu is held.
 func (a *Attester) make(data attest.ReportData) (attest.Evidence, error) {
-	key := a.forger.root
-	switch a.forgery {
-	case WrongReportData:
+	asked := data
+	if a.forgery == WrongReportData {
 		data[0] ^= 1
-	case WrongRoot:
-		key = a.forger.other
 	}
-	report, err := sim.Sign(key, a.measurement, data)
+	ev, solid, err := a.machine.evidence(a.forgery, a.measurement, data)
 	if err != nil {
 		return attest.Evidence{}, err
 	}
 	if a.first == nil {
-		a.first = slices.Clone(report)
+		first := ev
+		first.Items = slices.Clone(ev.Items)
+		a.first = &first
 	}
+	report := slices.Clone(ev.Items[0].Data)
 	switch a.forgery {
 	case Stale:
-		report = slices.Clone(a.first)
-	case StolenName:
-		if report, err = a.stealName(report, data); err != nil {
-			return attest.Evidence{}, err
-		}
+		return *a.first, nil
 	case FlippedBit:
-		report[a.flips/8%len(report)] ^= 1 << (a.flips % 8)
+		report[a.flips/8%solid] ^= 1 << (a.flips % 8)
 		a.flips++
 	case Trailing:
 		report = append(report, 0)
 	case Truncated:
 		report = report[:len(report)-1]
-	}
-	ev := sim.Evidence(report)
-	switch a.forgery {
 	case WrongKind:
 		ev.Kind, ev.Items[0].Type = attest.KindSEVSNP, attest.TypeSEVSNPReport
+		if a.Kind() == attest.KindSEVSNP {
+			ev.Kind, ev.Items[0].Type = attest.KindTDX, attest.TypeTDXQuote
+		}
 	case TwoReports:
 		m := a.measurement
 		m[0] ^= 1
-		second, err := sim.Sign(key, m, data)
+		second, _, err := a.machine.evidence(Genuine, m, asked)
 		if err != nil {
 			return attest.Evidence{}, err
 		}
-		ev.Items = append(ev.Items, attest.Item{Type: attest.TypeSimReport, Data: second})
+		ev.Items = append(ev.Items, second.Items[0])
 	}
+	ev.Items[0].Data = report
 	return ev, nil
-}
-
-// stealName signs with the other key and names the genuine platform.
-func (a *Attester) stealName(genuine []byte, data attest.ReportData) ([]byte, error) {
-	raw, err := sim.Sign(a.forger.other, a.measurement, data)
-	if err != nil {
-		return nil, err
-	}
-	r, err := sim.ParseReport(genuine)
-	if err != nil {
-		return nil, err
-	}
-	stolen, err := sim.ParseReport(raw)
-	if err != nil {
-		return nil, err
-	}
-	stolen.Platform = r.Platform
-	return stolen.Encode()
 }
