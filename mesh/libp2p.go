@@ -99,6 +99,9 @@ func (m *libp2pMesh) start() error {
 		if err != nil {
 			return fmt.Errorf("listen address %q: %w", a, err)
 		}
+		if err := checkListenAddr(addr); err != nil {
+			return fmt.Errorf("listen on %w", err)
+		}
 		if err := m.swarm.Listen(addr); err != nil {
 			return fmt.Errorf("listen on %s: %w", a, err)
 		}
