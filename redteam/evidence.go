@@ -24,7 +24,7 @@ func evidenceAttacks() []Attack {
 			run: binder(func(b *attest.Binder) { b.HelloI, b.HelloR, b.EKM = nil, nil, nil })},
 		{Name: "static-report-data", Tries: "send genuine evidence over fixed report data", Flaw: "check the signature and not what was signed", Needs: needs,
 			run: staticReportData},
-		{Name: "no-evidence", Tries: "send evidence that no root has signed", Flaw: "not verify evidence at all", Needs: needs, run: foreignEvidence},
+		{Name: "forged-evidence", Tries: "send evidence that no root has signed: made up, and genuine with one bit changed", Flaw: "not verify evidence at all", Needs: needs, run: forgedEvidence},
 		{Name: "splice", Tries: "send another genuine node's evidence, made for this very connection",
 			Flaw: "accept any genuine node's evidence for the peer of the connection", Needs: needs | NeedOther, run: splice},
 		{Name: "splice-path", Tries: "send evidence whose Merkle path leads to another leaf, is empty, or too long", Flaw: "not check the inclusion", Needs: needs, run: splicePath},
@@ -70,10 +70,20 @@ func staticReportData(ctx context.Context, c *Campaign) Outcome {
 	return c.attempt(ctx, c.addrs[0], c.arsenal.Self, lies{proof: func(p *attest.Proof) { p.Evidence = ev }}).outcome(attest.CodeNotBound)
 }
 
-func foreignEvidence(ctx context.Context, c *Campaign) Outcome {
-	id := *c.arsenal.Self
-	id.Attester = noAttester{}
-	return c.attempt(ctx, c.addrs[0], &id, lies{}).outcome(attest.CodeNotGenuine, attest.CodeMalformed)
+func forgedEvidence(ctx context.Context, c *Campaign) Outcome {
+	flip := func(p *attest.Proof) {
+		for i := range p.Evidence.Items {
+			data := append([]byte{}, p.Evidence.Items[i].Data...)
+			data[len(data)/2] ^= 1
+			p.Evidence.Items[i].Data = data
+		}
+	}
+	return worst(map[string]Outcome{
+		"made up": c.attempt(ctx, c.addrs[0], c.arsenal.Self, lies{maker: &Identity{Key: c.arsenal.Self.Key, Attester: noAttester{c.arsenal.Self.Attester.Kind()}}}).
+			outcome(attest.CodeNotGenuine, attest.CodeMalformed),
+		"one bit": c.attempt(ctx, c.addrs[0], c.arsenal.Self, lies{proof: flip}).outcome(attest.CodeNotGenuine, attest.CodeMalformed, attest.CodeNotBound,
+			attest.CodeCertificateMismatch, attest.CodeUnsupported),
+	})
 }
 
 // splice has the other node make evidence about this connection in its own name: as a node

@@ -16,6 +16,8 @@ const (
 	dialTimeout = 5 * time.Second
 	// stockTimeout bounds the dial of one stock host.
 	stockTimeout = 5 * time.Second
+	// promptly is how soon a frame that can be refused by its header is refused.
+	promptly = 3 * time.Second
 	// probeTimeout is how long a UDP port may stay silent to be called so.
 	probeTimeout = 700 * time.Millisecond
 	// strangers is how often the quote oracle is asked.

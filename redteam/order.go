@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/fxamacker/cbor/v2"
 
@@ -37,11 +38,16 @@ func skipEvidence(ctx context.Context, c *Campaign) Outcome {
 	return worst(tries)
 }
 
+// oversizeEvidence: the header alone must be refused; whoever reads on waits for 4 GiB.
 func oversizeEvidence(ctx context.Context, c *Campaign) Outcome {
-	return c.attempt(ctx, c.addrs[0], c.arsenal.Self, lies{instead: func(s *speaker) (exchange.FrameType, []byte) {
+	a := c.attempt(ctx, c.addrs[0], c.arsenal.Self, lies{instead: func(s *speaker) (exchange.FrameType, []byte) {
 		_, _ = s.conn.Write([]byte{byte(exchange.FrameAttI), 0xff, 0xff, 0xff, 0xff})
 		return exchange.FrameAttI, nil
-	}}).outcome(attest.CodeProtocol)
+	}})
+	if a.err != nil && !a.refused && a.took > promptly && a.heard == exchange.FrameHelloR {
+		return broken("read on for %s", a.took.Round(time.Second))
+	}
+	return a.outcome(attest.CodeProtocol)
 }
 
 // skipAck: the target has proved itself and waits for ACK. A muxer that answers before it

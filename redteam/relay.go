@@ -143,7 +143,7 @@ func pipeTLS(ctx context.Context, nodeKey, attackerKey ed25519.PrivateKey) (atta
 			inbound <- result{nil, err}
 			return
 		}
-		ch, err := newChannel(conn)
+		ch, err := newChannel(conn, a)
 		inbound <- result{ch, err}
 	}()
 	conn, err := client.SecureOutbound(ctx, b, peer.ID(identity.PeerIDFromKey(attackerKey.Public().(ed25519.PublicKey))))
@@ -154,6 +154,6 @@ func pipeTLS(ctx context.Context, nodeKey, attackerKey ed25519.PrivateKey) (atta
 	if err := errors.Join(err, in.err); err != nil {
 		return nil, nil, err
 	}
-	node, err = newChannel(conn)
+	node, err = newChannel(conn, b)
 	return in.ch, node, err
 }

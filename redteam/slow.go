@@ -3,6 +3,7 @@ package redteam
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"time"
@@ -134,68 +135,79 @@ func cut(conn readConn) bool {
 	}
 }
 
-// halfOpen abandons connections, without waiting for anything, after each message.
+// halfOpen abandons connections after each message: with FIN, with RST, and by saying
+// nothing more, as a machine that lost its power.
 func halfOpen(ctx context.Context, c *Campaign) Outcome {
+	var standing []io.Closer
+	defer func() {
+		for _, conn := range standing {
+			_ = conn.Close()
+		}
+	}()
 	abandoned := 0
 	for i := range slowConns {
-		reset := i%2 == 1
-		switch i / 2 % 4 {
-		case 0, 1:
-			dial := dialRaw
-			if i/2%4 == 1 {
-				dial = dialSelected
-			}
-			if conn, err := dial(ctx, c.addrs[0]); err == nil {
-				abandon(conn, reset)
-				abandoned++
-			}
+		conn, err := c.startAndStop(ctx, i%4)
+		if err != nil {
+			continue
+		}
+		abandoned++
+		switch i / 4 {
+		case 0:
+			_ = conn.Close()
+		case 1:
+			reset(conn)
 		default:
-			a := c.abandonAfter(ctx, i/2%4 == 3, reset)
-			if a {
-				abandoned++
-			}
+			standing = append(standing, conn)
 		}
 	}
 	if abandoned == 0 {
 		return skipped("no connection could be made")
 	}
 	if err := c.servesMeanwhile(ctx); err != nil {
-		return broken("nobody honest was served after %d abandoned connections: %v", abandoned, err)
+		return broken("nobody honest was served beside %d abandoned connections: %v", abandoned, err)
 	}
-	return held("%d connections abandoned by FIN and RST; an honest attempt was served afterwards", abandoned)
+	return held("%d connections abandoned by FIN, by RST and by silence; an honest attempt was served meanwhile", abandoned)
 }
 
-// abandonAfter leaves after HELLO_I, or after ATT_I where there is a Self that is accepted.
-func (c *Campaign) abandonAfter(ctx context.Context, evidence, reset bool) bool {
+// startAndStop speaks up to a stage: connected, security agreed, HELLO_I, ATT_I. The last
+// two need an identity that is accepted, else they are a stranger's HELLO_I.
+func (c *Campaign) startAndStop(ctx context.Context, stage int) (io.Closer, error) {
+	switch stage {
+	case 0:
+		return dialRaw(ctx, c.addrs[0])
+	case 1:
+		return dialSelected(ctx, c.addrs[0])
+	}
 	id := stranger()
 	if c.accepted {
 		id = c.arsenal.Self
 	}
 	ch, err := dialTLS(ctx, c.addrs[0], c.target.Peer, id.Key)
 	if err != nil {
-		return false
+		return nil, err
 	}
 	s := &speaker{conn: ch, export: ch.export, id: id, target: &c.target}
-	if s.helloI, err = s.ownHello(); err == nil {
-		err = s.say(exchange.FrameHelloI, s.helloI)
-	}
-	if err == nil && evidence && c.accepted {
-		if s.helloR, err = s.listen(exchange.FrameHelloR); err == nil {
-			s.ekm, err = exchange.EKM(s.export, s.helloI, s.helloR)
+	if stage == 3 && c.accepted {
+		if err := s.hellos(); err != nil {
+			return ch, nil
 		}
-		if err == nil {
-			if body, err := s.attestation(ctx); err == nil {
-				_ = s.say(exchange.FrameAttI, body)
-			}
+		if body, err := s.attestation(ctx); err == nil {
+			_ = s.say(exchange.FrameAttI, body)
 		}
+		return ch, nil
 	}
-	abandon(ch, reset)
-	return true
+	if body, err := s.ownHello(); err == nil {
+		_ = s.say(exchange.FrameHelloI, body)
+	}
+	return ch, nil
 }
 
-// abandon closes a connection, with a reset if it can be had.
-func abandon(conn interface{ Close() error }, reset bool) {
-	if tcp, ok := conn.(*net.TCPConn); ok && reset {
+// reset closes a connection so that the peer gets an RST, where its socket can be had.
+func reset(conn io.Closer) {
+	if ch, ok := conn.(*channel); ok {
+		conn = ch.raw
+	}
+	if tcp, ok := conn.(*net.TCPConn); ok {
 		_ = tcp.SetLinger(0)
 	}
 	_ = conn.Close()

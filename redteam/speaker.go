@@ -255,13 +255,13 @@ func (c *Campaign) alive(ctx context.Context) error {
 }
 
 // stranger returns an identity without a Credential.
-func stranger() *Identity { return &Identity{Key: newKey(), Attester: noAttester{}} }
+func stranger() *Identity { return &Identity{Key: newKey(), Attester: noAttester{attest.KindSim}} }
 
 // noAttester is what a machine without a TEE has.
-type noAttester struct{}
+type noAttester struct{ kind string }
 
-func (noAttester) Kind() string { return attest.KindSim }
+func (n noAttester) Kind() string { return n.kind }
 
-func (noAttester) Attest(context.Context, attest.ReportData) (attest.Evidence, error) {
-	return attest.Evidence{Kind: attest.KindSim, Items: []attest.Item{{Type: attest.TypeSimReport, Data: []byte("made up")}}}, nil
+func (n noAttester) Attest(context.Context, attest.ReportData) (attest.Evidence, error) {
+	return attest.Evidence{Kind: n.kind, Items: []attest.Item{{Type: attest.TypeSimReport, Data: []byte("made up")}}}, nil
 }

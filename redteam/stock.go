@@ -34,9 +34,15 @@ func stockAttacks() []Attack {
 		{Name: "stock-tls", Tries: "dial with libp2p TLS", Flaw: flaw, run: tcpOnly(libp2p.Security(libp2ptls.ID, libp2ptls.New))},
 		{Name: "stock-noise", Tries: "dial with libp2p Noise", Flaw: flaw, run: tcpOnly(libp2p.Security(noise.ID, noise.New))},
 		{Name: "stock-plaintext", Tries: "dial without any security", Flaw: flaw, run: tcpOnly(libp2p.NoSecurity)},
-		{Name: "stock-websocket", Tries: "dial the mesh port as WebSocket", Flaw: flaw,
+		{Name: "stock-websocket", Tries: "dial the mesh port, and announced addresses, as WebSocket", Flaw: flaw,
 			run: func(ctx context.Context, c *Campaign) Outcome {
-				return c.stock(ctx, suffixed(c.addrs, "/ws"), libp2p.Transport(websocket.New))
+				addrs := suffixed(c.addrs, "/ws")
+				for _, a := range c.announced() {
+					if strings.HasSuffix(a, "/ws") {
+						addrs = append(addrs, a)
+					}
+				}
+				return c.stock(ctx, addrs, libp2p.Transport(websocket.New))
 			}},
 		{Name: "stock-quic", Tries: "find a QUIC or WebTransport endpoint beside the mesh port and connect", Flaw: flaw, run: quicAttack},
 		{Name: "stock-webrtc", Tries: "find a WebRTC-direct endpoint beside the mesh port", Flaw: flaw, run: webrtcAttack},

@@ -27,6 +27,7 @@ import (
 // channel is a secured connection before any attestation.
 type channel struct {
 	sec.SecureConn
+	raw    net.Conn
 	export exchange.Exporter
 }
 
@@ -78,7 +79,7 @@ func dialTLS(ctx context.Context, addr string, target identity.PeerID, key ed255
 		_ = raw.Close()
 		return nil, fmt.Errorf("TLS: %w", err)
 	}
-	return newChannel(conn)
+	return newChannel(conn, raw)
 }
 
 func newTLS(key ed25519.PrivateKey) (*libp2ptls.Transport, error) {
@@ -89,14 +90,14 @@ func newTLS(key ed25519.PrivateKey) (*libp2ptls.Transport, error) {
 	return libp2ptls.New(mesh.SecurityID, k, []upgrader.StreamMuxer{{ID: yamux.ID, Muxer: yamux.DefaultTransport}})
 }
 
-func newChannel(conn sec.SecureConn) (*channel, error) {
+func newChannel(conn sec.SecureConn, raw net.Conn) (*channel, error) {
 	c, ok := conn.(interface{ ConnectionState() tls.ConnectionState })
 	if !ok {
 		_ = conn.Close()
 		return nil, errors.New("no TLS state")
 	}
 	state := c.ConnectionState()
-	return &channel{conn, state.ExportKeyingMaterial}, nil
+	return &channel{conn, raw, state.ExportKeyingMaterial}, nil
 }
 
 func newKey() ed25519.PrivateKey {
