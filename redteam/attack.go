@@ -95,6 +95,8 @@ type Campaign struct {
 
 	accepted  bool
 	rejection string // why an honest attempt was refused
+	spent     int    // attempts that Self has made
+	fresh     int    // identities taken from Arsenal.Fresh
 }
 
 // NewCampaign finds out where the target answers and makes sure that it is the target. It
@@ -156,8 +158,11 @@ func (c *Campaign) one(ctx context.Context, a Attack) (o Outcome) {
 		return skipped("%s", why)
 	}
 	attack, cancel := context.WithTimeout(ctx, AttackTimeout)
+	defer cancel()
+	if err := c.refresh(attack); err != nil {
+		return skipped("no fresh identity: %v", err)
+	}
 	o = a.run(attack, c)
-	cancel()
 	if o.Status != Held || ctx.Err() != nil {
 		return o
 	}
@@ -165,6 +170,21 @@ func (c *Campaign) one(ctx context.Context, a Attack) (o Outcome) {
 		return Outcome{Status: Broken, Codes: o.Codes, Evidence: "the target serves nobody after it: " + err.Error() + "; before: " + o.Evidence}
 	}
 	return o
+}
+
+// refresh takes a new identity when the old one has made many attempts, so that no attack is
+// refused for being one too many.
+func (c *Campaign) refresh(ctx context.Context) error {
+	if c.spent < spentAt || c.arsenal.Fresh == nil || c.fresh >= maxFresh || !c.accepted {
+		return nil
+	}
+	id, err := c.arsenal.Fresh(ctx)
+	if err != nil {
+		return err
+	}
+	c.arsenal.Self, c.spent = id, 0
+	c.fresh++
+	return nil
 }
 
 // missing says what an attack needs and does not have.

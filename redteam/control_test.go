@@ -128,7 +128,7 @@ func TestAttacksSucceedOnFlawedChannels(t *testing.T) {
 				w := newWorld(t)
 				f := &flawed{w: w, flaws: ctl.flaws, weaken: ctl.weaken}
 				a := w.arsenal()
-				a.Self.Sum, a.Other.Sum, a.Older.Sum = f.sum, f.sum, f.sum
+				a.Self.Sum, a.Other.Sum, a.Older.Sum, a.Fresh = f.sum, f.sum, f.sum, nil
 				c := w.campaign(t, f.serve(t), a)
 				attack := attackNamed(t, name)
 				if attack.Needs&NeedAccepted != 0 && !c.accepted {

@@ -107,10 +107,14 @@ func nonceReuse(ctx context.Context, c *Campaign) Outcome {
 }
 
 func forgedCredential(ctx context.Context, c *Campaign) Outcome {
-	if len(c.arsenal.Forged) == 0 {
-		return skipped("no forged Credential was given")
+	if c.arsenal.Forge == nil {
+		return skipped("no forger was given")
 	}
-	return c.as(ctx, c.arsenal.Forged)
+	raw, err := c.arsenal.Forge(c.arsenal.Self.Peer())
+	if err != nil {
+		return skipped("forger: %v", err)
+	}
+	return c.as(ctx, raw)
 }
 
 // as attempts with another Credential than Self's own.

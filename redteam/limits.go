@@ -22,6 +22,9 @@ const (
 	probeTimeout = 700 * time.Millisecond
 	// strangers is how often the quote oracle is asked.
 	strangers = 16
+	// spentAt is after how many attempts an identity is replaced, and maxFresh how often.
+	spentAt  = 3
+	maxFresh = 24
 	// slowConns is how many slow or half-open connections stand at once.
 	slowConns = 12
 	// nonces is how many of the target's nonces are compared.

@@ -61,6 +61,9 @@ func (c *Campaign) attempt(ctx context.Context, addr string, id *Identity, l lie
 
 func (c *Campaign) attemptOnce(ctx context.Context, addr string, id *Identity, l lies) answer {
 	begun := time.Now()
+	if id == c.arsenal.Self {
+		c.spent++
+	}
 	s := &speaker{id: id, target: &c.target, lies: l}
 	conn, err := dialTLS(ctx, addr, c.target.Peer, id.Key)
 	if err != nil {

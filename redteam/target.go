@@ -77,8 +77,11 @@ type Arsenal struct {
 	Other *Identity
 	// Older is an earlier boot of Self's node.
 	Older *Identity
-	// Forged is a Credential for Self's peer that a key outside genesis signed.
-	Forged []byte
+	// Fresh enrols a newer boot of Self's node; nil: there is none. A node bounds how many
+	// full attestations one peer may begin, so a campaign takes a new identity now and then.
+	Fresh func(context.Context) (*Identity, error)
+	// Forge makes a Credential for a peer that a key outside genesis signed.
+	Forge func(identity.PeerID) ([]byte, error)
 	// SeatProtocols are the streams that only seats may open; Self is none.
 	SeatProtocols []string
 	// Started says that the mesh orders, so that older boots get known as such.
