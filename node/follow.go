@@ -157,18 +157,7 @@ func (n *Node) handleFollow(link mesh.Link, s mesh.Stream) {
 }
 
 // Head is what a seat signs over a starting node's nonce: how far the mesh has come.
-type Head struct {
-	MeshID      identity.MeshID      `json:"mesh_id"`
-	Incarnation identity.Incarnation `json:"incarnation"`
-	Nonce       string               `json:"nonce"` // hex
-	Epoch       identity.Epoch       `json:"epoch"`
-	// Policy is the digest of the policy chain: a chain replays without a clock, so only
-	// the seats can say that no step of it was refused as expired.
-	Policy string `json:"policy"`
-	Tick   uint64 `json:"tick"`
-	Size   uint64 `json:"size"`
-	Root   string `json:"root"`
-}
+type Head = consensus.Head
 
 type headRequest struct {
 	Nonce []byte `json:"nonce"`
