@@ -44,6 +44,8 @@ type Config struct {
 	Listen []string `yaml:"listen"`
 	// Public is the host:port of the public HTTP listener (addresses, policy, log).
 	Public string `yaml:"public"`
+	// HTTPS is the host:port of the endpoint for clients outside the mesh; optional.
+	HTTPS string `yaml:"https"`
 	// Peers holds the public URLs of other nodes.
 	Peers []string `yaml:"peers"`
 	// Enroller is this organisation's own enroller.
@@ -134,6 +136,7 @@ func (c *Config) Validate() *ConfigError {
 		{"data", c.checkData(), "name a directory for this node alone, with a short path"},
 		{"listen", checkListen(c.Listen), "use /ip4/ADDRESS/tcp/PORT"},
 		{"public", checkHostPort(c.Public), "use ADDRESS:PORT"},
+		{"https", c.checkHTTPS(), "use ADDRESS:PORT, or leave it out"},
 		{"peers", c.checkPeers(), "list the other nodes' public URLs, each once, as http://ADDRESS:PORT"},
 		{"enroller.url", checkURL(c.Enroller.URL, "https"), "copy url from enroll serve's ready line"},
 		{"enroller.spki", checkSPKI(c.Enroller.SPKI), "copy spki from enroll serve's ready line"},
@@ -210,6 +213,17 @@ func checkHostPort(s string) error {
 		return fmt.Errorf("%q: port %q is not a number up to 65535", s, port)
 	}
 	return nil
+}
+
+// checkHTTPS wants an address of its own, where there is one.
+func (c *Config) checkHTTPS() error {
+	if c.HTTPS == "" {
+		return nil
+	}
+	if _, port, err := net.SplitHostPort(c.HTTPS); err == nil && c.HTTPS == c.Public && port != "0" {
+		return fmt.Errorf("%q is the public listener's address", c.HTTPS)
+	}
+	return checkHostPort(c.HTTPS)
 }
 
 // checkURL wants SCHEME://HOST:PORT and nothing after it: paths are the protocol's own.

@@ -22,11 +22,12 @@ type dirs struct {
 	evidence        *durable.Dir
 	raft            *durable.Dir // for the store kind disk only
 	control, public net.Listener
+	https           net.Listener // nil where none is configured
 	release         func()
 }
 
 func (d *dirs) close() {
-	for _, l := range []net.Listener{d.control, d.public} {
+	for _, l := range []net.Listener{d.control, d.public, d.https} {
 		if l != nil {
 			l.Close()
 		}
@@ -41,7 +42,7 @@ func (d *dirs) close() {
 // Each boot has its own log directory: a tree starts empty, and older logs stay for audits.
 func (n *Node) openDirs(cfg Config, deps Deps) (*dirs, error) {
 	if deps.InMemory {
-		return &dirs{control: deps.Control, public: deps.Public}, nil
+		return &dirs{control: deps.Control, public: deps.Public, https: deps.HTTPS}, nil
 	}
 	d := &dirs{}
 	if err := d.open(cfg, n.genesis.StoreKind, n.now()); err != nil {
@@ -64,6 +65,11 @@ func (d *dirs) open(cfg Config, store string, now time.Time) error {
 	}
 	if d.public, err = net.Listen("tcp", cfg.Public); err != nil {
 		return &ConfigError{Field: "public", Err: err, Remedy: "choose a free address; another process may hold the port"}
+	}
+	if cfg.HTTPS != "" {
+		if d.https, err = net.Listen("tcp", cfg.HTTPS); err != nil {
+			return &ConfigError{Field: "https", Err: err, Remedy: "choose a free address; another process may hold the port"}
+		}
 	}
 	for _, addr := range cfg.Listen {
 		if err := probeListen(addr); err != nil {

@@ -210,6 +210,7 @@ func (n *Node) tryProof(ctx context.Context) {
 type orgHead struct {
 	Head
 	org identity.OrgID
+	raw []byte // as signed
 }
 
 func (n *Node) askHead(ctx context.Context, l mesh.Link, nonce []byte) (orgHead, error) {
@@ -218,6 +219,8 @@ func (n *Node) askHead(ctx context.Context, l mesh.Link, nonce []byte) (orgHead,
 		return orgHead{}, err
 	}
 	defer s.Close()
+	stop := context.AfterFunc(ctx, func() { _ = s.Reset() })
+	defer stop()
 	if err := writeMessage(s, headRequest{nonce}); err != nil {
 		return orgHead{}, err
 	}
@@ -240,7 +243,7 @@ func (n *Node) askHead(ctx context.Context, l mesh.Link, nonce []byte) (orgHead,
 	if h.Nonce != hex.EncodeToString(nonce) || h.MeshID != n.genesis.MeshID() || h.Incarnation != n.incarnation() {
 		return orgHead{}, fmt.Errorf("%s signed another nonce or mesh", n.nameOf(l.Peer()))
 	}
-	return orgHead{h, l.Session().Node.Org}, nil
+	return orgHead{h, l.Session().Node.Org, reply.Head}, nil
 }
 
 // handleHead signs this seat's head over a peer's nonce.
@@ -251,15 +254,21 @@ func (n *Node) handleHead(_ mesh.Link, s mesh.Stream) {
 	if readMessage(s, &req) != nil || len(req.Nonce) != nonceSize || !n.proven() {
 		return
 	}
-	size, root := n.machine.tree.Head()
-	h := Head{MeshID: n.genesis.MeshID(), Incarnation: n.incarnation(), Nonce: hex.EncodeToString(req.Nonce),
-		Epoch: n.machine.Epoch(), Policy: n.policyDigest(), Tick: n.tickSeq(), Size: size, Root: root.String()}
-	raw, err := signStatement(n.key, envelope.TypeHead, envelope.SubjectOf(n.ref.String(), []byte(n.self)), h)
+	_, raw, err := n.signHead(req.Nonce)
 	if err != nil {
 		n.log.Error("head", "error", err)
 		return
 	}
 	_ = writeMessage(s, headReply{raw})
+}
+
+// signHead signs how far this node has come, over a nonce.
+func (n *Node) signHead(nonce []byte) (Head, []byte, error) {
+	size, root := n.machine.tree.Head()
+	h := Head{MeshID: n.genesis.MeshID(), Incarnation: n.incarnation(), Nonce: hex.EncodeToString(nonce),
+		Epoch: n.machine.Epoch(), Policy: n.policyDigest(), Tick: n.tickSeq(), Size: size, Root: root.String()}
+	raw, err := signStatement(n.key, envelope.TypeHead, envelope.SubjectOf(n.ref.String(), []byte(n.self)), h)
+	return h, raw, err
 }
 
 // reached reports whether this node has come as far as h: the same policy, and h's root

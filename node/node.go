@@ -72,9 +72,9 @@ type Deps struct {
 	// Data is this node's training data; nil where it trains nothing.
 	Data *TrainingData
 	// InMemory keeps everything off the disk and opens no listener: simulations. The node
-	// then serves on Control and Public, where they are set, and closes them.
-	InMemory        bool
-	Control, Public net.Listener
+	// then serves on Control, Public and HTTPS, where they are set, and closes them.
+	InMemory               bool
+	Control, Public, HTTPS net.Listener
 	// Ready, if set, is called once when the node can be reached.
 	Ready func(Ready)
 	Log   *slog.Logger
@@ -86,6 +86,7 @@ type Ready struct {
 	Peer   string   `json:"peer"`
 	Socket string   `json:"socket"`
 	Public string   `json:"public"`
+	HTTPS  string   `json:"https,omitempty"`
 	Mesh   []string `json:"mesh"`
 }
 
@@ -178,11 +179,17 @@ func Run(ctx context.Context, cfg Config, deps Deps) error {
 	if dirs.public != nil {
 		n.serve("public listener", func() error { return n.servePublic(n.ctx, dirs.public) })
 	}
+	if dirs.https != nil {
+		n.serve("HTTPS endpoint", func() error { return n.serveHTTPS(n.ctx, dirs.https) })
+	}
 	n.startTasks()
 	if deps.Ready != nil {
 		r := Ready{Node: n.ref.String(), Peer: n.self.String(), Mesh: n.mesh.Addrs()}
 		if dirs.public != nil {
 			r.Socket, r.Public = absolute(cfg.SocketPath()), "http://"+dirs.public.Addr().String()
+		}
+		if dirs.https != nil {
+			r.HTTPS = "https://" + dirs.https.Addr().String()
 		}
 		deps.Ready(r)
 	}

@@ -52,6 +52,12 @@ const (
 // servePublic serves addresses, policy and log tiles until ctx ends.
 func (n *Node) servePublic(ctx context.Context, l net.Listener) error {
 	mux := http.NewServeMux()
+	n.publicRoutes(mux)
+	return serveHTTP(ctx, l, mux, n.log)
+}
+
+// publicRoutes are what anybody may read.
+func (n *Node) publicRoutes(mux *http.ServeMux) {
 	mux.HandleFunc("GET "+pathNode, func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, n.announcement())
 	})
@@ -59,7 +65,6 @@ func (n *Node) servePublic(ctx context.Context, l net.Listener) error {
 		writeJSON(w, http.StatusOK, PolicyDocument{Chain: n.machine.PolicyChain()})
 	})
 	mux.Handle("GET "+pathLog, http.StripPrefix(pathLog, n.machine.tree))
-	return serveHTTP(ctx, l, mux, n.log)
 }
 
 // announcement is what this node says of itself in public.
@@ -70,12 +75,19 @@ func (n *Node) announcement() Announcement {
 // serveHTTP serves until ctx ends, then stops within publicTimeout; it returns when no
 // handler runs any more.
 func serveHTTP(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger) error {
-	s := &http.Server{
+	return serveUntil(ctx, newServer(ctx, h, log), l)
+}
+
+func newServer(ctx context.Context, h http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{
 		Handler: h, ReadHeaderTimeout: publicTimeout, ReadTimeout: time.Minute,
 		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
 		ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelError), // a handler's panic, above all
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
+}
+
+func serveUntil(ctx context.Context, s *http.Server, l net.Listener) error {
 	down := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(down)
