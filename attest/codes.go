@@ -70,6 +70,11 @@ const (
 	CodeBadSignature          Code = "bad_signature"
 	CodeResultMismatch        Code = "result_mismatch"
 	CodeRoundFailed           Code = "round_failed"
+	// Refusals of services.
+	CodeRuntimeChanged Code = "runtime_changed"
+	CodeUnknownService Code = "unknown_service"
+	CodeNoSandbox      Code = "no_sandbox"
+	CodeSwap           Code = "swap"
 	// Refusals of ordered commands.
 	CodeThreshold       Code = "threshold"
 	CodeWrongSigner     Code = "wrong_signer"
@@ -145,6 +150,10 @@ var remedies = map[Code]string{
 	CodeBadSignature:          "the statement was not signed by the node it names",
 	CodeResultMismatch:        "the sum does not give this result; ask the aggregator's organisation for the evidence",
 	CodeRoundFailed:           "cure the cause of the last attempt and submit the job again under another seed",
+	CodeRuntimeChanged:        "appraise the node again; it has started something since",
+	CodeUnknownService:        "meshnode service list on the node names what it serves",
+	CodeNoSandbox:             "install bubblewrap 0.8 or newer (apt-get install bubblewrap) and allow user namespaces",
+	CodeSwap:                  "turn swap off (swapoff -a); what is in memory could be written to a disk",
 	CodeThreshold:             "collect signatures of more organisations (meshnode policy approve), then propose again",
 	CodeWrongSigner:           "sign with a key that genesis lists for this role and organisation",
 	CodeStaleBase:             "the allowed set was widened since; make the proposal again on the present base",

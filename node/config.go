@@ -1,6 +1,7 @@
 package node
 
 import (
+	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -13,8 +14,10 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/attestmesh/meshnode/internal/envelope"
 	"github.com/attestmesh/meshnode/internal/identity"
 	"github.com/attestmesh/meshnode/internal/strictyaml"
+	"github.com/attestmesh/meshnode/service"
 	"github.com/multiformats/go-multiaddr"
 )
 
@@ -54,6 +57,16 @@ type Config struct {
 	Attester AttesterConfig `yaml:"attester"`
 	// Training is this node's own data; a trainer needs it.
 	Training TrainingConfig `yaml:"training"`
+	// Services says for whom this node runs programs. What runs is decided by those owners,
+	// recorded in the runtime log and judged by clients.
+	Services []ServiceConfig `yaml:"services"`
+}
+
+// ServiceConfig lets one owner deploy under one name.
+type ServiceConfig struct {
+	Name string `yaml:"name"`
+	// Owner is an Ed25519 public key as meshnode keygen --role service prints it.
+	Owner string `yaml:"owner"`
 }
 
 // EnrollerConfig names an enroller by address and pinned key.
@@ -142,6 +155,7 @@ func (c *Config) Validate() *ConfigError {
 		{"enroller.spki", checkSPKI(c.Enroller.SPKI), "copy spki from enroll serve's ready line"},
 		{"attester.sim", checkSocket(c.Attester.Sim), "copy socket from sim-platform's ready line"},
 		{"training.data", c.checkTraining(), "a trainer needs its own CSV file"},
+		{"services", c.checkServices(), "list each service once, with the public key that meshnode keygen --role service printed"},
 	} {
 		if check.err != nil {
 			return &ConfigError{Field: check.field, Err: check.err, Remedy: check.fix}
@@ -286,6 +300,40 @@ func (c *Config) checkData() error {
 		return fmt.Errorf("is missing")
 	}
 	return checkSocket(c.SocketPath())
+}
+
+// maxServices bounds the services of one node.
+const maxServices = 16
+
+func (c *Config) checkServices() error {
+	if len(c.Services) > maxServices {
+		return fmt.Errorf("%d services, the limit is %d", len(c.Services), maxServices)
+	}
+	for i, s := range c.Services {
+		if err := service.CheckName(s.Name); err != nil {
+			return err
+		}
+		if slices.ContainsFunc(c.Services[:i], func(o ServiceConfig) bool { return o.Name == s.Name }) {
+			return fmt.Errorf("service %q is listed twice", s.Name)
+		}
+		if _, err := s.owner(); err != nil {
+			return fmt.Errorf("service %s: owner: %w", s.Name, err)
+		}
+	}
+	return nil
+}
+
+// owner is the key that signs this service's manifests.
+func (s ServiceConfig) owner() (ed25519.PublicKey, error) {
+	var key envelope.PublicKey
+	if err := key.UnmarshalText([]byte(s.Owner)); err != nil {
+		return nil, err
+	}
+	public, ok := key.PublicKey.(ed25519.PublicKey)
+	if !ok {
+		return nil, fmt.Errorf("is no Ed25519 key")
+	}
+	return public, nil
 }
 
 func (c *Config) checkTraining() error {

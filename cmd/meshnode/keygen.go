@@ -11,6 +11,7 @@ import (
 
 	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/internal/envelope"
+	"github.com/attestmesh/meshnode/service"
 	"github.com/spf13/cobra"
 )
 
@@ -24,7 +25,10 @@ func keygenCommand() *cobra.Command {
 
 A key has one role. govern signs genesis and proposals and belongs on a machine that is
 off most of the time; enroll signs Credentials and is online at the enroller; emergency is
-kept for suspensions. Genesis lists the public half, which this command prints.`,
+kept for suspensions. Genesis lists the public half, which this command prints.
+
+A service key belongs to whoever owns a program that a node runs: it signs what may run
+under a service's name, and the node's configuration lists its public half.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			key, err := newKey(role, alg)
@@ -40,7 +44,7 @@ kept for suspensions. Genesis lists the public half, which this command prints.`
 			return printKey(cmd, role, alg, key.Public(), asJSON)
 		},
 	}
-	cmd.Flags().StringVar(&role, "role", "", "govern, enroll or emergency")
+	cmd.Flags().StringVar(&role, "role", "", "govern, enroll, emergency or service")
 	cmd.Flags().StringVar(&alg, "alg", "ed25519", "ed25519, or p256 for govern and emergency keys")
 	cmd.Flags().StringVarP(&out, "output", "o", "", "file to write; it must not exist")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
@@ -50,12 +54,12 @@ kept for suspensions. Genesis lists the public half, which this command prints.`
 func newKey(role, alg string) (crypto.Signer, error) {
 	switch role {
 	case consensus.KeyGovern, consensus.KeyEmergency:
-	case consensus.KeyEnroll:
+	case consensus.KeyEnroll, service.KeyRole:
 		if alg != "ed25519" {
-			return nil, usageError("leave --alg out", "--alg %s: enroll keys are Ed25519", alg)
+			return nil, usageError("leave --alg out", "--alg %s: %s keys are Ed25519", alg, role)
 		}
 	default:
-		return nil, usageError("add --role govern, --role enroll or --role emergency", "--role %q: unknown role", role)
+		return nil, usageError("add --role govern, --role enroll, --role emergency or --role service", "--role %q: unknown role", role)
 	}
 	switch alg {
 	case "ed25519":

@@ -20,12 +20,14 @@ import (
 // Blob is bytes in sealed anonymous memory: nobody can change them any more, and no file
 // system has them. Its zero value holds nothing.
 type Blob struct {
-	file *os.File // read-only
-	size int64
+	file       *os.File // read-only
+	size       int64
+	executable bool
 }
 
 // Receive reads exactly want.Size bytes from r into sealed memory. They must have want's
-// digest. Bytes that r has beyond that are left there.
+// digest and, if they are to be executed, be a program that can be. Bytes that r has beyond
+// that are left there.
 func Receive(want service.Blob, executable bool, r io.Reader) (*Blob, error) {
 	if want.Size < 1 {
 		return nil, fmt.Errorf("%d bytes, want at least one", want.Size)
@@ -42,11 +44,16 @@ func Receive(want service.Blob, executable bool, r io.Reader) (*Blob, error) {
 	if got := service.Digest(hash.Sum(nil)); got != want.SHA256 {
 		return nil, fmt.Errorf("SHA-256 is %s, want %s", got, want.SHA256)
 	}
+	if executable {
+		if err := checkStatic(f); err != nil {
+			return nil, err
+		}
+	}
 	const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
 	if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, seals); err != nil {
 		return nil, fmt.Errorf("memory: seal: %w", err)
 	}
-	b := &Blob{size: want.Size}
+	b := &Blob{size: want.Size, executable: executable}
 	if b.file, err = reopen(f); err != nil {
 		return nil, fmt.Errorf("memory: %w", err)
 	}

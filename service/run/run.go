@@ -108,15 +108,12 @@ func Start(ctx context.Context, cfg Config, spec Spec) (*Service, error) {
 
 func (s *Service) begin() error {
 	switch {
-	case s.spec.Program == nil || s.spec.Model == nil || s.spec.Name == "":
-		return errors.New("run: name, program and model are required")
+	case s.spec.Program == nil || !s.spec.Program.executable || s.spec.Model == nil || s.spec.Name == "":
+		return errors.New("run: name, an executable program and model are required")
 	case s.cfg.Record == nil || s.cfg.Log == nil:
 		return errors.New("run: nothing runs without a record of it")
 	case s.cfg.Sandbox.bwrap == "":
 		return ErrNoSandbox
-	}
-	if err := checkStatic(s.spec.Program.file); err != nil {
-		return err
 	}
 	var err error
 	if s.socket, err = newEndpoint(); err != nil {
