@@ -29,6 +29,7 @@ import (
 //	GET  /v1/jobs/{id}[?follow=1]            JobStatus, or one a line at every change
 //	GET  /v1/jobs/{id}/certificates/{round}  federated.Certificate
 //	GET  /v1/blobs/{root}                    bytes
+//	GET  /v1/services                        [Deployment]
 //
 // An error is {"error":{"code","message","remedy"}} with status 400 (malformed), 403
 // (refused), 404 or 503 (cannot decide now).
@@ -91,6 +92,9 @@ func (n *Node) serveControl(ctx context.Context, l net.Listener) error {
 	mux.HandleFunc("GET /v1/jobs/{id}", n.handleJob)
 	mux.HandleFunc("GET /v1/jobs/{id}/certificates/{round}", n.handleCertificate)
 	mux.HandleFunc("GET /v1/blobs/{root}", n.handleBlob)
+	mux.HandleFunc("GET /v1/services", func(w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, http.StatusOK, n.services.list())
+	})
 	return serveHTTP(ctx, l, mux, n.log)
 }
 

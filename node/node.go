@@ -116,6 +116,7 @@ type Node struct {
 	machine     *Machine
 	runtime     *runtimelog.Log // what was started since launch; its head is in every quote
 	quoter      *attest.Quoter
+	services    *services
 	mesh        mesh.Mesh   // set by join; others look through links and linkTo
 	meshUp      atomic.Bool // mesh is set: its constructor and the control socket call before
 	peers       *peerBook
@@ -152,6 +153,7 @@ func Run(ctx context.Context, cfg Config, deps Deps) error {
 		return err
 	}
 	defer n.tasks.Wait()
+	defer n.services.stop()
 	defer n.stop(nil)
 	dirs, err := n.openDirs(cfg, deps)
 	if err != nil {
@@ -232,6 +234,9 @@ func newNode(ctx context.Context, cfg Config, deps Deps) (*Node, error) {
 		n.schemes[s.Kind()] = s
 	}
 	n.ctx, n.stop = context.WithCancelCause(ctx)
+	if n.services, err = newServices(n, cfg.Services); err != nil {
+		return nil, err
+	}
 	n.enroller = deps.Enroller(keys)
 	n.edges = newEdges(n)
 	n.quoter = attest.NewQuoter(deps.Attester, n.genesis.MeshID(), string(n.self), n.runtime.Head)

@@ -59,6 +59,28 @@ func main() {
 		}
 		fmt.Fprint(w, err)
 	})
+	http.HandleFunc("/echo", func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		w.Header().Set("Meshnode-Receipt", "forged")
+		w.Header().Set("X-Request", fmt.Sprintf("%s %s %q %q", r.Method, r.URL, r.Header["X-Mine"], r.Header["Meshnode-Nonce"]))
+		w.WriteHeader(http.StatusTeapot)
+		_, _ = w.Write(body)
+	})
+	http.HandleFunc("GET /stream", func(w http.ResponseWriter, _ *http.Request) {
+		for i := range 3 {
+			fmt.Fprintf(w, "part %d\n", i)
+			w.(http.Flusher).Flush()
+		}
+	})
+	http.HandleFunc("GET /half", func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w, "half of it")
+		w.(http.Flusher).Flush()
+		panic(http.ErrAbortHandler)
+	})
+	http.HandleFunc("GET /long", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", fmt.Sprint(2<<20))
+		_, _ = io.CopyN(w, zeros{}, 2<<20)
+	})
 	_ = http.Serve(l, nil)
 }
 

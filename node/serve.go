@@ -1,0 +1,235 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/internal/envelope"
+	"github.com/attestmesh/meshnode/service"
+	"github.com/sigstore/sigstore/pkg/signature"
+)
+
+// This file hands requests to services and signs what they answer; see service.go. It is no
+// httputil.ReverseProxy: that one logs, retries and adds headers of its own, and a receipt
+// needs both bodies.
+
+// handleAsk answers one request with what a program says and a receipt.
+func (s *services) handleAsk(w http.ResponseWriter, r *http.Request) {
+	select {
+	case s.asked <- struct{}{}:
+		defer func() { <-s.asked }()
+	default:
+		writeDeclined(w, decline(http.StatusServiceUnavailable, attest.CodeBusy, "requests", fmt.Sprint(maxAsked), "fewer at the same time"))
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), requestWithin)
+	defer cancel()
+	x, err := s.accept(w, r)
+	if err == nil {
+		err = x.ask(ctx, r)
+	}
+	if err != nil {
+		writeDeclined(w, err)
+		return
+	}
+	defer x.resp.Body.Close()
+	if err := x.answer(w); err != nil {
+		// Half an answer is out: only breaking it off tells the client that it is one.
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// exchange is one request and its answer.
+type exchange struct {
+	n       *Node
+	program *deployed
+	body    []byte
+	receipt service.Receipt
+	resp    *http.Response
+}
+
+// accept reads a request and decides who answers it.
+func (s *services) accept(w http.ResponseWriter, r *http.Request) (*exchange, error) {
+	sl, err := s.slotOf(r)
+	if err != nil {
+		return nil, err
+	}
+	target := strings.TrimPrefix(r.URL.EscapedPath(), service.PathServices+sl.name)
+	if r.URL.RawQuery != "" {
+		target += "?" + r.URL.RawQuery
+	}
+	malformed := func(claim, got, want string) error {
+		return decline(http.StatusBadRequest, attest.CodeMalformed, claim, got, want)
+	}
+	nonces, heads := r.Header.Values(service.HeaderNonce), r.Header.Values(service.HeaderRuntimeHead)
+	switch nonce := strings.Join(nonces, ","); {
+	case len(nonces) > 1 || service.CheckNonce(nonce) != nil:
+		return nil, malformed(service.HeaderNonce, fmt.Sprintf("%.80q", nonce), "one nonce of 64 characters of lower-case hex")
+	case len(heads) > 1:
+		return nil, malformed(service.HeaderRuntimeHead, fmt.Sprint(len(heads)), "one")
+	case !service.Method(r.Method):
+		return nil, malformed("method", fmt.Sprintf("%.20q", r.Method), "a method of HTTP that carries requests")
+	case len(target) > service.MaxTarget:
+		return nil, malformed("path", fmt.Sprintf("%d bytes", len(target)), fmt.Sprintf("at most %d", service.MaxTarget))
+	}
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(requestRead))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, service.MaxRequest))
+	if err != nil {
+		var tooLarge *http.MaxBytesError
+		if errors.As(err, &tooLarge) {
+			return nil, decline(http.StatusRequestEntityTooLarge, attest.CodeLimit, "body", "more", fmt.Sprintf("at most %d bytes", service.MaxRequest))
+		}
+		return nil, malformed("body", err.Error(), "a whole body")
+	}
+	d, head, err := s.choose(sl, heads)
+	if err != nil {
+		return nil, err
+	}
+	m := d.manifest
+	return &exchange{n: s.n, program: d, body: body, receipt: service.Receipt{
+		MeshID: s.n.genesis.MeshID(), Incarnation: s.n.incarnation(), Node: s.n.ref, Peer: s.n.self,
+		Service: sl.name, Version: m.Version, Manifest: m.Digest(), Program: m.Program.SHA256, Model: m.Model.SHA256,
+		RuntimeHead: head, Nonce: r.Header.Get(service.HeaderNonce),
+		Request: service.Request{Method: r.Method, Path: target, SHA256: sha256.Sum256(body)},
+	}}, nil
+}
+
+// choose returns the program that answers now with the head that names it. A client that
+// says which head it has appraised is served under that one or not at all.
+func (s *services) choose(sl *slot, heads []string) (*deployed, service.Digest, error) {
+	sl.mu.Lock()
+	d, head := sl.current, service.Digest(s.n.runtime.Head()) // a new event comes after current was cleared
+	sl.mu.Unlock()
+	if len(heads) == 1 && heads[0] != head.String() {
+		return nil, head, decline(http.StatusPreconditionFailed, attest.CodeRuntimeChanged, "runtime head", head.String(), fmt.Sprintf("%.64q", heads[0]))
+	}
+	if d == nil {
+		return nil, head, decline(http.StatusServiceUnavailable, attest.CodeUnavailable, "service "+sl.name, "no program", "one that its owner has deployed")
+	}
+	return d, head, nil
+}
+
+// ask hands the request to the program.
+func (x *exchange) ask(ctx context.Context, r *http.Request) error {
+	out, err := http.NewRequestWithContext(ctx, r.Method, "http://service"+x.receipt.Request.Path, bytes.NewReader(x.body))
+	if err != nil {
+		return decline(http.StatusBadRequest, attest.CodeMalformed, "path", err.Error(), "a path of a URL")
+	}
+	copyHeader(out.Header, r.Header)
+	if _, ok := out.Header["User-Agent"]; !ok {
+		out.Header["User-Agent"] = nil // or the transport names itself
+	}
+	if x.resp, err = x.program.transport.RoundTrip(out); err != nil {
+		return decline(http.StatusBadGateway, attest.CodeUnavailable, "service "+x.receipt.Service, "no answer", "a program that answers")
+	}
+	if x.resp.StatusCode < http.StatusOK || x.resp.StatusCode > 599 {
+		x.resp.Body.Close()
+		return decline(http.StatusBadGateway, attest.CodeMalformed, "status", strconv.Itoa(x.resp.StatusCode), "200 to 599")
+	}
+	x.receipt.Response.Status = x.resp.StatusCode
+	return nil
+}
+
+// answer sends the program's answer with the receipt: in the trailer, and before the body
+// too where it is short enough to be held back.
+func (x *exchange) answer(w http.ResponseWriter) error {
+	copyHeader(w.Header(), x.resp.Header)
+	sum := sha256.New()
+	if short := x.resp.ContentLength >= 0 && x.resp.ContentLength <= service.MaxBuffered; short || x.receipt.Request.Method == http.MethodHead {
+		return x.answerShort(w, sum)
+	}
+	w.WriteHeader(x.resp.StatusCode)
+	flush := http.NewResponseController(w)
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := x.resp.Body.Read(buf)
+		sum.Write(buf[:n])
+		if n > 0 {
+			if _, err := w.Write(buf[:n]); err != nil {
+				return err
+			}
+			if err := flush.Flush(); err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return x.sign(w, http.TrailerPrefix, sum)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (x *exchange) answerShort(w http.ResponseWriter, sum hash.Hash) error {
+	var body []byte
+	if x.receipt.Request.Method != http.MethodHead {
+		var err error
+		if body, err = io.ReadAll(io.LimitReader(x.resp.Body, service.MaxBuffered+1)); err != nil {
+			clear(w.Header())
+			writeDeclined(w, decline(http.StatusBadGateway, attest.CodeUnavailable, "service "+x.receipt.Service, "half an answer", "a whole one"))
+			return nil
+		}
+	}
+	sum.Write(body)
+	if err := x.sign(w, "", sum); err != nil {
+		return err
+	}
+	w.Header().Set(http.TrailerPrefix+service.HeaderReceipt, w.Header().Get(service.HeaderReceipt))
+	w.WriteHeader(x.resp.StatusCode)
+	if len(body) == 0 {
+		return nil
+	}
+	if _, err := w.Write(body); err != nil {
+		return err
+	}
+	return http.NewResponseController(w).Flush() // chunked: with a length there is no trailer
+}
+
+// sign puts the receipt into a header or a trailer.
+func (x *exchange) sign(w http.ResponseWriter, prefix string, sum hash.Hash) error {
+	x.receipt.Response.SHA256, x.receipt.Time = service.Digest(sum.Sum(nil)), x.n.now()
+	signer, err := x.n.signer()
+	if err != nil {
+		return err
+	}
+	raw, err := service.SignReceipt(signer, x.receipt)
+	if err != nil {
+		return err
+	}
+	w.Header().Set(prefix+service.HeaderReceipt, service.EncodeHeader(raw))
+	return nil
+}
+
+// signer signs with the peer key.
+func (n *Node) signer() (signature.Signer, error) { return envelope.NewSigner(n.key) }
+
+// copyHeader copies what is meant for the other end: nothing of this connection (RFC 9110
+// §7.6.1), no length, which the copy has of its own, and nothing that only nodes say.
+func copyHeader(to, from http.Header) {
+	skip := map[string]bool{"Connection": true, "Keep-Alive": true, "Proxy-Connection": true, "Te": true, "Trailer": true,
+		"Transfer-Encoding": true, "Upgrade": true, "Content-Length": true, "Expect": true}
+	for _, list := range from.Values("Connection") {
+		for _, name := range strings.Split(list, ",") {
+			skip[http.CanonicalHeaderKey(strings.TrimSpace(name))] = true
+		}
+	}
+	for name, values := range from {
+		if skip[name] || strings.HasPrefix(name, "Meshnode-") || strings.HasPrefix(name, "Proxy-") {
+			continue
+		}
+		for _, v := range values {
+			to.Add(name, v)
+		}
+	}
+}
