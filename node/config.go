@@ -306,6 +306,9 @@ func (c *Config) checkData() error {
 const maxServices = 16
 
 func (c *Config) checkServices() error {
+	if len(c.Services) > 0 && c.HTTPS == "" {
+		return fmt.Errorf("clients reach services by https, which is missing")
+	}
 	if len(c.Services) > maxServices {
 		return fmt.Errorf("%d services, the limit is %d", len(c.Services), maxServices)
 	}

@@ -21,6 +21,7 @@ import (
 //	GET  /                               what this is and how to verify it, for people
 //	POST /.well-known/meshnode/attest    the challenge (challenge.go)
 //	GET  /.well-known/meshnode/node, /.well-known/meshnode/policy, /log/   as in public.go
+//	PUT  /.well-known/meshnode/services/NAME, /services/NAME/…             as in service.go
 //
 // A certificate is a first look: its evidence names its key. What a client should go by is
 // her own challenge, whose evidence names her connection.
@@ -63,6 +64,7 @@ func (n *Node) serveHTTPS(ctx context.Context, l net.Listener) error {
 	n.publicRoutes(mux)
 	mux.HandleFunc("GET /{$}", e.page)
 	mux.HandleFunc("POST "+ratls.Path, e.challenge)
+	n.services.routes(mux)
 	s := newServer(ctx, mux, n.strangers)
 	s.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: maxClientStreams}
 	s.ConnContext = func(ctx context.Context, c net.Conn) context.Context {

@@ -368,12 +368,15 @@ func TestServiceConfig(t *testing.T) {
 		"no owner": {{Name: "a"}}, "bad owner": {{"a", "xx"}}, "bad name": {{"A/", string(text)}},
 		"twice": {{"a", string(text)}, {"a", string(text)}}, "too many": many,
 	} {
-		if (&Config{Services: services}).checkServices() == nil {
+		if (&Config{HTTPS: "127.0.0.1:0", Services: services}).checkServices() == nil {
 			t.Errorf("%s was taken", name)
 		}
 	}
-	if err := (&Config{Services: many[:maxServices]}).checkServices(); err != nil {
+	if err := (&Config{HTTPS: "127.0.0.1:0", Services: many[:maxServices]}).checkServices(); err != nil {
 		t.Error(err)
+	}
+	if (&Config{Services: many[:1]}).checkServices() == nil {
+		t.Error("a service without an endpoint was taken")
 	}
 	for kind, want := range map[string]bool{"sim": false, "vtpm": false, "sevsnp": true, "tdx": true, "sevsnp,vtpm": true, "": false} {
 		if resistsHost(kind) != want {
