@@ -4,7 +4,7 @@ STATICCHECK_VERSION := v0.8.2
 LDFLAGS := -s -w -X main.version=$(VERSION)
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 
-.PHONY: check fmt vet staticcheck test race demo bench fuzz dist
+.PHONY: check fmt vet staticcheck test race demo bench fuzz model dist
 
 check: fmt vet staticcheck race
 
@@ -51,6 +51,10 @@ fuzz:
 	  for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
 	    echo "fuzz $$pkg $$target"; $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$pkg >/dev/null; \
 	  done; done
+
+# What evidence is bound to, checked by Spin: complete, and with every field left out once.
+model:
+	model/run.sh
 
 # Static, reproducible: users measure this file.
 dist:
