@@ -447,3 +447,89 @@ def runtime_head(events):
     for event in events:
         head = sha256(lp(b"meshnode-attest/v1 runtime event", head, event))
     return head
+
+
+# --- the certificate around a proof ------------------------------------------------------
+
+BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+MAX_CERTIFICATE_PROOF = 64 << 10
+CMW_OID_DER = bytes.fromhex("2b06010505070123")
+SAN_OID_DER = bytes.fromhex("551d11")
+
+
+def base58(raw):
+    """The text form of a binary peer id."""
+    n, out = int.from_bytes(raw, "big"), ""
+    while n:
+        n, digit = divmod(n, 58)
+        out = BASE58[digit] + out
+    return "1" * (len(raw) - len(raw.lstrip(b"\x00"))) + out
+
+
+def der(data):
+    """Reads one DER element: (tag, content, whole element, rest)."""
+    if len(data) < 2:
+        raise Refused("malformed", "DER: cut")
+    size, at = data[1], 2
+    if size & 0x80:
+        count = size & 0x7f
+        raw = data[2:2 + count]
+        size, at = int.from_bytes(raw, "big"), 2 + count
+        if not 0 < count <= 4 or len(raw) != count or raw[0] == 0 or size < 0x80:
+            raise Refused("malformed", "DER: a length is not in its shortest form")
+    if len(data) - at < size:
+        raise Refused("malformed", "DER: cut")
+    return data[0], data[at:at + size], data[:at + size], data[at + size:]
+
+
+def der_all(data):
+    """Every element of a sequence's content, as (tag, content, whole element)."""
+    out = []
+    while data:
+        tag, content, whole, data = der(data)
+        out.append((tag, content, whole))
+    return out
+
+
+def octet_string(data):
+    tag, content, _, rest = der(data)
+    if tag != 0x04 or rest:
+        raise Refused("malformed", "want one DER OCTET STRING and nothing after it")
+    return content
+
+
+def decode_certificate(raw):
+    """What of an RA-TLS certificate speaks of attestation: the SPKI's hash, the URI, the proof.
+
+    Its own signature, dates and key type are X.509's to check and not done here."""
+    tag, content, _, rest = der(raw)
+    if tag != 0x30 or rest:
+        raise Refused("malformed", "a certificate is one DER SEQUENCE")
+    fields = der_all(der(content)[1])
+    if fields[0][0] != 0xa0:
+        raise Refused("malformed", "want an X.509 v3 certificate")
+    spki, uris, proofs = fields[6][2], [], []
+    for tag, wrapped, _ in fields[7:]:
+        if tag != 0xa3:
+            continue
+        for _, extension, _ in der_all(der(wrapped)[1]):
+            parts = der_all(extension)
+            if parts[0][1] == SAN_OID_DER:
+                uris += [name.decode("ascii") for kind, name, _ in der_all(der(parts[-1][1])[1]) if kind == 0x86]
+            if parts[0][1] == CMW_OID_DER:
+                if len(parts) != 2:
+                    raise Refused("malformed", "id-pe-cmw is not critical")
+                proofs.append(parts[1][1])
+    if len(uris) != 1 or len(proofs) != 1:
+        raise Refused("malformed", f"{len(uris)} URIs and {len(proofs)} proofs, want one of each")
+    return {"spki_hash": sha256(spki), "spki": spki, "uri": uris[0], "extension": proofs[0],
+            "proof": decode_cmw(octet_string(proofs[0]))}
+
+
+def certificate_uri(mesh_id, incarnation, attester):
+    return f"urn:meshnode:{mesh_id.hex()}:{incarnation}:{base58(attester)}"
+
+
+def challenge_request(nonce):
+    """The body of a client's challenge."""
+    return '{"nonce":"' + nonce.hex() + '"}'

@@ -2,6 +2,7 @@
 with what wrote them. A file that lacks a purpose, or holds a value nobody here re-computes,
 fails."""
 
+import base64
 import json
 import pathlib
 import unittest
@@ -197,6 +198,87 @@ class TestExchangeVectors(Vectors):
         self.assertEqual(p.decode_reasons(v.hex("refusal")), [("revoked", "measurement", "cafe", "an allowed one")])
         self.assertEqual(p.decode_reasons(v.hex("refusal_generic")), [])
         self.done(v)
+
+
+class TestClientVectors(Vectors):
+    """attest/ratls/testdata/vectors.json: purposes 3 and 4"""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.file = load("attest/ratls/testdata/vectors.json")
+        cls.mesh, cls.attester = unhex(cls.file["mesh_id"]), unhex(cls.file["attester"])
+        cls.incarnation = cls.file["incarnation"]
+
+    def test_nothing_unknown(self):
+        self.assertEqual(set(self.file), {"mesh_id", "incarnation", "peer", "attester", "purpose_3", "purpose_4", "sim"})
+        self.assertEqual(p.base58(self.attester), self.file["peer"])
+
+    def proof(self, raw, bind):
+        """One proof, from its encoding to its report data."""
+        v = Checked(raw)
+        self.assertEqual(bind.hex(), v["binder"])
+        got = p.decode_proof(v.hex("encoded"))
+        self.assertEqual((got["runtime_head"].hex(), got["index"], got["size"], [h.hex() for h in got["path"]]),
+                         (v["runtime_head"], v["index"], v["size"], v["path"]))
+        kind, items = p.decode_evidence(got["evidence"])
+        self.assertEqual(kind, v["kind"])
+        self.assertTrue(items)
+        root = p.inclusion_root(bind, got["index"], got["size"], got["path"])
+        self.assertEqual(root.hex(), v["root"])
+        self.assertEqual(p.report_data(kind, self.mesh, self.attester, got["runtime_head"], root).hex(), v["report_data"])
+        self.done(v)
+        for other in (bind[:-1] + bytes([bind[-1] ^ 1]), bytes(32)):
+            try:
+                self.assertNotEqual(p.inclusion_root(other, got["index"], got["size"], got["path"]), root)
+            except p.Refused:
+                pass
+
+    def test_certificate(self):
+        v = Checked(self.file["purpose_3"])
+        c = p.decode_certificate(v.hex("der"))
+        self.assertEqual((c["uri"], c["spki"].hex(), c["spki_hash"].hex(), c["extension"].hex()),
+                         (v["uri"], v["spki"], v["spki_hash"], v["extension_value"]))
+        self.assertEqual(c["uri"], p.certificate_uri(self.mesh, self.incarnation, self.attester))
+        self.assertEqual(v["extension_oid"], p.CMW_OID)
+        self.assertLessEqual(v["not_before"], v["not_after"])
+        self.assertEqual(c["proof"].hex(), v["proof"]["encoded"])
+        self.proof(v["proof"], p.binder(p.RATLS, p.SERVER, self.mesh, self.incarnation, self.attester, spki_hash=c["spki_hash"]))
+        self.done(v)
+
+    def test_challenge(self):
+        v = Checked(self.file["purpose_4"])
+        nonce = v.hex("nonce")
+        self.assertEqual(p.challenge_request(nonce), v["request"])
+        self.assertEqual(v["exporter_label"].encode(), p.EXPORTER_ATTEST)
+        self.assertEqual(p.exporter_context(nonce, b"").hex(), v["exporter_context"])
+        self.proof(v["proof"], p.binder(p.CLIENT_CHALLENGE, p.SERVER, self.mesh, self.incarnation, self.attester, hello_i=nonce, ekm=v.hex("ekm")))
+        leaf = p.client_head_leaf(nonce)
+        self.assertEqual(leaf.hex(), v["head_leaf"])
+        self.assertEqual(p.batch_root([leaf, p.sha256(b"other")]).hex(), v["head_root"])
+        answer = json.loads(v["answer"])
+        self.assertEqual(json.dumps(answer, separators=(",", ":"), ensure_ascii=False), v["answer"])
+        self.assertEqual(list(answer), ["peer", "credential", "proof", "runtime_log", "policy", "heads", "checkpoint", "certificate"])
+        self.assertEqual(answer["peer"], self.file["peer"])
+        self.assertEqual(base64.b64decode(answer["proof"], validate=True).hex(), v["proof"]["encoded"])
+        self.assertEqual(base64.b64decode(answer["certificate"], validate=True).hex(), self.file["purpose_3"]["der"])
+        inclusion = answer["heads"]["inclusion"]
+        self.assertEqual(p.inclusion_root(leaf, inclusion["index"], inclusion["size"], [unhex(h) for h in inclusion["path"]]).hex(), v["head_root"])
+        self.done(v)
+
+    def test_refused(self):
+        good = unhex(self.file["purpose_3"]["extension_value"])
+        record = p.octet_string(good)
+        media_type, proof, indicator = p.cbor_decode(record, 1 << 20)
+        self.assertEqual(p.cbor_encode([media_type, proof, indicator]), record)
+        for bad in (good + b"\x00", good[:-1], b"\x04\x81\x7f" + bytes(127), b"\x03" + good[1:]):
+            with self.assertRaises(p.Refused):
+                p.octet_string(bad)
+        for bad in ([media_type, proof, 2], [media_type + "x", proof, 4], [media_type, proof], [media_type, proof, 4, b""], [media_type, "", 4]):
+            with self.assertRaises(p.Refused):
+                p.decode_cmw(p.cbor_encode(bad))
+        for bad in (proof + b"\x00", proof[:-1], b"\x80", b"\x9f" + proof[1:] + b"\xff"):
+            with self.assertRaises(p.Refused):
+                p.decode_proof(bad)
 
 
 class TestRefusals(unittest.TestCase):
