@@ -5,6 +5,7 @@ fails."""
 import base64
 import json
 import pathlib
+import re
 import unittest
 
 import meshnode_protocol as p
@@ -279,6 +280,41 @@ class TestClientVectors(Vectors):
         for bad in (proof + b"\x00", proof[:-1], b"\x80", b"\x9f" + proof[1:] + b"\xff"):
             with self.assertRaises(p.Refused):
                 p.decode_proof(bad)
+
+
+class TestDocument(unittest.TestCase):
+    """docs/PROTOCOL.md: its example says what the vectors say"""
+
+    text = (ROOT / "docs/PROTOCOL.md").read_text("utf-8")
+
+    def blocks(self, language):
+        return re.findall(rf"^```{language} ?(.*)\n((?:.*\n)*?)```$", self.text, re.M)
+
+    def test_values(self):
+        told = set()
+        for path, body in self.blocks("vectors"):
+            vectors = load(path)
+            for line in body.splitlines():
+                name, value = line.split(" ")
+                self.assertEqual(vectors[name], value, name)
+                told.add(name)
+        self.assertEqual(told, set(load("mesh/exchange/testdata/vectors.json")) - {"comment"})
+
+    def test_binder(self):
+        v = load("mesh/exchange/testdata/vectors.json")
+        (_, body), = self.blocks("binder")
+        raw = b""
+        for line in body.splitlines():
+            length, *value = line.split()
+            value = "".join(value).replace("HELLO_I", v["hello_i"]).replace("HELLO_R", v["hello_r"])
+            self.assertEqual(int(length, 16), len(value) // 2)
+            raw += unhex(length + value)
+        self.assertEqual(p.sha256(raw).hex(), v["binder_initiator"])
+
+    def test_limits(self):
+        for name, limit in (("HELLO_I, HELLO_R", p.MAX_HELLO), ("ATT_I, ATT_R", p.MAX_ATTESTATION), ("REFUSAL", p.MAX_REFUSAL), ("FAST_I, FAST_R", p.MAX_FAST)):
+            row, = re.findall(rf"^\| [\d, ]+ \| {name} \|.*\| ([\d,]+)", self.text, re.M)
+            self.assertEqual(int(row.replace(",", "")), limit, name)
 
 
 class TestRefusals(unittest.TestCase):
