@@ -22,7 +22,7 @@ func TestAttestationsPerPeer(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			_ = l.Close(attest.NewReason(attest.CodeShutdown, "", "", ""))
+			_ = l.Close(attest.NewReason(attest.CodeRevoked, "", "", "")) // the next one is full
 			eventually(t, "no link at the other end", func() bool { return len(b.Links()) == 0 })
 			return nil
 		}

@@ -39,7 +39,7 @@ func (h *hub) bulk(ctx context.Context, peer identity.PeerID, p Protocol, dial f
 		return nil, fmt.Errorf("mesh: bulk %s to %s: no link to it", p, peer)
 	}
 	l := shown.(*link)
-	if reason := h.cfg.Judge.Permit(l.Session(), p); reason != nil {
+	if reason := l.permit(p); reason != nil {
 		return nil, &Refusal{Peer: peer, Reasons: []attest.Reason{*reason}}
 	}
 	ctx, cancel := context.WithTimeout(ctx, DialTimeout)
@@ -238,7 +238,7 @@ func (m *libp2pMesh) serveBulk(s *bulkStream) {
 		return
 	}
 	p, err := negotiate(s)
-	if err != nil || p == controlProtocol {
+	if err != nil || ownProtocol(p) {
 		s.end()
 		return
 	}

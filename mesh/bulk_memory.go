@@ -49,7 +49,7 @@ func (m *memoryMesh) Bulk(ctx context.Context, peer identity.PeerID, addrs []str
 		for _, a := range addrs {
 			var end *memoryEnd
 			if end, err = m.net.connect(m, peer, a, p); err != nil {
-				err = fmt.Errorf("%s: %w", a, m.cfg.report(peer, err))
+				err = fmt.Errorf("%s: %w", a, m.report(peer, err))
 				continue
 			}
 			if _, err = end.exchange(ctx, m); err == nil {
@@ -62,15 +62,16 @@ func (m *memoryMesh) Bulk(ctx context.Context, peer identity.PeerID, addrs []str
 
 // serveBulk runs an inbound bulk stream as one of the live link's.
 func (m *memoryMesh) serveBulk(e *memoryEnd, p Protocol) {
-	s, err := e.exchange(m.ctx, m)
+	ch, err := e.exchange(m.ctx, m)
 	if err != nil {
 		return
 	}
-	shown, ok := m.Link(s.Peer)
-	if !ok || !m.bulks.begin(s.Peer) {
+	from := ch.session().Peer
+	shown, ok := m.Link(from)
+	if !ok || !m.bulks.begin(from) {
 		e.conn.fail(errConnClosed)
 		return
 	}
-	defer m.bulks.end(s.Peer)
+	defer m.bulks.end(from)
 	shown.(*link).accept(p, e.stream())
 }

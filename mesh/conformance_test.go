@@ -347,7 +347,7 @@ func TestCrossingDialsLeaveOneLink(t *testing.T) {
 				h := n.hub()
 				h.mu.Lock()
 				defer h.mu.Unlock()
-				return len(h.sessions)
+				return len(h.channels)
 			}
 			var la Link
 			eventually(t, "the same connection at both ends, and no other", func() bool {

@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/connmgr"
 	"github.com/libp2p/go-libp2p/core/control"
@@ -42,10 +43,11 @@ func (gater) InterceptUpgraded(c network.Conn) (bool, control.DisconnectReason) 
 	return attestedAs(c, c.RemotePeer()), 0
 }
 
-// attestedAs reports whether c carries an affirming verdict about exactly this peer.
+// attestedAs reports whether c carries an affirming verdict about exactly this peer that has
+// not outlived its window.
 func attestedAs(c interface{ As(any) bool }, p peer.ID) bool {
 	var s *Session
-	return c.As(&s) && s != nil && s.Peer == identity.PeerID(p) && s.Result.Affirming()
+	return c.As(&s) && s != nil && s.Peer == identity.PeerID(p) && s.Result.Affirming() && !s.Expired(time.Now())
 }
 
 // frontedUpgrader puts the front, and under it Config.WrapListener, under every listener,

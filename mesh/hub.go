@@ -12,6 +12,7 @@ import (
 
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/internal/identity"
+	"github.com/attestmesh/meshnode/mesh/exchange"
 )
 
 // hub is what both implementations share: the table of links, handlers, notifications and
@@ -25,6 +26,8 @@ type hub struct {
 	wake   chan struct{} // one token: the notifier has work
 
 	attestations *attestations // and cfg.Judge is behind its pool
+	pairs        *exchange.Pairs
+	counters     *counters
 	bulks        bulkCount
 
 	mu        sync.Mutex
@@ -33,7 +36,7 @@ type hub struct {
 	notifiees []func(Link)
 	pending   []notification
 	peers     map[identity.PeerID][]*link // live links; the first is the one that Links shows
-	sessions  map[*Session]*link          // links until they are down
+	channels  map[*channel]*link          // links until they are down
 	dials     map[identity.PeerID]*dial
 }
 
@@ -46,12 +49,16 @@ func newHub(cfg Config) (*hub, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
+	pairs, err := exchange.NewPairs(cfg.Window)
+	if err != nil {
+		return nil, fmt.Errorf("mesh: %w", err)
+	}
 	pool := newAttestations(processors(), cmp.Or(cfg.FullBurst, fullBurst))
 	cfg.Judge = pooledJudge{cfg.Judge, pool}
 	h := &hub{
-		attestations: pool, cfg: cfg, self: identity.PeerIDFromKey(cfg.Key.Public().(ed25519.PublicKey)), wake: make(chan struct{}, 1),
+		attestations: pool, pairs: pairs, counters: newCounters(), cfg: cfg, self: identity.PeerIDFromKey(cfg.Key.Public().(ed25519.PublicKey)), wake: make(chan struct{}, 1),
 		handlers: map[Protocol]func(Link, Stream){}, peers: map[identity.PeerID][]*link{},
-		sessions: map[*Session]*link{}, dials: map[identity.PeerID]*dial{},
+		channels: map[*channel]*link{}, dials: map[identity.PeerID]*dial{},
 	}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	h.spawn(h.notifier)
@@ -142,16 +149,18 @@ func (h *hub) notifier() {
 
 // register makes a link of an attested connection. It returns nil if there can be none;
 // then the caller drops the connection.
-func (h *hub) register(s *Session, c carrier) *link {
-	l := newLink(h, s, c)
+func (h *hub) register(ch *channel, c carrier) *link {
+	l := newLink(h, ch, c)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	ls := h.peers[s.Peer]
+	peer := l.Peer()
+	ls := h.peers[peer]
 	if h.closed || len(ls) >= maxLinksPerPeer {
 		return nil
 	}
-	h.sessions[s] = l
-	h.peers[s.Peer] = append(ls, l)
+	h.channels[ch] = l
+	h.peers[peer] = append(ls, l)
+	l.arm()
 	h.spawnLocked(l.announce) // the epoch may have risen since our HELLO
 	if len(ls) == 0 {
 		h.show(l)
@@ -159,7 +168,7 @@ func (h *hub) register(s *Session, c carrier) *link {
 	}
 	keep, drop := choose(ls[0], l)
 	h.promote(keep)
-	if h.self < s.Peer {
+	if h.self < peer {
 		h.spawnLocked(func() { h.closeLater(drop, duplicateGrace) })
 	} else {
 		h.spawnLocked(func() { h.settle(keep, drop) })
@@ -169,11 +178,11 @@ func (h *hub) register(s *Session, c carrier) *link {
 
 // choose decides which of two live links to one peer stays; a is the older.
 func choose(a, b *link) (keep, drop *link) {
-	if a.session.Initiator == b.session.Initiator || b.since.Sub(a.since) > crossingWindow {
+	if a.Session().Initiator == b.Session().Initiator || b.since.Sub(a.since) > crossingWindow {
 		return b, a
 	}
 	lowerIsUs := a.hub.self < a.Peer()
-	if a.session.Initiator == lowerIsUs {
+	if a.Session().Initiator == lowerIsUs {
 		return a, b
 	}
 	return b, a
@@ -245,13 +254,13 @@ func (h *hub) remove(l *link) {
 func (h *hub) forget(l *link) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	delete(h.sessions, l.session)
+	delete(h.channels, l.channel)
 }
 
-func (h *hub) bySession(s *Session) *link {
+func (h *hub) byChannel(ch *channel) *link {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.sessions[s]
+	return h.channels[ch]
 }
 
 // Links implements Mesh.

@@ -200,8 +200,8 @@ func (m *libp2pMesh) Addrs() []string {
 
 // connected is called by libp2p before any stream of c exists; it must not block.
 func (m *libp2pMesh) connected(_ network.Network, c network.Conn) {
-	var s *Session
-	if !c.As(&s) || m.register(s, &libp2pCarrier{c, m.hub}) == nil {
+	var ch *channel
+	if !c.As(&ch) || m.register(ch, &libp2pCarrier{c, m.hub}) == nil {
 		_ = c.Close()
 		return
 	}
@@ -210,9 +210,9 @@ func (m *libp2pMesh) connected(_ network.Network, c network.Conn) {
 
 // disconnected is called by libp2p after connected, once, when c is closed.
 func (m *libp2pMesh) disconnected(_ network.Network, c network.Conn) {
-	var s *Session
-	if c.As(&s) {
-		if l := m.bySession(s); l != nil {
+	var ch *channel
+	if c.As(&ch) {
+		if l := m.byChannel(ch); l != nil {
 			l.finish()
 			m.intake.met(remoteAddr(c))
 		}
@@ -230,10 +230,10 @@ func (m *libp2pMesh) acceptStream(raw network.Stream) {
 }
 
 func (m *libp2pMesh) serve(raw network.Stream) {
-	var s *Session
+	var ch *channel
 	var l *link
-	if raw.Conn().As(&s) {
-		l = m.bySession(s)
+	if raw.Conn().As(&ch) {
+		l = m.byChannel(ch)
 	}
 	if l == nil || raw.SetDeadline(time.Now().Add(OpenTimeout)) != nil {
 		_ = raw.ResetWithError(network.StreamGated)
@@ -251,7 +251,7 @@ func (m *libp2pMesh) serve(raw network.Stream) {
 // whether it is spoken here is answered with a reason.
 func negotiate(raw io.ReadWriteCloser) (Protocol, error) {
 	mux := mss.NewMultistreamMuxer[Protocol]()
-	mux.AddHandlerWithFunc("any", func(p Protocol) bool { return p == controlProtocol || validateProtocol(p) == nil }, nil)
+	mux.AddHandlerWithFunc("any", func(p Protocol) bool { return ownProtocol(p) || validateProtocol(p) == nil }, nil)
 	p, _, err := mux.Negotiate(raw)
 	return p, err
 }
@@ -277,12 +277,12 @@ func (m *libp2pMesh) connect(ctx context.Context, to identity.PeerID, addrs []st
 		if err != nil {
 			return err
 		}
-		var s *Session
-		if !c.As(&s) {
+		var ch *channel
+		if !c.As(&ch) {
 			_ = c.Close()
 			return errors.New("a connection without a verdict")
 		}
-		l := m.bySession(s)
+		l := m.byChannel(ch)
 		if l == nil || l.down() == nil {
 			return nil // live, or already gone: the caller looks into the table
 		}

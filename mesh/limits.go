@@ -90,5 +90,20 @@ const (
 	limitFiles  = 8 << 10
 )
 
-// controlProtocol is the mesh's own; Judge is not asked about it.
-const controlProtocol Protocol = "/meshnode/control/1"
+// Times of re-attestation, as parts of the window.
+const (
+	reattestAt     = 0.8 // when it is due, give or take reattestJitter
+	reattestJitter = 0.2
+	// reattestRetries is how many failed attempts fit into a window.
+	reattestRetries = 30
+	// reattestPatience is how long one asked for while another ends may wait.
+	reattestPatience = 250 * time.Millisecond
+	// reattestSoonest is how long a connection lives at least before it is attested again.
+	reattestSoonest = time.Second
+)
+
+// The mesh's own protocols; Judge is not asked about them.
+const (
+	controlProtocol  Protocol = "/meshnode/control/1"
+	reattestProtocol Protocol = "/meshnode/reattest/1"
+)

@@ -24,12 +24,13 @@ type carrier interface {
 // link is a Link over any carrier. The implementation calls finish when the carrier is gone.
 type link struct {
 	hub     *hub
-	session *Session
+	channel *channel
 	carrier carrier
 	since   time.Time
 	done    chan struct{}
 
-	mu       sync.Mutex
+	mu sync.Mutex
+	renewal
 	closing  bool
 	finished bool
 	cause    attest.Reason
@@ -42,13 +43,13 @@ type link struct {
 	notified bool // guarded by hub.mu
 }
 
-func newLink(h *hub, s *Session, c carrier) *link {
-	return &link{hub: h, session: s, carrier: c, since: time.Now(), done: make(chan struct{}),
-		told: s.OwnEpoch, streams: map[*stream]struct{}{}}
+func newLink(h *hub, ch *channel, c carrier) *link {
+	return &link{hub: h, channel: ch, carrier: c, since: time.Now(), done: make(chan struct{}), renewal: newRenewal(),
+		told: ch.session().OwnEpoch, streams: map[*stream]struct{}{}}
 }
 
-func (l *link) Peer() identity.PeerID { return l.session.Peer }
-func (l *link) Session() *Session     { return l.session }
+func (l *link) Peer() identity.PeerID { return l.Session().Peer }
+func (l *link) Session() *Session     { return l.channel.session() }
 func (l *link) Done() <-chan struct{} { return l.done }
 
 func (l *link) Cause() attest.Reason {
@@ -61,7 +62,7 @@ func (l *link) Open(ctx context.Context, p Protocol) (Stream, error) {
 	if err := validateProtocol(p); err != nil {
 		return nil, err
 	}
-	if reason := l.hub.cfg.Judge.Permit(l.session, p); reason != nil {
+	if reason := l.permit(p); reason != nil {
 		return nil, &Refusal{Peer: l.Peer(), Reasons: []attest.Reason{*reason}}
 	}
 	s, err := l.openRaw(ctx, p)
@@ -108,7 +109,7 @@ func (l *link) openBy(ctx context.Context, p Protocol, open func(context.Context
 	}
 	if err == nil {
 		// What Permit said may be old by now, and a recheck before track did not see s.
-		reason := l.hub.cfg.Judge.Keep(l.session, p)
+		reason := l.keep(p)
 		if reason == nil {
 			return s, nil
 		}
@@ -142,10 +143,12 @@ func (l *link) down() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closing {
-		return fmt.Errorf("the link is down: %s", l.cause)
+		return l.downLocked()
 	}
 	return nil
 }
+
+func (l *link) downLocked() error { return fmt.Errorf("the link is down: %s", l.cause) }
 
 // track registers a stream so that Close and Recheck can end it; once closing it is refused.
 func (l *link) track(p Protocol, raw Stream) (*stream, error) {
@@ -171,6 +174,7 @@ func (l *link) begin(cause attest.Reason) bool {
 		return false
 	}
 	l.closing, l.cause = true, cause
+	l.disarmLocked()
 	// A peer that stopped reading can hold up a reset until its connection is closed; it
 	// must hold up neither the next stream's nor the closing itself.
 	for s := range l.streams {
@@ -178,6 +182,9 @@ func (l *link) begin(cause attest.Reason) bool {
 	}
 	l.streams = nil
 	l.mu.Unlock()
+	if !peaceful(cause.Code) {
+		l.hub.pairs.Drop(l.Peer())
+	}
 	l.hub.remove(l)
 	return true
 }
@@ -187,10 +194,15 @@ func (l *link) Close(reason attest.Reason) error {
 		<-l.done
 		return nil
 	}
+	l.end(reason)
+	return nil
+}
+
+// end does what is left after begin.
+func (l *link) end(reason attest.Reason) {
 	l.farewell(reason)
 	l.carrier.close()
 	l.finish()
-	return nil
 }
 
 // farewell tells the peer why. Closing the carrier first would destroy the message, so it
@@ -277,8 +289,12 @@ func (l *link) abandon(s Stream) {
 
 // accept runs an inbound stream: refuse or admit it, then hand it to its handler.
 func (l *link) accept(p Protocol, raw Stream) {
-	if p == controlProtocol {
+	switch p {
+	case controlProtocol:
 		l.hear(raw)
+		return
+	case reattestProtocol:
+		l.acceptReattest(raw)
 		return
 	}
 	// Tracked before Permit is asked: a recheck either sees the stream or came before it.
@@ -286,7 +302,7 @@ func (l *link) accept(p Protocol, raw Stream) {
 	if err != nil {
 		return
 	}
-	handler, reason := l.hub.handler(p), l.hub.cfg.Judge.Permit(l.session, p)
+	handler, reason := l.hub.handler(p), l.permit(p)
 	if handler == nil && reason == nil {
 		r := attest.NewReason(attest.CodeProtocol, "protocol", string(p), "a protocol this node speaks")
 		reason = &r
@@ -294,7 +310,7 @@ func (l *link) accept(p Protocol, raw Stream) {
 	_ = raw.SetDeadline(time.Now().Add(OpenTimeout))
 	if reason != nil {
 		s.forget()
-		refuseStream(raw, *reason)
+		l.refuse(raw, *reason)
 		return
 	}
 	if exchange.WriteFrame(raw, exchange.FrameAccept, nil) != nil || raw.SetDeadline(time.Time{}) != nil {
@@ -346,7 +362,7 @@ func validateProtocol(p Protocol) error {
 	if len(p) < 2 || len(p) > MaxProtocol || p[0] != '/' {
 		return fmt.Errorf("mesh: protocol %.32q: want '/' and at most %d bytes", string(p), MaxProtocol)
 	}
-	if p == controlProtocol {
+	if ownProtocol(p) {
 		return fmt.Errorf("mesh: protocol %s is the mesh's own", p)
 	}
 	return nil

@@ -186,27 +186,28 @@ type memoryEnd struct {
 }
 
 // exchange proves both ends to each other and ends the connection if one is refused.
-func (e *memoryEnd) exchange(ctx context.Context, m *memoryMesh) (*Session, error) {
+func (e *memoryEnd) exchange(ctx context.Context, m *memoryMesh) (*channel, error) {
 	peer := e.conn.ends[1-e.side].self
-	params := m.cfg.params(m.self, peer, e.side == 0, e.conn.exporter)
+	params := m.params(attest.PurposeChannel, peer, e.side == 0, e.conn.exporter)
 	if !params.Initiator {
 		m.guardInbound(&params, nil)
 	}
 	s, err := exchange.Run(ctx, e.handshake, params)
 	if err != nil {
 		e.conn.fail(errConnClosed)
-		return nil, m.cfg.report(peer, err)
+		return nil, m.report(peer, err)
 	}
-	return s, nil
+	m.counters.session(s)
+	return newChannel(s, e.conn.exporter), nil
 }
 
 // attest runs the exchange and registers the link.
 func (e *memoryEnd) attest(ctx context.Context, m *memoryMesh) error {
-	s, err := e.exchange(ctx, m)
+	ch, err := e.exchange(ctx, m)
 	if err != nil {
 		return err
 	}
-	l := m.register(s, e)
+	l := m.register(ch, e)
 	if l == nil {
 		e.conn.fail(errConnClosed)
 		return errConnClosed
@@ -318,7 +319,7 @@ func (m *memoryMesh) connect(ctx context.Context, peer identity.PeerID, addrs []
 	for _, a := range addrs {
 		var end *memoryEnd
 		if end, err = m.net.connect(m, peer, a, ""); err != nil {
-			err = fmt.Errorf("%s: %w", a, m.cfg.report(peer, err))
+			err = fmt.Errorf("%s: %w", a, m.report(peer, err))
 			continue
 		}
 		if err = end.attest(ctx, m); err == nil || ctx.Err() != nil {

@@ -86,8 +86,8 @@ func TestChoose(t *testing.T) {
 		"long apart, older by lower":        {lower, higher, true, false, time.Minute, true},
 	} {
 		h := &hub{self: c.self}
-		a := &link{hub: h, session: &Session{Subject: Subject{Peer: c.peer}, Initiator: c.olderIs}, since: now}
-		b := &link{hub: h, session: &Session{Subject: Subject{Peer: c.peer}, Initiator: c.newIs}, since: now.Add(c.apart)}
+		a := &link{hub: h, channel: newChannel(&Session{Subject: Subject{Peer: c.peer}, Initiator: c.olderIs}, nil), since: now}
+		b := &link{hub: h, channel: newChannel(&Session{Subject: Subject{Peer: c.peer}, Initiator: c.newIs}, nil), since: now.Add(c.apart)}
 		keep, drop := choose(a, b)
 		if (keep == b) != c.keepsNewer || keep == drop {
 			t.Errorf("%s: kept the newer: %v", name, keep == b)

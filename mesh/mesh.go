@@ -43,6 +43,20 @@
 // stream is one of the peer's live link and ends with it; a bulk connection of a peer
 // without one is closed.
 //
+// # Re-attestation
+//
+// A verdict counts for Config.Window from its evidence on. At about 80 % of it, give or take a
+// fifth by chance, either end opens a stream of /meshnode/reattest/1, which is the mesh's
+// own too; the acceptor answers ACCEPT, or REFUSAL with code busy while another one runs or
+// if the peer asks too often. Then both prove themselves by the exchange with purpose 2, in
+// the roles of the connection's TLS handshake whoever opened the stream, and each ends its
+// direction. If both ends open one at once the TLS client's counts: it refuses the other as
+// busy. Success gives the link a new Session, for every layer at once, and both ends new
+// pair keys. A refusal, or no answer in time, closes the link with the reason and drops the
+// pair; busy and unavailable are tried again while the window lasts. A link whose verdict
+// outlives its window is closed with code stale, and a link that ends for another reason
+// than shutdown, duplicate, busy or a lost connection takes the pair with it.
+//
 // # Guards of the libp2p implementation
 //
 // The security protocol /meshnode-atls/1.0.0 is the only one offered; it wraps libp2p's TLS
@@ -104,7 +118,8 @@ type Stream interface {
 type Link interface {
 	// Peer is the peer of the connection, by its identity key.
 	Peer() identity.PeerID
-	// Session is the verdict that opened the link.
+	// Session is the newest verdict about the peer: the one that opened the link, or that of
+	// its last re-attestation.
 	Session() *Session
 	// PeerEpoch is the newest policy epoch that the peer says it judges under: its HELLO's,
 	// or a later announcement's.
@@ -112,6 +127,11 @@ type Link interface {
 	// Open opens a stream. A *Refusal says who did not permit it and why. Without a
 	// deadline in ctx it waits at most OpenTimeout.
 	Open(ctx context.Context, p Protocol) (Stream, error)
+	// Reattest has both ends prove again, on this connection and with evidence younger than
+	// the call, what they run; concurrent calls share one exchange. It happens by itself
+	// before the window of the present verdict ends. After an error the link is closed with
+	// the reason, unless that is busy, unavailable or the end of ctx.
+	Reattest(ctx context.Context) error
 	// Close ends every stream at once, tells the peer the reason (best effort, 500 ms) and
 	// closes the connection. It returns when the link is down; later calls change nothing.
 	Close(reason attest.Reason) error
@@ -154,6 +174,11 @@ type Mesh interface {
 	// AnnounceEpoch tells every peer that has not heard it yet the epoch of Config.Epoch. It
 	// does not wait for them.
 	AnnounceEpoch()
+	// Counters returns how often what happened since the start: "refused/CODE" for what
+	// this node refused (exchanges, streams, re-attestations), "refused_us/CODE" for what
+	// refused it, "attested/full" and "attested/fast" for verdicts over new connections,
+	// "attested/again" for re-attestations.
+	Counters() map[string]uint64
 	// Close closes all links with code shutdown, stops listening and waits for handlers. It
 	// must not be called by a handler or a notified function.
 	Close() error
@@ -180,6 +205,10 @@ type Config struct {
 	// FullBurst is how many full attestations one peer may begin at once, before the rate of
 	// three in 30 s holds; 0: 12.
 	FullBurst int
+
+	// Window is how long evidence counts before a link must be attested again, and a new
+	// connection in full: 1 to 60 min; 0: 5 min.
+	Window time.Duration
 
 	// OnRefusal, if set, hears every refused exchange, either way. It must not block.
 	OnRefusal func(Refusal)
@@ -214,31 +243,6 @@ func (c *Config) validate() error {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	return nil
-}
-
-// params returns what the exchange needs for one connection.
-func (c *Config) params(self, peer identity.PeerID, initiator bool, export exchange.Exporter) exchange.Params {
-	return exchange.Params{
-		Purpose: attest.PurposeChannel, Self: self, Peer: peer, Initiator: initiator, MeshID: c.MeshID, Incarnation: c.Incarnation(), Epoch: c.Epoch(),
-		Credential: c.Credential(), Prover: c.Quoter, Judge: c.Judge, Export: export,
-	}
-}
-
-// report tells log and owner why an exchange failed and returns the error for the caller.
-func (c *Config) report(peer identity.PeerID, err error) error {
-	if err == nil {
-		return nil
-	}
-	c.Log.Debug("exchange failed", "peer", peer.String(), "error", err)
-	var r *Refusal
-	if !errors.As(err, &r) {
-		return err
-	}
-	told := r.Normalize()
-	if c.OnRefusal != nil {
-		c.OnRefusal(told)
-	}
-	return &told
 }
 
 // ErrClosed is returned by a Mesh after Close.

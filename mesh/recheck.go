@@ -39,7 +39,7 @@ func (l *link) recheck() {
 	}
 	l.mu.Unlock()
 	for _, s := range open {
-		if reason := l.hub.cfg.Judge.Keep(l.Session(), s.protocol); reason != nil {
+		if reason := l.keep(s.protocol); reason != nil {
 			l.withdraw(s, *reason)
 		}
 	}

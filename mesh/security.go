@@ -81,7 +81,7 @@ func (t *security) SecureOutbound(ctx context.Context, insecure net.Conn, p peer
 	if errors.As(err, &other) {
 		// The usual cause is a peer that has rebooted and with it changed its identity.
 		reason := attest.NewReason(attest.CodeWrongPeer, "peer", other.Actual.String(), other.Expected.String())
-		err = t.hub.cfg.report(identity.PeerID(p), &Refusal{Peer: identity.PeerID(p), Reasons: []attest.Reason{reason}})
+		err = t.hub.report(identity.PeerID(p), &Refusal{Peer: identity.PeerID(p), Reasons: []attest.Reason{reason}})
 	}
 	if err != nil {
 		return nil, err
@@ -99,7 +99,7 @@ func (t *security) attest(ctx context.Context, conn sec.SecureConn, initiator bo
 	}
 	var s *Session
 	if err == nil {
-		params := t.hub.cfg.params(t.hub.self, remote, initiator, export)
+		params := t.hub.params(attest.PurposeChannel, remote, initiator, export)
 		if !initiator {
 			t.hub.guardInbound(&params, v)
 		}
@@ -107,9 +107,10 @@ func (t *security) attest(ctx context.Context, conn sec.SecureConn, initiator bo
 	}
 	if err != nil {
 		_ = conn.Close()
-		return nil, t.hub.cfg.report(remote, err)
+		return nil, t.hub.report(remote, err)
 	}
-	return &attestedConn{SecureConn: conn, session: s}, nil
+	t.hub.counters.session(s)
+	return &attestedConn{SecureConn: conn, channel: newChannel(s, export)}, nil
 }
 
 // exporter returns the keying-material exporter of libp2p's TLS connection, which embeds
@@ -129,7 +130,7 @@ func exporter(conn sec.SecureConn) (exchange.Exporter, error) {
 // attestedConn is a connection that finished the exchange. Only security makes it.
 type attestedConn struct {
 	sec.SecureConn
-	session *Session
+	channel *channel
 }
 
 // muxerGuard lets a muxer start only on an attested connection and makes the verdict
@@ -139,7 +140,7 @@ type muxerGuard struct{ network.Multiplexer }
 // NewConn implements network.Multiplexer.
 func (g muxerGuard) NewConn(c net.Conn, isServer bool, scope network.PeerScope) (network.MuxedConn, error) {
 	attested, ok := c.(*attestedConn)
-	if !ok || attested.session == nil {
+	if !ok || attested.channel == nil {
 		_ = c.Close()
 		return nil, fmt.Errorf("mesh: a %T was never attested and gets no muxer", c)
 	}
@@ -147,18 +148,22 @@ func (g muxerGuard) NewConn(c net.Conn, isServer bool, scope network.PeerScope) 
 	if err != nil {
 		return nil, err
 	}
-	return &attestedMuxer{muxed, attested.session}, nil
+	return &attestedMuxer{muxed, attested.channel}, nil
 }
 
 type attestedMuxer struct {
 	network.MuxedConn
-	session *Session
+	channel *channel
 }
 
 // As implements network.MuxedConn.
 func (m *attestedMuxer) As(target any) bool {
-	if s, ok := target.(**Session); ok {
-		*s = m.session
+	switch t := target.(type) {
+	case **Session:
+		*t = m.channel.session()
+		return true
+	case **channel:
+		*t = m.channel
 		return true
 	}
 	return m.MuxedConn.As(target)

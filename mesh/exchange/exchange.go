@@ -31,6 +31,9 @@ type Prover interface {
 	Prove(ctx context.Context, bind [32]byte) (attest.Proof, error)
 }
 
+// ErrNoQuote means that this node could not make evidence of itself in time.
+var ErrNoQuote = errors.New("no quote")
+
 // Params is what one exchange needs to know. Every field but Pairs, Rand and Admit is
 // required, Epoch and Incarnation may be 0.
 type Params struct {
@@ -327,11 +330,13 @@ func (x *exchange) sendProof(full, fast FrameType) error {
 	if k := x.answer(); k != nil {
 		return x.sendFast(fast, k)
 	}
-	proof, err := x.Prover.Prove(x.ctx, x.binder(true))
+	ctx, cancel := context.WithDeadline(x.ctx, x.begun.Add(TotalTimeout-quoteMargin))
+	defer cancel()
+	proof, err := x.Prover.Prove(ctx, x.binder(true))
 	if err != nil {
 		// Not the peer's fault; it is told so, and we are told why.
 		_ = x.refuse(attest.NewReason(attest.CodeUnavailable, "attester", "no quote in time", "fresh evidence"))
-		return fmt.Errorf("exchange with %s: quote: %w", x.Peer, err)
+		return fmt.Errorf("exchange with %s: %w: %w", x.Peer, ErrNoQuote, err)
 	}
 	body, err := NewAttestation(x.transcript(), proof)
 	if err != nil {

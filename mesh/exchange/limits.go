@@ -53,6 +53,10 @@ const (
 	// MaxPairs bounds the peers of which verdicts are remembered, and those for which keys are.
 	MaxPairs = 1024
 
+	// quoteMargin is what a quote leaves of TotalTimeout: whoever has none in time can still
+	// say so to a peer that listens.
+	quoteMargin = time.Second
+
 	maxReasonText = 256 // bytes of a claim, got or want: MaxReasons of them fit MaxRefusal
 	maxCode       = 64
 	refusalDrain  = 64 << 10 // bytes thrown away while a refusal lingers
