@@ -19,6 +19,7 @@ func subcommands() []*cobra.Command {
 		doctorCommand(),
 		policyCommand(),
 		jobCommand(),
+		serviceCommand(),
 		versionCommand(),
 	}
 }
