@@ -201,6 +201,57 @@ class TestExchangeVectors(Vectors):
         self.done(v)
 
 
+class TestFastVectors(Vectors):
+    """mesh/exchange/testdata/fast.json: pair keys, the fast exchange, re-attestation"""
+
+    mesh, peer_i, peer_r = seq(32, 0), p.peer_id(seq(32, 0x20)), p.peer_id(seq(32, 0x40))
+
+    def binders(self, purpose, v):
+        hello_i, hello_r, ekm = v.hex("hello_i"), v.hex("hello_r"), v.hex("ekm")
+        self.assertEqual(p.exporter_context(hello_i, hello_r).hex(), v["exporter_context"])
+        bind_i = p.binder(purpose, p.CLIENT, self.mesh, 2, self.peer_i, self.peer_r, hello_i, hello_r, b"", ekm)
+        bind_r = p.binder(purpose, p.SERVER, self.mesh, 2, self.peer_r, self.peer_i, hello_i, hello_r, b"", ekm)
+        self.assertEqual((bind_i.hex(), bind_r.hex()), (v["binder_initiator"], v["binder_responder"]))
+        return bind_i, bind_r
+
+    def test_fast(self):
+        v, full = Checked(load("mesh/exchange/testdata/fast.json")), load("mesh/exchange/testdata/vectors.json")
+        before = [unhex(full["hello_i"]), unhex(full["hello_r"])]
+        self.assertEqual(p.pair_context(p.CLIENT, *before).hex(), v["pair_context_initiator"])
+        self.assertEqual(p.pair_context(p.SERVER, *before).hex(), v["pair_context_responder"])
+        key_i, key_r = v.hex("pair_key_initiator"), v.hex("pair_key_responder")
+        self.assertEqual((key_i, key_r), (seq(32, 0x10), seq(32, 0x30)))
+        self.assertEqual((p.pair_id(key_i).hex(), p.pair_id(key_r).hex()), (v["pair_id_initiator"], v["pair_id_responder"]))
+        # Each names the key by which it has verified the other.
+        self.assertEqual(p.decode_hello(v.hex("hello_i"))["want"], p.pair_id(key_r))
+        self.assertEqual(p.decode_hello(v.hex("hello_r"))["want"], p.pair_id(key_i))
+        bind_i, bind_r = self.binders(p.CHANNEL, v)
+        head_i, head_r, ekm = v.hex("runtime_head_initiator"), v.hex("runtime_head_responder"), v.hex("ekm")
+        self.assertEqual(head_r, p.runtime_head([]))
+        bodies = [v.hex("hello_i"), v.hex("hello_r")]
+        for side, key, bind, head in (("i", key_i, bind_i, head_i), ("r", key_r, bind_r, head_r)):
+            fast = p.decode_fast(v.hex("fast_" + side))
+            mac = v.hex("mac_" + {"i": "initiator", "r": "responder"}[side])
+            self.assertEqual(fast, {"transcript": p.transcript(ekm, *bodies), "mac": mac, "runtime_head": head})
+            self.assertEqual(fast["transcript"].hex(), v["transcript_fast_" + side])
+            self.assertTrue(p.same(p.fast_mac(key, bind, head), mac))
+            bodies.append(v.hex("fast_" + side))
+        self.assertEqual(p.transcript(ekm, *bodies).hex(), v["ack"])
+        again = Checked(v["reattest"])
+        again_i, _ = self.binders(p.REATTEST, again)
+        for side in "ir":
+            self.assertEqual(p.decode_hello(again.hex("hello_" + side))["want"], b"", "a live connection is never renewed by a MAC")
+        self.done(again)
+        other_purpose = p.binder(p.REATTEST, p.CLIENT, self.mesh, 2, self.peer_i, self.peer_r, *bodies[:2], b"", ekm)
+        wrong = {"key of the other direction": (key_r, bind_i, head_i), "binder of the other direction": (key_i, bind_r, head_i),
+                 "binder of another purpose": (key_i, other_purpose, head_i), "binder of another connection": (key_i, again_i, head_i),
+                 "another runtime head": (key_i, bind_i, head_r)}
+        self.assertEqual({o["name"]: o["mac"] for o in v["other_macs"]}, {name: p.fast_mac(*parts).hex() for name, parts in wrong.items()})
+        self.assertNotIn(v["mac_initiator"], {o["mac"] for o in v["other_macs"]})
+        self.assertEqual(p.decode_epoch(v.hex("epoch")), 301)
+        self.done(v)
+
+
 class TestClientVectors(Vectors):
     """attest/ratls/testdata/vectors.json: purposes 3 and 4"""
 
@@ -291,14 +342,18 @@ class TestDocument(unittest.TestCase):
         return re.findall(rf"^```{language} ?(.*)\n((?:.*\n)*?)```$", self.text, re.M)
 
     def test_values(self):
-        told = set()
+        told = {}
         for path, body in self.blocks("vectors"):
-            vectors = load(path)
             for line in body.splitlines():
                 name, value = line.split(" ")
-                self.assertEqual(vectors[name], value, name)
-                told.add(name)
-        self.assertEqual(told, set(load("mesh/exchange/testdata/vectors.json")) - {"comment"})
+                vector = load(path)
+                for part in name.split("."):
+                    vector = vector[int(part) if part.isdecimal() else part]
+                self.assertEqual(vector, value, name)
+                told.setdefault(path, set()).add(name.split(".")[0])
+        full, fast = "mesh/exchange/testdata/vectors.json", "mesh/exchange/testdata/fast.json"
+        self.assertEqual(told[full], set(load(full)) - {"comment"})
+        self.assertEqual(told[fast], set(load(fast)) - {"comment", "other_macs"})
 
     def test_binder(self):
         v = load("mesh/exchange/testdata/vectors.json")
