@@ -237,7 +237,7 @@ func (n *Node) linked(l mesh.Link) {
 		n.changed.notify()
 	})
 	// The policy may have changed between the verdict and this moment.
-	if result := attest.Appraise(s.Claims, n.policyFor(s.Roles), n.now()); !result.Affirming() {
+	if result := (judge{n}).Rejudge(s.Subject, s.Claims); !result.Affirming() {
 		n.evict(l, result, n.machine.DecidedAt(n.machine.Epoch()))
 	}
 }

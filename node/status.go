@@ -30,6 +30,8 @@ type Status struct {
 	Closed      []Closing      `json:"closed"`
 	Jobs        []JobStatus    `json:"jobs"`
 	Warnings    []string       `json:"warnings"`
+	// Counters are mesh.Mesh.Counters: refusals by code, verdicts by mode.
+	Counters map[string]uint64 `json:"counters"`
 }
 
 // Phase is where a node stands on its way into the mesh.
@@ -90,6 +92,7 @@ type PeerStatus struct {
 	Seat        bool           `json:"seat"`
 	Since       time.Time      `json:"since"`
 	Note        string         `json:"note,omitempty"`
+	AttestationStatus
 }
 
 // PeerState is what connects, or does not, two nodes.

@@ -29,6 +29,7 @@ func (n *Node) Status() Status {
 	s.State, s.Log = n.machine.Digest(), n.logStatus()
 	s.Peers, s.Closed = n.peers.snapshot()
 	s.Closed = notNil(s.Closed)
+	n.describeLinks(&s)
 	s.Jobs = n.jobStatuses()
 	if r := n.raft(); r != nil {
 		s.Raft = RaftStatus{State: string(r.State()), Term: r.Term(), Applied: r.AppliedIndex(), Voters: []string{}}

@@ -1,0 +1,87 @@
+package simulations
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/attestmesh/meshnode/mesh/exchange"
+	"github.com/attestmesh/meshnode/mesh/meshtest/memtransport"
+	"github.com/attestmesh/meshnode/node"
+)
+
+// Whole nodes over two windows and an outage: every link is attested again in time, status
+// says when, and who finds each other again inside the window needs no evidence.
+func TestLinksAreAttestedAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		memtransport.Epoch()
+		w, err := newWorld([]string{"alpha", "beta", "gamma"}, []string{"new"}, 1, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			for _, h := range w.hosts {
+				if err := h.stop(); err != nil {
+					t.Error(err)
+				}
+			}
+			time.Sleep(time.Second)
+		}()
+		for _, org := range []string{"alpha", "beta", "gamma"} {
+			if err := w.start(org+"/n1", "new", []string{node.RoleSeat}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		linked := func(within time.Duration) []node.Status {
+			t.Helper()
+			var out []node.Status
+			for end := time.Now().Add(within); ; time.Sleep(pollEvery) {
+				out = out[:0]
+				complete := true
+				for _, h := range w.hosts {
+					s, err := h.status()
+					if err != nil {
+						t.Fatal(err)
+					}
+					complete = complete && s.Phase == node.PhaseMember && len(s.Peers) == 2
+					for _, p := range s.Peers {
+						complete = complete && p.State == node.PeerConnected
+					}
+					out = append(out, s)
+				}
+				if complete {
+					return out
+				}
+				if time.Now().After(end) {
+					t.Fatalf("not all linked: %+v", out)
+				}
+			}
+		}
+		linked(expectWithin)
+		time.Sleep(2*exchange.DefaultWindow + time.Minute)
+		for _, s := range linked(0) {
+			if s.Counters["attested/again"] < 4 || s.Counters["refused/stale"] != 0 {
+				t.Errorf("%s: counters %v", s.Node, s.Counters)
+			}
+			for _, p := range s.Peers {
+				if p.Mode != node.ModeFull || p.NotAfter.Sub(p.AttestedAt) != exchange.DefaultWindow || !p.NotAfter.After(time.Now()) {
+					t.Errorf("%s about %s: %+v", s.Node, p.Node, p.AttestationStatus)
+				}
+			}
+		}
+		w.wire.Cut("alpha/n1", "beta/n1")
+		w.wire.Heal("alpha/n1", "beta/n1")
+		time.Sleep(3 * time.Second)
+		modes := ""
+		for _, s := range linked(expectWithin) {
+			for _, p := range s.Peers {
+				modes += fmt.Sprintf("%s-%s %s, ", s.Node[:1], p.Node[:1], p.Mode)
+			}
+		}
+		if want := "a-b fast, a-g full, b-a fast, b-g full, g-a full, g-b full, "; modes != want {
+			t.Errorf("got %s want %s", modes, want)
+		}
+	})
+}
