@@ -31,12 +31,17 @@ type outcome struct {
 	err     error
 }
 
-// honest runs the exchange for n and closes its end if it failed, as a caller must.
-func honest(conn *mempipe.Pipe, n *meshtest.Node, peer identity.PeerID, initiator bool, secret string) <-chan outcome {
+// honest runs the exchange for n and closes its end if it failed, as a caller must. with
+// may change what it is given.
+func honest(conn *mempipe.Pipe, n *meshtest.Node, peer identity.PeerID, initiator bool, secret string, with ...func(*exchange.Params)) <-chan outcome {
 	out := make(chan outcome, 1)
+	p := exchange.Params{Purpose: attest.PurposeChannel, Self: n.Peer, Peer: peer, Initiator: initiator,
+		MeshID: meshID, Epoch: 4, Credential: n.Credential, Prover: n.Quoter, Judge: n.Judge, Export: exporter(secret)}
+	for _, change := range with {
+		change(&p)
+	}
 	go func() {
-		s, err := exchange.Run(context.Background(), conn, exchange.Params{Purpose: attest.PurposeChannel, Self: n.Peer, Peer: peer, Initiator: initiator,
-			MeshID: meshID, Epoch: 4, Credential: n.Credential, Prover: n.Quoter, Judge: n.Judge, Export: exporter(secret)})
+		s, err := exchange.Run(context.Background(), conn, p)
 		if err != nil {
 			_ = conn.Close()
 		}
@@ -60,7 +65,9 @@ type puppet struct {
 	proof  func(*attest.Proof)
 	att    func(*exchange.Attestation)
 	ack    func([]byte) []byte
+	fast   func(*puppet) []byte // the body of a FAST frame in place of ATT; nil: ATT
 
+	asked               []byte // the victim's want
 	helloI, helloR, ekm []byte
 	bodies              [][]byte
 }
@@ -70,8 +77,12 @@ func (p *puppet) say(kind exchange.FrameType, body []byte) {
 	p.bodies = append(p.bodies, body)
 }
 
-func (p *puppet) listen(kind exchange.FrameType) ([]byte, error) {
-	body, err := exchange.ReadFrame(p.conn, kind, exchange.MaxAttestation)
+func (p *puppet) listen(kinds ...exchange.FrameType) ([]byte, error) {
+	var expected []exchange.Expected
+	for _, k := range kinds {
+		expected = append(expected, exchange.Expected{Type: k, Limit: exchange.MaxAttestation})
+	}
+	_, body, err := exchange.ReadFrameOf(p.conn, expected...)
 	p.bodies = append(p.bodies, body)
 	return body, err
 }
@@ -100,10 +111,27 @@ func (p *puppet) hellos() (err error) {
 		p.helloR = p.ownHello()
 		p.say(exchange.FrameHelloR, p.helloR)
 	}
-	if err == nil {
-		p.ekm, err = exchange.EKM(p.export, p.helloI, p.helloR)
+	if err != nil {
+		return err
 	}
+	theirs := p.helloI
+	if p.initiator {
+		theirs = p.helloR
+	}
+	if h, reason := exchange.DecodeHello(theirs); reason == nil {
+		p.asked = h.Want
+	}
+	p.ekm, err = exchange.EKM(p.export, p.helloI, p.helloR)
 	return err
+}
+
+// prove sends the puppet's half.
+func (p *puppet) prove(att, fast exchange.FrameType) {
+	if p.fast == nil {
+		p.say(att, p.ownAttestation())
+		return
+	}
+	p.say(fast, p.fast(p))
 }
 
 func (p *puppet) ownBinder() attest.Binder {
@@ -147,8 +175,8 @@ func (p *puppet) play() error {
 		return err
 	}
 	if p.initiator {
-		p.say(exchange.FrameAttI, p.ownAttestation())
-		if _, err := p.listen(exchange.FrameAttR); err != nil {
+		p.prove(exchange.FrameAttI, exchange.FrameFastI)
+		if _, err := p.listen(exchange.FrameAttR, exchange.FrameFastR); err != nil {
 			return err
 		}
 		t := exchange.Transcript(p.ekm, p.bodies...)
@@ -159,10 +187,10 @@ func (p *puppet) play() error {
 		p.say(exchange.FrameAck, ack)
 		return p.hungUp()
 	}
-	if _, err := p.listen(exchange.FrameAttI); err != nil {
+	if _, err := p.listen(exchange.FrameAttI, exchange.FrameFastI); err != nil {
 		return err
 	}
-	p.say(exchange.FrameAttR, p.ownAttestation())
+	p.prove(exchange.FrameAttR, exchange.FrameFastR)
 	_, err := p.listen(exchange.FrameAck)
 	return err
 }

@@ -242,7 +242,7 @@ func TestHelloIsStrict(t *testing.T) {
 }
 
 func FuzzFrame(f *testing.F) {
-	for kind := range 9 {
+	for kind := range 12 {
 		f.Add([]byte{byte(kind), 0, 0, 0, 1, 0x80})
 	}
 	f.Add([]byte{6, 0, 0, 0, 7, 0x81, 0x84, 0x61, 0x61, 0x60, 0x60, 0x60})
@@ -269,6 +269,9 @@ func FuzzHello(f *testing.F) {
 	}
 	f.Add(good)
 	f.Add([]byte{0x81, 2})
+	if fast, err := (exchange.Hello{Version: 1, Nonce: [32]byte{1}, Kinds: "sim", Want: make([]byte, 32)}).Encode(); err == nil {
+		f.Add(fast)
+	}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		h, reason := exchange.DecodeHello(body)
 		if reason != nil {
@@ -300,6 +303,25 @@ func FuzzAttestation(f *testing.F) {
 		}
 		if p, err := a.Proof(); err == nil {
 			_, _ = p.ReportData([32]byte{}, [32]byte{}, "peer")
+		}
+	})
+}
+
+func FuzzFast(f *testing.F) {
+	good, err := exchange.Fast{Transcript: [32]byte{1}, MAC: [32]byte{2}, RuntimeHead: [32]byte{3}}.Encode()
+	if err != nil || len(good) != exchange.MaxFast {
+		f.Fatalf("%d bytes, %v", len(good), err)
+	}
+	f.Add(good)
+	f.Add(append([]byte{0x83, 0x40, 0x40}, good[69:]...))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		v, err := exchange.DecodeFast(body)
+		if err != nil {
+			return
+		}
+		back, err := v.Encode()
+		if err != nil || !bytes.Equal(back, body) || len(body) != exchange.MaxFast {
+			t.Errorf("decoded %x, encoded %x, %v", body, back, err)
 		}
 	})
 }
