@@ -297,11 +297,6 @@ func (l *link) accept(p Protocol, raw Stream) {
 		l.acceptReattest(raw)
 		return
 	}
-	// Tracked before Permit is asked: a recheck either sees the stream or came before it.
-	s, err := l.track(p, raw)
-	if err != nil {
-		return
-	}
 	handler, reason := l.hub.handler(p), l.permit(p)
 	if handler == nil && reason == nil {
 		r := attest.NewReason(attest.CodeProtocol, "protocol", string(p), "a protocol this node speaks")
@@ -309,6 +304,15 @@ func (l *link) accept(p Protocol, raw Stream) {
 	}
 	_ = raw.SetDeadline(time.Now().Add(OpenTimeout))
 	if reason != nil {
+		l.refuse(raw, *reason)
+		return
+	}
+	s, err := l.track(p, raw)
+	if err != nil {
+		return
+	}
+	// A recheck between Permit and track did not see the stream.
+	if reason := l.keep(p); reason != nil {
 		s.forget()
 		l.refuse(raw, *reason)
 		return
