@@ -49,6 +49,7 @@ const (
 	CodeNotSeat               Code = "not_seat"
 	CodeBehind                Code = "behind"
 	CodeStale                 Code = "stale"
+	CodeQuarantined           Code = "quarantined"
 	CodeUnavailable           Code = "unavailable"
 	CodeBusy                  Code = "busy"
 	CodeShutdown              Code = "shutdown"
@@ -129,6 +130,7 @@ var remedies = map[Code]string{
 	CodeNotSeat:               "only seats speak this protocol",
 	CodeBehind:                "fetch the newest policy state and connect again",
 	CodeStale:                 "restore the connection to a majority of the seats",
+	CodeQuarantined:           "restore this node's connection to the seats; its verdict on the peer must get into the published log",
 	CodeUnavailable:           "try again when the service answers",
 	CodeBusy:                  "try again later",
 	CodeShutdown:              "the peer is stopping",

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/consensus"
@@ -118,32 +117,6 @@ func (n *Node) epoch() identity.Epoch {
 	}
 	return e
 }
-
-// Permit decides about each stream: who may speak what, now.
-func (j judge) Permit(s *mesh.Session, p mesh.Protocol) *attest.Reason {
-	n := j.n
-	seat := slices.Contains(s.Roles, RoleSeat)
-	switch p {
-	case n.protocols.found, n.protocols.raft, n.protocols.cosign, n.protocols.clock:
-		// Seats among themselves. The Raft transport's own guard then demands that the
-		// peer is in the configuration.
-		if !seat || !n.isSeat() {
-			return reason(attest.CodeNotSeat, string(p), fmt.Sprint(s.Roles), RoleSeat)
-		}
-		return nil
-	case n.protocols.follow, n.protocols.head, n.protocols.checkpoint, n.protocols.submit:
-		// Policy, log and what enters them: every attested peer, also before the start and
-		// before this node has caught up. The handlers answer with what there is.
-		return nil
-	case n.protocols.round, n.protocols.blob:
-		// Data: only while this node itself hears the mesh.
-		return n.stale()
-	}
-	return reason(attest.CodeProtocol, "protocol", string(p), "a protocol of this mesh")
-}
-
-// Keep decides about each open stream when something has changed.
-func (j judge) Keep(s *mesh.Session, p mesh.Protocol) *attest.Reason { return j.Permit(s, p) }
 
 func reason(code attest.Code, claim, got, want string) *attest.Reason {
 	r := attest.NewReason(code, claim, got, want)

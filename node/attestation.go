@@ -3,6 +3,7 @@ package node
 import (
 	"time"
 
+	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/mesh"
 )
 
@@ -30,20 +31,28 @@ func attestationStatus(s *mesh.Session) AttestationStatus {
 // describeLinks adds to each connected peer what the newest verdict about it says, and the
 // mesh's counters.
 func (n *Node) describeLinks(s *Status) {
-	sessions := map[string]*mesh.Session{}
+	links := map[string]mesh.Link{}
 	for _, l := range n.links() {
-		v := l.Session()
-		sessions[v.Peer.String()] = v
+		links[l.Peer().String()] = l
 	}
 	for i := range s.Peers {
-		p := &s.Peers[i]
-		if v := sessions[p.Peer]; v != nil && p.State == PeerConnected {
-			p.Kind, p.Measurement, p.Verdict = v.Claims.Kind, v.Claims.Measurement, v.Result.Verdict
-			p.AttestationStatus = attestationStatus(v)
+		if l := links[s.Peers[i].Peer]; l != nil && s.Peers[i].State == PeerConnected {
+			n.describeLink(&s.Peers[i], l)
 		}
 	}
 	s.Counters = map[string]uint64{}
 	if n.meshUp.Load() {
 		s.Counters = n.mesh.Counters()
+	}
+}
+
+func (n *Node) describeLink(p *PeerStatus, l mesh.Link) {
+	v := l.Session()
+	p.Kind, p.Measurement, p.Verdict = v.Claims.Kind, v.Claims.Measurement, v.Result.Verdict
+	p.AttestationStatus = attestationStatus(v)
+	p.Proof, _ = n.proofOf(v)
+	p.Epoch = l.PeerEpoch()
+	if why := n.withheld(v); why != nil && why.Code != attest.CodeStale {
+		p.Code, p.Reason = why.Code, why // staleness is this node's own, and in its phase
 	}
 }

@@ -6,14 +6,14 @@ import (
 	"sync"
 	"time"
 
-	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/federated"
 	"github.com/attestmesh/meshnode/mesh"
 )
 
 // maxStaleness is how long a node serves data without hearing a tick of the mesh. A node
-// that is cut off cannot hear a revocation either.
+// that is cut off cannot hear a revocation either; when it hears ticks again it has to prove
+// anew that it is fresh (fresh.go).
 const maxStaleness = 15 * time.Second
 
 // sampleWithin bounds the leader's wait for a seat's clock.
@@ -114,18 +114,6 @@ func (n *Node) handleClock(_ mesh.Link, s mesh.Stream) {
 	if sample, err := n.sampleTime(req.Seq); err == nil {
 		_ = writeMessage(s, sampleReply{sample})
 	}
-}
-
-// stale says why this node must not serve data now, or nil: a node without a start-up
-// proof, or one that has not heard the mesh for maxStaleness.
-func (n *Node) stale() *attest.Reason {
-	if !n.proven() {
-		return reason(attest.CodeStale, "start-up proof", "none yet", "heads signed over our nonce by a majority of organisations")
-	}
-	if age := n.now().Sub(n.machine.TickAt()); age > maxStaleness {
-		return reason(attest.CodeStale, "last tick", age.Round(time.Second).String()+" ago", "at most "+maxStaleness.String())
-	}
-	return nil
 }
 
 // gather asks every link at the same time and returns the good answers; it waits at most

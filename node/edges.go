@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"crypto/rand"
+	"math"
 	"sync"
 	"time"
 
@@ -18,6 +19,10 @@ const (
 	maxPendingEdges = 1024
 	edgeEvery       = 250 * time.Millisecond
 	heartbeatEvery  = time.Minute
+	// A finding that is in no log after relogFirst is ordered again, then later and later:
+	// it may have been refused because the subject's Credential came after it.
+	relogFirst   = 3 * time.Second
+	relogSlowest = time.Minute
 )
 
 // edges is this node's outbox of signed results: what it found out about others, until it
@@ -25,11 +30,19 @@ const (
 // flood of handshakes is no flood of leaves. Run owns the only goroutine.
 type edges struct {
 	n    *Node
+	own  identity.NodeRef // nobody judges itself, as an older boot of it
 	wake chan struct{}
 
 	mu      sync.Mutex
-	pending map[identity.PeerID]edge // guarded by mu
-	last    map[identity.PeerID]edge // guarded by mu; newest finding per subject, ordered or not
+	pending map[identity.PeerID]edge  // guarded by mu
+	last    map[identity.PeerID]edge  // guarded by mu; newest finding per subject, ordered or not
+	missing map[identity.PeerID]relog // guarded by mu; linked subjects whose finding is in no log
+}
+
+// relog is when a finding is ordered again.
+type relog struct {
+	at    time.Time
+	pause time.Duration
 }
 
 type edge struct {
@@ -39,12 +52,16 @@ type edge struct {
 }
 
 func newEdges(n *Node) *edges {
-	return &edges{n: n, wake: make(chan struct{}, 1), pending: map[identity.PeerID]edge{}, last: map[identity.PeerID]edge{}}
+	return &edges{n: n, wake: make(chan struct{}, 1), pending: map[identity.PeerID]edge{},
+		last: map[identity.PeerID]edge{}, missing: map[identity.PeerID]relog{}}
 }
 
 // record notes a finding about a subject whose Credential is valid. Without evidence it
 // is a new judgement of what the subject showed last. It does not block.
 func (e *edges) record(s mesh.Subject, evidence []byte, r attest.Result) {
+	if s.Node == e.own {
+		return
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	next := edge{s, evidence, r}
@@ -90,11 +107,46 @@ func (e *edges) run(ctx context.Context) {
 				e.record(s.Subject, nil, attest.Appraise(s.Claims, e.n.policyFor(s.Roles), e.n.now()))
 			}
 		case <-retry.C:
+			e.relogMissing(e.n.now())
 		case <-e.wake:
 		}
 		if e.n.machine.Started() {
 			e.flush(ctx)
 		}
+	}
+}
+
+// relogMissing looks for the findings about linked peers that no log holds.
+func (e *edges) relogMissing(now time.Time) {
+	for _, l := range e.n.links() {
+		_, logged := e.n.machine.logged(e.n.self, l.Session(), math.MaxUint64)
+		e.relog(l.Peer(), logged, now)
+	}
+}
+
+// relog has the newest finding about peer ordered again if it was not logged in time.
+func (e *edges) relog(peer identity.PeerID, logged bool, now time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if logged {
+		delete(e.missing, peer)
+		return
+	}
+	if _, waits := e.pending[peer]; waits {
+		return
+	}
+	last, known := e.last[peer]
+	m, missed := e.missing[peer]
+	switch {
+	case !known:
+	case !missed:
+		if len(e.missing) < maxPeers {
+			e.missing[peer] = relog{now.Add(relogFirst), relogFirst}
+		}
+	case !now.Before(m.at) && len(e.pending) < maxPendingEdges:
+		m.pause = min(2*m.pause, relogSlowest)
+		e.missing[peer] = relog{now.Add(m.pause), m.pause}
+		e.pending[peer] = last
 	}
 }
 

@@ -17,7 +17,7 @@ import (
 //	signed proposal ──► propose ──► Raft ──► State.Apply on every replica (epoch + 1)
 //	                                              │
 //	       rejudge: the stored claims of every live link under the new policy, no new quote
-//	            ├─ affirming: nothing happens
+//	            ├─ affirming: the peer is told the epoch, nothing else happens
 //	            └─ not:       edge (contraindicated) ──► log
 //	                          link closed with the reason; decided and closed times recorded
 //	       reconcile (leader): voters that the state does not want leave the Raft configuration
@@ -78,10 +78,15 @@ func (n *Node) watchPolicy(ctx context.Context) {
 // links to boots that a newer one has replaced.
 func (n *Node) rejudge(decided time.Time) {
 	for _, link := range n.mesh.Links() {
-		s := link.Session()
-		if result := (judge{n}).Rejudge(s.Subject, s.Claims); !result.Affirming() {
-			n.evict(link, result, decided)
-		}
+		n.rejudgeLink(link, decided)
+	}
+	n.recheck()
+}
+
+func (n *Node) rejudgeLink(link mesh.Link, decided time.Time) {
+	s := link.Session()
+	if result := (judge{n}).Rejudge(s.Subject, s.Claims); !result.Affirming() {
+		n.evict(link, result, decided)
 	}
 }
 
@@ -109,6 +114,9 @@ func (n *Node) evict(link mesh.Link, result attest.Result, decided time.Time) {
 	n.tasks.Go(func() {
 		_ = link.Close(why)
 		<-link.Done()
+		if spare, ok := n.linkTo(s.Peer); ok {
+			n.rejudgeLink(spare, decided) // of two links of one peer only one is shown
+		}
 		closed := n.now()
 		n.peers.closed(Closing{Node: s.Node.String(), Peer: s.Peer.String(), Code: why.Code, Decided: decided, Closed: closed})
 		n.peers.update(s.Node, "", closed, func(p *PeerStatus) {

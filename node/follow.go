@@ -169,13 +169,14 @@ type headReply struct {
 
 const nonceSize = 32
 
-// prove gets the start-up proof: it asks every linked seat to sign a fresh nonce until
-// enough organisations name nothing that this node has not reached.
+// prove gets the start-up proof, and a new one after every gap: it asks every linked seat to
+// sign a fresh nonce until enough organisations name nothing that this node has not
+// reached. A founder's first proof is the order of its Bootstrap.
 func (n *Node) prove(ctx context.Context) {
 	tick := time.NewTicker(proveEvery)
 	defer tick.Stop()
-	for !n.proven() {
-		if n.machine.Started() {
+	for {
+		if n.machine.Started() && !n.proven() && (n.raft() == nil || n.provenOnce()) {
 			n.tryProof(ctx)
 		}
 		select {
@@ -187,23 +188,24 @@ func (n *Node) prove(ctx context.Context) {
 }
 
 func (n *Node) tryProof(ctx context.Context) {
+	worth := n.began()
 	nonce := make([]byte, nonceSize)
 	_, _ = rand.Read(nonce)
 	heads := gather(ctx, n.seatLinks(), headWithin, func(ctx context.Context, l mesh.Link) (orgHead, error) {
 		return n.askHead(ctx, l, nonce)
 	})
 	reached := map[identity.OrgID]bool{}
+	if n.holdsSeat(n.self) {
+		reached[n.ref.Org] = true // its own head is what it has reached
+	}
 	for _, h := range heads {
 		if n.reached(h.Head) {
 			reached[h.org] = true
 		}
 	}
 	if quorum := n.quorum(); quorum > 0 && len(reached) >= quorum {
-		n.mu.Lock()
-		n.startupProof = true
-		n.mu.Unlock()
 		n.log.Info("start-up proof complete", "organisations", len(reached))
-		n.changed.notify()
+		n.completed(worth)
 	}
 }
 
@@ -246,12 +248,15 @@ func (n *Node) askHead(ctx context.Context, l mesh.Link, nonce []byte) (orgHead,
 	return orgHead{h, l.Session().Node.Org, reply.Head}, nil
 }
 
-// handleHead signs this seat's head over a peer's nonce.
+// handleHead signs this seat's head over a peer's nonce. A seat that has come through a gap
+// signs too: any majority of organisations holds one that stored whatever was ordered, and if
+// all waited for each other after an outage none would ever be fresh again. One that hears
+// no ticks does not.
 func (n *Node) handleHead(_ mesh.Link, s mesh.Stream) {
 	defer s.Close()
 	_ = s.SetDeadline(n.now().Add(headWithin))
 	var req headRequest
-	if readMessage(s, &req) != nil || len(req.Nonce) != nonceSize || !n.proven() {
+	if readMessage(s, &req) != nil || len(req.Nonce) != nonceSize || !n.provenOnce() || n.silent() != nil || !n.holdsSeat(n.self) {
 		return
 	}
 	_, raw, err := n.signHead(req.Nonce)
@@ -271,11 +276,11 @@ func (n *Node) signHead(nonce []byte) (Head, []byte, error) {
 	return h, raw, err
 }
 
-// reached reports whether this node has come as far as h: the same policy, and h's root
-// in its own tree at h's size.
+// reached reports whether this node has come as far as h: h's tick or a later one, the
+// same policy, and h's root in its own tree at h's size.
 func (n *Node) reached(h Head) bool {
 	root, err := n.machine.tree.RootAt(h.Size)
-	return err == nil && root.String() == h.Root && h.Policy == n.policyDigest()
+	return err == nil && root.String() == h.Root && h.Policy == n.policyDigest() && h.Tick <= n.tickSeq()
 }
 
 func (n *Node) policyDigest() (hex string) {
@@ -286,14 +291,6 @@ func (n *Node) policyDigest() (hex string) {
 func (n *Node) quorum() (q int) {
 	n.machine.View(func(s *consensus.State, _ *federated.Ledger) { q = s.Quorum() })
 	return q
-}
-
-// proven reports whether this node has its start-up proof. A founder's is the order of
-// its Bootstrap.
-func (n *Node) proven() bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.startupProof
 }
 
 // signStatement signs a Statement with this node's peer key.

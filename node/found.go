@@ -326,9 +326,6 @@ func (n *Node) orderBootstrap(ctx context.Context, b *consensus.Bootstrap) {
 			return
 		}
 	}
-	n.mu.Lock()
-	n.startupProof = true
-	n.mu.Unlock()
 	n.log.Info("the mesh has started", "mesh", n.genesis.MeshID().String())
-	n.changed.notify()
+	n.completed(n.began())
 }

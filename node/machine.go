@@ -55,6 +55,7 @@ type Machine struct {
 	leaves  map[transparency.Hash]uint64 // guarded by mu; index of each leaf by its hash
 	applied map[identity.Epoch]time.Time // guarded by mu; when this node applied each epoch
 	tickAt  time.Time                    // guarded by mu; when this node applied the newest tick
+	gaps    uint64                       // guarded by mu; counts ticks that came after maxStaleness
 	moved   uint64                       // guarded by mu; counts evictions and retirements
 	halted  error                        // guarded by mu
 }
@@ -138,7 +139,11 @@ func (m *Machine) dispatch(raw []byte) ([][]byte, Applied, error) {
 		m.moved++
 	}
 	if out.Reason == nil && c.Kind == consensus.KindTick {
-		m.tickAt = m.now()
+		now := m.now()
+		if !m.tickAt.IsZero() && now.Sub(m.tickAt) > maxStaleness {
+			m.gaps++
+		}
+		m.tickAt = now
 	}
 	return out.Leaves, Applied{Reason: out.Reason, Proposal: out.Proposal}, nil
 }
@@ -243,6 +248,13 @@ func (m *Machine) TickAt() time.Time {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	return m.tickAt
+}
+
+// Gaps counts the ticks that came later than maxStaleness after the one before.
+func (m *Machine) Gaps() uint64 {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.gaps
 }
 
 // Epoch returns the policy epoch.

@@ -196,6 +196,8 @@ func (n *Node) noteRefusal(r mesh.Refusal) {
 			return // the ordered decision says more than this attempt
 		case p.Peer == r.Peer.String() && why.Code == attest.CodeBusy && (p.State == PeerRefused || p.State == PeerRefusesUs):
 			return // it asked again too often; why it was refused says more
+		case p.Peer == r.Peer.String() && p.State == PeerRefusesUs && p.Code == attest.CodeRetired && r.Remote && why.Code == attest.CodeNoCredential:
+			return // it told us why when it closed the link; whom it does not recognise any more it owes no reason
 		}
 		p.Peer, p.Code, p.Reason, p.Note = r.Peer.String(), why.Code, &why, ""
 		switch {
@@ -228,7 +230,7 @@ func (n *Node) linked(l mesh.Link) {
 				return // the entry speaks of a newer boot, or of a newer link
 			}
 			p.State, p.Verdict = PeerUnreachable, ""
-			if why.Code == attest.CodeRevoked {
+			if why.Code == attest.CodeRevoked || why.Code == attest.CodeRetired {
 				p.State = PeerRefusesUs
 			}
 			p.Code, p.Reason = why.Code, &why

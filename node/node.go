@@ -124,8 +124,10 @@ type Node struct {
 	addresses   *addressBook
 	blobs       *blobs
 	work        *workbench
-	raftDir     *durable.Dir // for the store kind disk only
-	evidenceDir *durable.Dir // private: salted evidence behind this node's results; nil in simulations
+	proofs      *pendingProofs
+	asleep      func() time.Duration // how long this machine has been suspended; see stoodStill
+	raftDir     *durable.Dir         // for the store kind disk only
+	evidenceDir *durable.Dir         // private: salted evidence behind this node's results; nil in simulations
 
 	mu              sync.Mutex
 	cred            []byte                    // guarded by mu; newest own Credential
@@ -135,7 +137,7 @@ type Node struct {
 	cosignerWitness *transparency.Witness     // guarded by mu; set with replica
 	newest          published                 // guarded by mu
 	newestAt        time.Time                 // guarded by mu
-	startupProof    bool                      // guarded by mu
+	fresh           freshness                 // guarded by mu
 	badCredentials  map[identity.PeerID]error // guarded by mu; refused by the machine, not to be ordered again
 	phase           Phase                     // guarded by mu; until the first Credential
 	phaseReason     *attest.Reason            // guarded by mu
@@ -225,7 +227,10 @@ func newNode(ctx context.Context, cfg Config, deps Deps) (*Node, error) {
 		data: deps.Data, keys: keys, key: keys.Peer, self: identity.PeerIDFromKey(public), log: deps.Log, strangers: capped(deps.Log),
 		protocols: newProtocols(deps.Genesis.MeshID()), kind: deps.Attester.Kind(), changed: newNotifier(),
 		peers: newPeerBook(), addresses: newAddressBook(!deps.InMemory), badCredentials: map[identity.PeerID]error{}, phase: PhaseEnrolling,
-		attester: deps.Attester, outages: map[string]outage{}, runtime: &runtimelog.Log{},
+		attester: deps.Attester, outages: map[string]outage{}, runtime: &runtimelog.Log{}, proofs: newPendingProofs(), asleep: stoodStill,
+	}
+	if deps.InMemory {
+		n.asleep = func() time.Duration { return 0 } // virtual time does not stand still
 	}
 	if _, ok := n.genesis.Organisation(cfg.Organisation); !ok {
 		return nil, &ConfigError{Field: "organisation", Err: fmt.Errorf("%q is not in genesis", cfg.Organisation), Remedy: "use an organisation of this mesh, or this mesh's genesis"}
@@ -239,6 +244,7 @@ func newNode(ctx context.Context, cfg Config, deps Deps) (*Node, error) {
 	}
 	n.enroller = deps.Enroller(keys)
 	n.edges = newEdges(n)
+	n.edges.own = n.ref
 	n.quoter = attest.NewQuoter(deps.Attester, n.genesis.MeshID(), string(n.self), n.runtime.Head)
 	return n, nil
 }
@@ -375,7 +381,7 @@ func (n *Node) join(deps Deps) error {
 // startTasks starts the tasks that end with the node.
 func (n *Node) startTasks() {
 	for _, task := range []func(context.Context){
-		n.watchPolicy, n.edges.run, n.renew, n.runDriver, n.runParticipant, n.runAggregator, n.watchHalt, n.runProbes,
+		n.watchPolicy, n.watchStreams, n.prove, n.edges.run, n.renew, n.runDriver, n.runParticipant, n.runAggregator, n.watchHalt, n.runProbes,
 	} {
 		n.tasks.Go(func() { task(n.ctx) })
 	}
@@ -387,7 +393,6 @@ func (n *Node) startTasks() {
 			n.found(n.ctx)
 		}
 		if n.ctx.Err() == nil && n.raft() == nil {
-			n.tasks.Go(func() { n.prove(n.ctx) })
 			n.follow(n.ctx)
 		}
 	})

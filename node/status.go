@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/internal/identity"
 )
 
 // Status is what meshnode status prints: one node's own view of itself, its peers and the
@@ -89,9 +90,13 @@ type PeerStatus struct {
 	Kind        string         `json:"kind,omitempty"`
 	Measurement string         `json:"measurement,omitempty"`
 	Verdict     attest.Verdict `json:"verdict,omitempty"`
-	Seat        bool           `json:"seat"`
-	Since       time.Time      `json:"since"`
-	Note        string         `json:"note,omitempty"`
+	// Proof says whether the log holds this node's verdict, and Epoch what the peer judges
+	// under; both only while it is connected.
+	Proof Proof          `json:"proof,omitempty"`
+	Epoch identity.Epoch `json:"epoch,omitempty"`
+	Seat  bool           `json:"seat"`
+	Since time.Time      `json:"since"`
+	Note  string         `json:"note,omitempty"`
 	AttestationStatus
 }
 

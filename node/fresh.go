@@ -1,0 +1,87 @@
+package node
+
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/attestmesh/meshnode/attest"
+)
+
+// A node is fresh while it hears ticks of the mesh and has proved, after its start and after
+// every gap, that what it hears is the newest there is (follow.go). A gap is maxStaleness
+// without a tick, or a machine that stood still for that long: what the mesh decided
+// meanwhile, a host can keep from a node that wakes up. Clocks are monotonic, so that nobody
+// makes or hides a gap by setting one.
+
+// freshness is when a node proved that it is fresh. The zero value is that it never did.
+type freshness struct {
+	boot   bool          // proven since this boot; a founder by the order of its Bootstrap
+	gaps   uint64        // how many gaps the machine had seen before the proof began
+	asleep time.Duration // how long the machine had stood still by then
+}
+
+// began returns what a proof that begins now is worth once it is complete.
+func (n *Node) began() freshness {
+	return freshness{boot: true, gaps: n.machine.Gaps(), asleep: n.asleep()}
+}
+
+// completed notes a proof.
+func (n *Node) completed(f freshness) {
+	n.mu.Lock()
+	n.fresh = f
+	n.mu.Unlock()
+	n.changed.notify()
+}
+
+// provenOnce reports whether this node has proved since its boot that it is fresh. It then
+// knows the mesh it belongs to, though perhaps not its newest state.
+func (n *Node) provenOnce() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.fresh.boot
+}
+
+// proven reports whether this node has its start-up proof, and no gap since.
+func (n *Node) proven() bool {
+	now := n.began()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.fresh.boot && n.fresh.gaps == now.gaps && now.asleep-n.fresh.asleep <= maxStaleness
+}
+
+// silent says that this node has not heard a tick for maxStaleness, or nil.
+func (n *Node) silent() *attest.Reason {
+	at := n.machine.TickAt()
+	if at.IsZero() {
+		return reason(attest.CodeStale, "last tick", "none yet", "at most "+maxStaleness.String()+" ago")
+	}
+	if age := n.now().Sub(at); age > maxStaleness {
+		return reason(attest.CodeStale, "last tick", age.Round(time.Second).String()+" ago", "at most "+maxStaleness.String())
+	}
+	return nil
+}
+
+// stale says why this node must not serve data now, or nil.
+func (n *Node) stale() *attest.Reason {
+	if !n.provenOnce() {
+		return reason(attest.CodeStale, "start-up proof", "none yet", "heads signed over our nonce by a majority of organisations")
+	}
+	if why := n.silent(); why != nil {
+		return why
+	}
+	if !n.proven() {
+		return reason(attest.CodeStale, "start-up proof", "of before a gap of more than "+maxStaleness.String(), "heads signed over a new nonce by a majority of organisations")
+	}
+	return nil
+}
+
+// stoodStill returns for how long this machine was suspended since it booted: the clock
+// that counts suspension minus the one that does not.
+func stoodStill() time.Duration {
+	var with, without unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &with) != nil || unix.ClockGettime(unix.CLOCK_MONOTONIC, &without) != nil {
+		return 0 // a kernel without the clock: only missing ticks are noticed
+	}
+	return time.Duration(with.Nano() - without.Nano())
+}
