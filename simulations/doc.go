@@ -14,6 +14,7 @@
 //	mesh ORG...                                  first line: the founding organisations
 //	allow RELEASE...                             what genesis allows, in every role
 //	start NODE RELEASE [ROLE...]                 start a node that runs a release
+//	reboot NODE RELEASE [ROLE...]                start a newer boot elsewhere; the older runs on as NODE'
 //	name WORD NODE                               the node's further name, as "victim leader"
 //	stop NODE                                    end a node as its operator would
 //	crash NODE                                   end a node without a word to anybody
@@ -28,6 +29,8 @@
 //	expect phase PHASE [code CODE] of NODES [within TIME]
 //	expect closed NODE by NODES within TIME      since the last propose, by their own records
 //	expect linked NODES [within TIME]            each with each other
+//	expect kept NODES [within TIME]              the same, by links from before the last propose
+//	expect proof PROOF of NODES at NODES [within TIME]   what the log holds of their verdicts
 //	expect unlinked NODE from NODES [within TIME]
 //	expect voters NODES at NODES [within TIME]
 //	expect equal NODES [within TIME]             commands, state digests, log sizes and roots

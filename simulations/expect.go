@@ -73,8 +73,9 @@ func (p *player) checkClosed(name string, names []string, limit time.Duration) e
 	return nil
 }
 
-// checkLinked holds if each node is connected to each other one.
-func (p *player) checkLinked(names []string) error {
+// checkLinked holds if each node is connected to each other one, with old since before the
+// last proposal.
+func (p *player) checkLinked(names []string, old bool) error {
 	hosts, err := p.nodes(names)
 	if err != nil {
 		return err
@@ -86,11 +87,40 @@ func (p *player) checkLinked(names []string) error {
 	for i, s := range all {
 		connected := map[string]bool{hosts[i].name: true}
 		for _, peer := range s.Peers {
-			connected[peer.Node] = connected[peer.Node] || peer.State == node.PeerConnected
+			connected[peer.Node] = connected[peer.Node] || peer.State == node.PeerConnected && !(old && peer.Since.After(p.world.proposed))
 		}
 		for _, h := range hosts {
 			if !connected[h.name] {
 				return fmt.Errorf("%s is not connected to %s", s.Node, h.name)
+			}
+		}
+	}
+	return nil
+}
+
+// checkProof holds if every one of the nodes at has this proof of its verdict on each of the
+// others.
+func (p *player) checkProof(want node.Proof, names, at []string) error {
+	hosts, err := p.nodes(at)
+	if err != nil {
+		return err
+	}
+	subjects, err := p.nodes(names)
+	if err != nil {
+		return err
+	}
+	all, err := statuses(hosts)
+	if err != nil {
+		return err
+	}
+	for _, s := range all {
+		proofs := map[string]node.Proof{s.Node: want}
+		for _, peer := range s.Peers {
+			proofs[peer.Node] = peer.Proof
+		}
+		for _, h := range subjects {
+			if proofs[h.name] != want {
+				return fmt.Errorf("at %s the verdict on %s is %q, want %s", s.Node, h.name, proofs[h.name], want)
 			}
 		}
 	}

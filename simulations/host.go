@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/attestmesh/meshnode/attest"
@@ -18,12 +19,16 @@ import (
 	"github.com/attestmesh/meshnode/node"
 )
 
-// host is a machine with one node. Its name is the node's.
+// host is a machine with one node. Its name is the node's, with a prime for each newer boot
+// that was started on another machine.
 type host struct {
-	name    string
-	release string
-	ip      string
-	console *http.Client // reaches the control listener from the same machine
+	name     string
+	machine  string // on the wire
+	release  string
+	ip       string
+	attester *attesttest.Attester
+	console  *http.Client              // reaches the control listener from the same machine
+	mesh     atomic.Pointer[mesh.Mesh] // the node's, once it has one
 
 	cancel context.CancelFunc
 	done   chan struct{} // closed when the node has ended
@@ -72,7 +77,9 @@ func (w *world) start(name, release string, roles []string) error {
 	if _, err := w.host(name); err == nil {
 		return fmt.Errorf("%s was started before", name)
 	}
-	h := &host{name: name, release: release, ip: w.address(len(w.hosts)), console: w.client(name), done: make(chan struct{})}
+	machine := w.address(len(w.hosts))
+	h := &host{name: name, machine: machine, release: release, ip: machine, console: w.client(machine), done: make(chan struct{}),
+		attester: w.forger.Attester(attesttest.Measurement(release))}
 	cfg := node.Config{Organisation: ref.Org, Node: ref.Name, Roles: roles, Listen: []string{"/ip4/" + h.ip + "/tcp/4001"}}
 	for i := range max(len(w.hosts), len(w.genesis.Organisations)) {
 		if i != len(w.hosts) {
@@ -80,15 +87,15 @@ func (w *world) start(name, release string, roles []string) error {
 		}
 	}
 	deps := node.Deps{
-		Genesis: w.genesis, Attester: w.forger.Attester(attesttest.Measurement(release)), Schemes: []attest.Scheme{w.forger.Scheme()},
+		Genesis: w.genesis, Attester: h.attester, Schemes: []attest.Scheme{w.forger.Scheme()},
 		Enroller:  func(k node.Keys) node.Enroller { return &desk{enroller: e, name: ref.Name, roles: roles, keys: k} },
-		Directory: node.NewHTTPDirectory(w.client(name).Transport), NewMesh: w.meshOf(h), InMemory: true,
+		Directory: node.NewHTTPDirectory(w.client(machine).Transport), NewMesh: w.meshOf(h), InMemory: true,
 		Log: w.watch.logger(name, w.opts.NodeLog),
 	}
-	if deps.Public, err = w.wire.Listen(name, h.ip+":80"); err != nil {
+	if deps.Public, err = w.wire.Listen(machine, h.ip+":80"); err != nil {
 		return err
 	}
-	if deps.Control, err = w.wire.Listen(name, h.ip+":81"); err != nil {
+	if deps.Control, err = w.wire.Listen(machine, h.ip+":81"); err != nil {
 		return err
 	}
 	var ctx context.Context
@@ -101,14 +108,41 @@ func (w *world) start(name, release string, roles []string) error {
 	return nil
 }
 
+// reboot starts a newer boot of a node on another machine while the older one runs on: the
+// host that keeps it is called by the node's name and a prime from now on.
+func (w *world) reboot(name, release string, roles []string) error {
+	var boots []*host
+	for called := name; ; called += "'" {
+		h, err := w.host(called)
+		if err != nil && len(boots) == 0 {
+			return err
+		}
+		if err != nil {
+			break
+		}
+		boots = append(boots, h)
+	}
+	for _, h := range boots {
+		h.name += "'"
+	}
+	return w.start(name, release, roles)
+}
+
 // meshOf makes the libp2p mesh of a machine on the wire in memory.
 func (w *world) meshOf(h *host) func(mesh.Config) (mesh.Mesh, error) {
 	return func(cfg mesh.Config) (mesh.Mesh, error) {
 		if w.beforeMesh != nil {
 			w.beforeMesh(h)
 		}
-		cfg.Transport = w.wire.Host(h.name)
-		return mesh.NewLibp2p(cfg)
+		cfg.Transport = w.wire.Host(h.machine)
+		if w.judge != nil {
+			cfg.Judge = w.judge(h, cfg.Judge)
+		}
+		m, err := mesh.NewLibp2p(cfg)
+		if err == nil {
+			h.mesh.Store(&m)
+		}
+		return m, err
 	}
 }
 

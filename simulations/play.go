@@ -23,6 +23,10 @@ type Options struct {
 	Log func(line string)
 	// NodeLog, if set, gets what the nodes log.
 	NodeLog *slog.Logger
+
+	// A test's: before the first node starts, and after the last step while all run.
+	prepare func(*world)
+	then    func(*player) error
 }
 
 // Result is what a scenario leaves behind. History still has to be checked, outside the
@@ -41,7 +45,20 @@ type player struct {
 	world   *world
 	clients *clients
 	names   map[string]string // given by the command name
+	seed    uint64
+	log     func(line string)
 	result  *Result
+}
+
+// run runs the steps of a script in order.
+func (p *player) run(s *Script) error {
+	for _, step := range s.steps {
+		p.log(step.text)
+		if err := step.run(p); err != nil {
+			return fmt.Errorf("%s:%d: seed %d: %s: %w", s.name, step.line, p.seed, step.text, err)
+		}
+	}
+	return nil
 }
 
 // Play plays the scenario once. It must be called in a testing/synctest bubble, and has
@@ -53,7 +70,10 @@ func (s *Script) Play(seed uint64, opts Options) (_ *Result, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", s.name, err)
 	}
-	p := &player{world: w, names: map[string]string{}, result: &Result{History: newHistory(start)}}
+	if opts.prepare != nil {
+		opts.prepare(w)
+	}
+	p := &player{world: w, seed: seed, names: map[string]string{}, result: &Result{History: newHistory(start)}}
 	defer func() {
 		p.quiet()
 		p.heal()
@@ -64,12 +84,17 @@ func (s *Script) Play(seed uint64, opts Options) (_ *Result, err error) {
 		}
 		time.Sleep(time.Second) // net/http finishes dials that nobody waits for any more
 	}()
-	for _, step := range s.steps {
+	p.log = func(line string) {
 		if opts.Log != nil {
-			opts.Log(fmt.Sprintf("%9.3fs  %s", time.Since(start).Seconds(), step.text))
+			opts.Log(fmt.Sprintf("%9.3fs  %s", time.Since(start).Seconds(), line))
 		}
-		if err := step.run(p); err != nil {
-			return nil, fmt.Errorf("%s:%d: seed %d: %s: %w", s.name, step.line, seed, step.text, err)
+	}
+	if err := p.run(s); err != nil {
+		return nil, err
+	}
+	if opts.then != nil {
+		if err := opts.then(p); err != nil {
+			return nil, fmt.Errorf("%s: seed %d: %w", s.name, seed, err)
 		}
 	}
 	p.result.Virtual = time.Since(start)
@@ -173,8 +198,8 @@ func (p *player) end(name string, crash bool) error {
 	if crash {
 		for _, h := range p.world.hosts {
 			if h != gone {
-				p.world.wire.Silence(h.name, gone.name)
-				p.world.parted = append(p.world.parted, [2]string{h.name, gone.name})
+				p.world.wire.Silence(h.machine, gone.machine)
+				p.world.parted = append(p.world.parted, [2]string{h.machine, gone.machine})
 			}
 		}
 	}
@@ -208,8 +233,8 @@ func (p *player) part(how string, groups [][]string) error {
 		for _, other := range resolved[:i] {
 			for _, a := range g {
 				for _, b := range other {
-					do(a.name, b.name)
-					p.world.parted = append(p.world.parted, [2]string{a.name, b.name})
+					do(a.machine, b.machine)
+					p.world.parted = append(p.world.parted, [2]string{a.machine, b.machine})
 				}
 			}
 		}

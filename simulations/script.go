@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/attestmesh/meshnode/node"
 )
 
 // Limits of a script's expectations.
@@ -69,6 +71,11 @@ func (s *Script) parse(command string, args []string) (func(*player) error, erro
 			return nil, fmt.Errorf("want NODE RELEASE [ROLE...]")
 		}
 		return func(p *player) error { return p.world.start(args[0], args[1], args[2:]) }, nil
+	case "reboot":
+		if len(args) < 2 {
+			return nil, fmt.Errorf("want NODE RELEASE [ROLE...]")
+		}
+		return func(p *player) error { return p.world.reboot(args[0], args[1], args[2:]) }, nil
 	case "name":
 		if len(args) != 2 {
 			return nil, fmt.Errorf("want WORD NODE")
@@ -220,8 +227,15 @@ func parseCheck(what string, args []string, limit time.Duration) (func(*player) 
 			return func(p *player) error { return p.checkClosed(args[0], nodes, limit) }, nil
 		}
 		return nil, fmt.Errorf("want NODE by NODES within TIME")
-	case "linked":
-		return func(p *player) error { return p.checkLinked(args) }, nil
+	case "linked", "kept":
+		return func(p *player) error { return p.checkLinked(args, what == "kept") }, nil
+	case "proof":
+		nodes, _ := after(args, "of", "at")
+		at, _ := after(args, "at")
+		if args[0] == "of" || len(nodes) == 0 || len(at) == 0 {
+			return nil, fmt.Errorf("want PROOF of NODES at NODES")
+		}
+		return func(p *player) error { return p.checkProof(node.Proof(args[0]), nodes, at) }, nil
 	case "unlinked":
 		if nodes, ok := after(args, "from"); ok && args[0] != "from" && len(nodes) > 0 {
 			return func(p *player) error { return p.checkUnlinked(args[0], nodes) }, nil

@@ -14,7 +14,8 @@ func TestParseRefuses(t *testing.T) {
 		"propose remove new signed at alpha/n1", "propose remove new signed alpha", "propose remove new signed alpha at",
 		"propose remove new signed alpha at alpha/n1 refused", "clients", "clients many", "quiet please", "expect", "expect rain",
 		"expect leader alpha/n1", "expect phase of alpha/n1", "expect phase member", "expect phase refused code of alpha/n1",
-		"expect closed alpha/n1 within 1s", "expect closed by rest", "expect unlinked alpha/n1", "expect linked",
+		"expect closed alpha/n1 within 1s", "expect closed by rest", "expect unlinked alpha/n1", "expect linked", "expect kept",
+		"reboot alpha/n1", "expect proof proven", "expect proof of alpha/n1", "expect proof proven of alpha/n1", "expect proof proven at alpha/n1",
 		"expect voters at alpha/n1", "expect voters alpha/n1", "expect voters alpha/n1 at", "expect equal", "expect published within 1s",
 		"expect equal rest within", "mesh alpha",
 	} {

@@ -67,9 +67,7 @@ func load(t *testing.T, name string) *Script {
 func play(t *testing.T, s *Script, seed uint64, opts Options) *Result {
 	t.Helper()
 	opts.Log = func(line string) { t.Log(line) }
-	if *nodeLog {
-		opts.NodeLog = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	}
+	opts.NodeLog = nodeLogger()
 	var r *Result
 	synctest.Test(t, func(t *testing.T) {
 		var err error
@@ -78,6 +76,13 @@ func play(t *testing.T, s *Script, seed uint64, opts Options) *Result {
 		}
 	})
 	return r
+}
+
+func nodeLogger() *slog.Logger {
+	if !*nodeLog {
+		return nil
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
 func TestScenarios(t *testing.T) {

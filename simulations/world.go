@@ -17,6 +17,7 @@ import (
 	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/internal/envelope"
 	"github.com/attestmesh/meshnode/internal/identity"
+	"github.com/attestmesh/meshnode/mesh"
 	"github.com/attestmesh/meshnode/mesh/meshtest/memtransport"
 )
 
@@ -38,7 +39,10 @@ type world struct {
 	nonces    int
 	watch     watch
 
-	beforeMesh func(*host) // a test's: what happens between the Credential and the mesh
+	// What tests do to nodes: between the Credential and the mesh, and to what they think
+	// of peers.
+	beforeMesh func(*host)
+	judge      func(*host, mesh.Judge) mesh.Judge
 }
 
 func newWorld(orgs, releases []string, seed uint64, opts Options) (*world, error) {
