@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/internal/identity"
 	"github.com/attestmesh/meshnode/mesh/exchange"
 )
 
@@ -14,6 +15,7 @@ import (
 type thief struct {
 	t      *testing.T
 	node   *node
+	peer   identity.PeerID // the victim
 	conn   exchange.Conn
 	export exchange.Exporter
 	asked  []byte
@@ -89,7 +91,7 @@ func TestAttackOnNewConnection(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				th := &thief{t: t, node: a, conn: end.handshake, export: end.conn.exporter}
+				th := &thief{t: t, node: a, peer: b.Peer, conn: end.handshake, export: end.conn.exporter}
 				if err = th.hello(); err == nil {
 					err = th.fast()
 				}
@@ -175,7 +177,7 @@ func TestAttackOnReattestation(t *testing.T) {
 					t.Fatal(err)
 				}
 				_ = s.SetDeadline(time.Time{})
-				c.script(&thief{t: t, node: a, conn: s, export: l.(*link).channel.export})
+				c.script(&thief{t: t, node: a, peer: l.Peer(), conn: s, export: l.(*link).channel.export})
 				await(t, "the victim's Done", back.Done(), 15*time.Second)
 				await(t, "Done", l.Done(), 2*time.Second)
 				if back.Cause().Code != c.code || l.Cause().Code != c.code {
@@ -213,7 +215,7 @@ func (th *thief) attestation(purpose attest.Purpose) ([]byte, error) {
 		th.t.Fatal(reason)
 	}
 	b := attest.Binder{Purpose: purpose, Role: attest.RoleClient, MeshID: h.MeshID, Attester: string(th.node.Peer),
-		Verifier: string(th.node.Links()[0].Peer()), HelloI: th.bodies[0], HelloR: th.bodies[1], EKM: th.ekm}
+		Verifier: string(th.peer), HelloI: th.bodies[0], HelloR: th.bodies[1], EKM: th.ekm}
 	proof, err := th.node.Quoter.Prove(th.t.Context(), b.Sum())
 	if err != nil {
 		return nil, err

@@ -71,8 +71,8 @@ func TestLinksAreAttestedAgain(t *testing.T) {
 				}
 			}
 		}
-		w.wire.Cut("alpha/n1", "beta/n1")
-		w.wire.Heal("alpha/n1", "beta/n1")
+		w.wire.Cut(w.hosts[0].machine, w.hosts[1].machine)
+		w.wire.Heal(w.hosts[0].machine, w.hosts[1].machine)
 		time.Sleep(3 * time.Second)
 		modes := ""
 		for _, s := range linked(expectWithin) {
