@@ -2,6 +2,7 @@ package attest
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -81,11 +82,34 @@ func DecodeEvidence(raw []byte) (Evidence, error) {
 	if err := cborDecode.Unmarshal(raw, &e); err != nil {
 		return Evidence{}, fmt.Errorf("evidence: %w", err)
 	}
-	back, err := e.Encode()
-	if err != nil || !bytes.Equal(back, raw) {
-		return Evidence{}, fmt.Errorf("evidence: not in canonical form")
+	if err := SameEncoding(cborEncode, e, raw); err != nil {
+		return Evidence{}, fmt.Errorf("evidence: %w", err)
 	}
 	return e, e.Check()
+}
+
+// SameEncoding returns an error unless mode encodes v as exactly raw. It is how a decoder
+// finds out whether what it read was the one encoding; it makes no copy.
+func SameEncoding(mode cbor.EncMode, v any, raw []byte) error {
+	same := comparison{raw}
+	if err := mode.NewEncoder(&same).Encode(v); err != nil || len(same.rest) != 0 {
+		return errNotCanonical
+	}
+	return nil
+}
+
+var errNotCanonical = errors.New("not in canonical form")
+
+// comparison is a writer that accepts the bytes of rest, in order.
+type comparison struct{ rest []byte }
+
+// Write implements io.Writer.
+func (c *comparison) Write(p []byte) (int, error) {
+	if !bytes.HasPrefix(c.rest, p) {
+		return 0, errNotCanonical
+	}
+	c.rest = c.rest[len(p):]
+	return len(p), nil
 }
 
 // Check enforces the limits on a decoded or self-made Evidence.

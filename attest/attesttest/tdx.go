@@ -103,7 +103,7 @@ func (m *tdxMachine) evidence(f Forgery, measurement [measurementSize]byte, data
 	case NoCollateral:
 		items = nil
 	}
-	signed := quoteBody(measurement, data)
+	signed := quoteBody(measurement, data, 4+64+len(certified))
 	switch f {
 	case DebugGuest:
 		signed[tdxHeader+120] |= 1
@@ -114,16 +114,17 @@ func (m *tdxMachine) evidence(f Forgery, measurement [measurementSize]byte, data
 	if err != nil {
 		return attest.Evidence{}, 0, err
 	}
-	section := append(signature, certified...)
-	quote := append(binary.LittleEndian.AppendUint32(signed, uint32(len(section))), section...)
+	quote := binary.LittleEndian.AppendUint32(signed, uint32(len(signature)+len(certified)))
+	quote = append(append(quote, signature...), certified...)
 	ev := attest.Evidence{Kind: attest.KindTDX, Items: append([]attest.Item{{Type: attest.TypeTDXQuote, Data: quote}}, items...)}
 	// PEM around the certificates can bear another line end; what is before it cannot.
 	return ev, bytes.Index(quote, []byte("-----BEGIN")), nil
 }
 
-// quoteBody returns header and TD quote body (Intel TDX DCAP Quoting Library API, A.3).
-func quoteBody(measurement [measurementSize]byte, data attest.ReportData) []byte {
-	raw := make([]byte, tdxSigned, tdxSigned+8<<10)
+// quoteBody returns header and TD quote body (Intel TDX DCAP Quoting Library API, A.3), with
+// room for more.
+func quoteBody(measurement [measurementSize]byte, data attest.ReportData, more int) []byte {
+	raw := make([]byte, tdxSigned, tdxSigned+more)
 	binary.LittleEndian.PutUint16(raw, 4)
 	binary.LittleEndian.PutUint16(raw[2:], 2)
 	binary.LittleEndian.PutUint32(raw[4:], 0x81)

@@ -6,6 +6,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"time"
 
@@ -83,7 +84,7 @@ type exchange struct {
 	helloI []byte
 	helloR []byte
 	ekm    []byte
-	bodies [][]byte // all frame bodies so far, in order
+	said   hash.Hash // the transcript so far, from the exporter value on
 
 	peer     Hello
 	subject  Subject
@@ -144,13 +145,14 @@ func (x *exchange) run() (*Session, error) {
 	if x.Peer == x.Self {
 		return nil, x.refuse(attest.NewReason(attest.CodeReflection, "peer", "our own peer id", "another peer"))
 	}
-	if err := x.hellos(); err != nil {
+	if err := x.greet(); err != nil {
 		return nil, err
 	}
 	var err error
 	if x.ekm, err = EKM(x.Export, x.helloI, x.helloR); err != nil {
 		return nil, fmt.Errorf("exchange with %s: %w", x.Peer, err)
 	}
+	x.said = conversation(x.ekm, x.helloI, x.helloR)
 	if err := x.deadline(TotalTimeout); err != nil {
 		return nil, err
 	}
@@ -219,8 +221,8 @@ func (x *exchange) deadline(d time.Duration) error {
 	return x.ctx.Err()
 }
 
-// hellos exchanges and checks the HELLO frames; on success the peer's Credential is valid.
-func (x *exchange) hellos() error {
+// greet exchanges and checks the HELLO frames; on success the peer's Credential is valid.
+func (x *exchange) greet() error {
 	if err := x.deadline(HelloTimeout); err != nil {
 		return err
 	}
@@ -423,7 +425,15 @@ func (x *exchange) receiveAck() error {
 	return nil
 }
 
-func (x *exchange) transcript() [32]byte { return Transcript(x.ekm, x.bodies...) }
+func (x *exchange) transcript() [32]byte { return [32]byte(x.said.Sum(nil)) }
+
+// note takes a frame's body into the transcript. The HELLOs, which come before there is an
+// exporter value to begin it with, are taken in with that.
+func (x *exchange) note(body []byte) {
+	if x.said != nil {
+		say(x.said, body)
+	}
+}
 
 func (x *exchange) send(kind FrameType, body []byte) error {
 	if err := WriteFrame(x.conn, kind, body); err != nil {
@@ -434,7 +444,7 @@ func (x *exchange) send(kind FrameType, body []byte) error {
 		}
 		return fmt.Errorf("exchange with %s: send %s: %w", x.Peer, kind, err)
 	}
-	x.bodies = append(x.bodies, body)
+	x.note(body)
 	return nil
 }
 
@@ -465,7 +475,7 @@ func (x *exchange) receive(wants ...Expected) (FrameType, []byte, error) {
 	case err != nil:
 		return kind, nil, fmt.Errorf("exchange with %s: receive %s: %w", x.Peer, wants[0].Type, err)
 	}
-	x.bodies = append(x.bodies, body)
+	x.note(body)
 	return kind, body, nil
 }
 

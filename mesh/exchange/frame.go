@@ -124,7 +124,7 @@ func readBody(r io.Reader, kind FrameType, size uint32, limit int) ([]byte, erro
 		return nil, &FrameError{fmt.Sprintf("%s of %d bytes", kind, size), fmt.Sprintf("at most %d", limit)}
 	}
 	var body bytes.Buffer
-	body.Grow(min(int(size), growFirst))
+	body.Grow(min(int(size), growFirst) + bytes.MinRead) // which the buffer wants free to see the end
 	if _, err := io.CopyN(&body, r, int64(size)); err != nil {
 		if err == io.EOF {
 			err = io.ErrUnexpectedEOF
@@ -243,12 +243,8 @@ func decodeCanonical[T any](body []byte, out *T) error {
 	if err := cborDecode.Unmarshal(body, &tmp); err != nil {
 		return err
 	}
-	back, err := cborEncode.Marshal(tmp)
-	if err != nil {
+	if err := attest.SameEncoding(cborEncode, tmp, body); err != nil {
 		return err
-	}
-	if !bytes.Equal(back, body) {
-		return fmt.Errorf("not in canonical form")
 	}
 	*out = tmp
 	return nil

@@ -2,7 +2,9 @@ package exchange
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
+	"hash"
 	"strings"
 
 	"github.com/fxamacker/cbor/v2"
@@ -183,14 +185,26 @@ func exported(export Exporter, label string, context []byte, size int) ([]byte, 
 
 // Transcript returns the digest of a conversation so far.
 func Transcript(ekm []byte, bodies ...[]byte) [32]byte {
-	buf := attest.LengthPrefixed(nil, []byte(transcriptLabel))
-	buf = attest.LengthPrefixed(buf, ekm)
+	return [32]byte(conversation(ekm, bodies...).Sum(nil))
+}
+
+// conversation is a transcript that goes on.
+func conversation(ekm []byte, bodies ...[]byte) hash.Hash {
 	h := sha256.New()
-	h.Write(buf)
+	say(h, []byte(transcriptLabel))
+	say(h, ekm)
 	for _, b := range bodies {
-		h.Write(attest.LengthPrefixed(nil, b))
+		say(h, b)
 	}
-	return [32]byte(h.Sum(nil))
+	return h
+}
+
+// say adds lp(x) to a transcript without copying x: evidence is long.
+func say(h hash.Hash, x []byte) {
+	var size [4]byte
+	binary.BigEndian.PutUint32(size[:], uint32(len(x)))
+	h.Write(size[:])
+	h.Write(x)
 }
 
 func joinReasons(reasons []attest.Reason) string {
