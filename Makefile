@@ -4,7 +4,7 @@ STATICCHECK_VERSION := v0.8.2
 LDFLAGS := -s -w -X main.version=$(VERSION)
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 
-.PHONY: check fmt vet staticcheck test race demo bench fuzz model dist
+.PHONY: check fmt vet staticcheck test race demo bench flood fuzz model dist
 
 check: fmt vet staticcheck race
 
@@ -43,6 +43,11 @@ bench:
 	@pkgs=$$(grep -rl --include='*_test.go' '^func BenchmarkRatio' . | xargs -n1 dirname | sort -u); \
 	out=$$($(GO) test -p 1 -run '^$$' -bench '^BenchmarkRatio' -benchtime 1x -count 1 -timeout 3m $$pkgs 2>&1) || { echo "$$out"; exit 1; }; \
 	echo "$$out" | grep '^ratio '
+
+# A thousand half-open connections a second for ten seconds, of four kinds, at a node in a
+# network namespace that the test makes; needs iproute2 and the right to make namespaces.
+flood:
+	MESHNODE_FLOOD=1 $(GO) test -count 1 -timeout 5m -run '^TestFlood$$' -v ./mesh
 
 # Every fuzz target for a short while.
 FUZZTIME ?= 10s

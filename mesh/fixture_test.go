@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -16,7 +17,12 @@ import (
 	"github.com/attestmesh/meshnode/mesh/meshtest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if role := os.Getenv(floodRole); role != "" {
+		os.Exit(playFlood(role))
+	}
+	goleak.VerifyTestMain(m)
+}
 
 const echo Protocol = "/meshnode/test/echo/1"
 

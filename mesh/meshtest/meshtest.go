@@ -8,6 +8,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/sha256"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -26,6 +27,15 @@ type Root struct {
 
 // NewRoot returns a fresh world; no other root's evidence or Credentials are valid in it.
 func NewRoot() *Root { return &Root{platform: newKey(), org: newKey()} }
+
+// RootFromSeed returns the same world in every process that knows seed.
+func RootFromSeed(seed string) *Root {
+	key := func(use string) ed25519.PrivateKey {
+		digest := sha256.Sum256([]byte(use + " of " + seed))
+		return ed25519.NewKeyFromSeed(digest[:])
+	}
+	return &Root{platform: key("platform"), org: key("organisation")}
+}
 
 func newKey() ed25519.PrivateKey {
 	_, key, err := ed25519.GenerateKey(rand.Reader)
