@@ -13,12 +13,13 @@ import (
 // The names of counters. Refusals have one for each code: what this node refused, and what
 // refused this node.
 const (
-	countFull      = "attested/full"
-	countFast      = "attested/fast"
-	countReattest  = "attested/again"
-	countRefused   = "refused/"
-	countRefusedUs = "refused_us/"
-	countOther     = "other" // in place of a code that this release does not know
+	countFull       = "attested/full"
+	countFast       = "attested/fast"
+	countReattest   = "attested/again"
+	countRefused    = "refused/"
+	countRefusedUs  = "refused_us/"
+	countTurnedAway = "turned_away/"
+	countOther      = "other" // in place of a code that this release does not know
 )
 
 // counters count events by name. Their number is bounded: a peer cannot invent names.

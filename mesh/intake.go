@@ -110,11 +110,12 @@ const (
 type turnedAway string
 
 const (
-	turnedSource  turnedAway = "source"  // too many of one source, or too fast
-	turnedRate    turnedAway = "rate"    // too many strangers' handshakes a second
-	turnedSilent  turnedAway = "silent"  // said nothing in time
-	turnedCrowded turnedAway = "crowded" // its place was needed
-	turnedSlow    turnedAway = "slow"    // named no security protocol in time
+	turnedSource     turnedAway = "source"     // too many of one source, or too fast
+	turnedRate       turnedAway = "rate"       // too many strangers' handshakes a second
+	turnedSilent     turnedAway = "silent"     // said nothing in time
+	turnedCrowded    turnedAway = "crowded"    // its place was needed
+	turnedSlow       turnedAway = "slow"       // named no security protocol in time
+	turnedUnfinished turnedAway = "unfinished" // was let in and closed before it was attested, by either end
 )
 
 // visitor is a raw connection while, and after, intake has it. Its methods may be called on
@@ -229,7 +230,10 @@ func (v *visitor) attested() {
 // Close implements net.Conn.
 func (v *visitor) Close() error {
 	v.intake.mu.Lock()
-	v.intake.leave(v)
+	if v.stage != stageGone {
+		v.intake.turned[turnedUnfinished]++
+		v.intake.leave(v)
+	}
 	v.intake.mu.Unlock()
 	return v.Conn.Close()
 }

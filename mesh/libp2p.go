@@ -314,6 +314,15 @@ func parseAddrs(to identity.PeerID, addrs []string) ([]ma.Multiaddr, error) {
 	return out, nil
 }
 
+// Counters implements Mesh.
+func (m *libp2pMesh) Counters() map[string]uint64 {
+	out := m.hub.Counters()
+	for why, n := range m.intake.counts() {
+		out[countTurnedAway+string(why)] = n
+	}
+	return out
+}
+
 // Close implements Mesh.
 func (m *libp2pMesh) Close() error {
 	if !m.shutdown() {
