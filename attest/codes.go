@@ -40,6 +40,8 @@ const (
 	CodeWrongMesh             Code = "wrong_mesh"
 	CodeWrongIncarnation      Code = "wrong_incarnation"
 	CodeWrongPeer             Code = "wrong_peer"
+	CodeWrongOrganisation     Code = "wrong_organisation"
+	CodeProgramNotAllowed     Code = "program_not_allowed"
 	CodeWrongVersion          Code = "wrong_version"
 	CodeReflection            Code = "reflection"
 	CodeNoCredential          Code = "no_credential"
@@ -120,6 +122,8 @@ var remedies = map[Code]string{
 	CodeMaskedChipID:          "turn off chip id masking (MASK_CHIP_ID) on the host",
 	CodeWrongMesh:             "give both nodes the same genesis file",
 	CodeWrongIncarnation:      "fetch the newest policy state; the mesh has been recovered since",
+	CodeWrongOrganisation:     "connect to a node of an organisation that your policy names, or name this one in it",
+	CodeProgramNotAllowed:     "ask the owner which program this is; name its digest in your policy if you trust it",
 	CodeWrongPeer:             "the address answers with another identity; refresh the peer's URL",
 	CodeWrongVersion:          "run releases that speak a common protocol version",
 	CodeReflection:            "a peer returned our own messages; it is not an honest node",
