@@ -17,6 +17,7 @@ func subcommands() []*cobra.Command {
 		statusCommand(),
 		peersCommand(),
 		doctorCommand(),
+		redteamCommand(),
 		policyCommand(),
 		jobCommand(),
 		serviceCommand(),
