@@ -88,9 +88,6 @@ func fastAttacks() []Attack {
 	}
 }
 
-// frameFastI stands in place of ATT_I where the target asked for it.
-const frameFastI exchange.FrameType = 9
-
 func fastUnasked(ctx context.Context, c *Campaign) Outcome {
 	tries := map[string]Outcome{}
 	for _, n := range []int{0, 16, 32} {
@@ -98,7 +95,7 @@ func fastUnasked(ctx context.Context, c *Campaign) Outcome {
 		// may still name a key it holds about us, and then the MAC must be right.
 		a := c.attempt(ctx, c.addrs[0], c.arsenal.Self, lies{instead: func(s *speaker) (exchange.FrameType, []byte) {
 			t := exchange.Transcript(s.ekm, s.bodies...)
-			return frameFastI, fastBody(t, make([]byte, n))
+			return exchange.FrameFastI, fastBody(t, make([]byte, n))
 		}})
 		if a.err != nil && errors.Is(a.err, errNoConnection) {
 			return skipped("could not be tried: %v", a.err)
