@@ -38,10 +38,12 @@ type stranger struct {
 	theirs []byte // the key by which the other convinces it
 }
 
-// call is one connection of a stranger.
+// call is one exchange of a stranger, on a connection or on a stream of one (11).
 type call struct {
 	*stranger
-	*tls.Conn
+	io.ReadWriter
+	tls            *tls.Conn
+	purpose        byte
 	peer           []byte
 	helloI, helloR []byte
 	ekm            []byte
@@ -140,7 +142,7 @@ func (s *stranger) dial(ctx context.Context, addr, peer, muxer string) (*call, e
 	}
 	deadline, _ := ctx.Deadline()
 	_ = raw.SetDeadline(deadline)
-	c := &call{stranger: s, peer: []byte(peer)}
+	c := &call{stranger: s, purpose: 1, peer: []byte(peer)}
 	if err = c.secure(raw, muxer); err == nil {
 		err = c.exchange()
 	}
@@ -159,12 +161,13 @@ func (c *call) secure(raw net.Conn, muxer string) error {
 	if err != nil {
 		return err
 	}
-	c.Conn = tls.Client(raw, &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: []string{muxer, "libp2p"}, Certificates: []tls.Certificate{cert},
+	c.tls = tls.Client(raw, &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: []string{muxer, "libp2p"}, Certificates: []tls.Certificate{cert},
 		InsecureSkipVerify: true, VerifyConnection: c.identity})
-	if err := c.Handshake(); err != nil {
+	if err := c.tls.Handshake(); err != nil {
 		return err
 	}
-	if got := c.ConnectionState(); got.NegotiatedProtocol != muxer || got.DidResume {
+	c.ReadWriter = c.tls
+	if got := c.tls.ConnectionState(); got.NegotiatedProtocol != muxer || got.DidResume {
 		return errors.New("ALPN agreed on " + got.NegotiatedProtocol)
 	}
 	return nil
@@ -214,7 +217,7 @@ func (c *call) hear(kinds ...byte) (byte, []byte, error) {
 
 // exported is the connection's exporter (2).
 func (c *call) exported(label string, context []byte) []byte {
-	state := c.ConnectionState()
+	state := c.tls.ConnectionState()
 	out, err := state.ExportKeyingMaterial(label, context, 32)
 	if err != nil {
 		panic(err)
@@ -224,7 +227,7 @@ func (c *call) exported(label string, context []byte) []byte {
 
 func (c *call) exchange() error {
 	var want []byte
-	if c.theirs != nil {
+	if c.theirs != nil && c.purpose == 1 {
 		want = digest([]byte("meshnode-attest/v1 pair id"), c.theirs)
 	}
 	nonce := make([]byte, 32)
@@ -284,13 +287,13 @@ func (c *call) transcript() []byte {
 	return digest(append([][]byte{[]byte("meshnode-attest/v1 transcript"), c.ekm}, c.bodies...)...)
 }
 
-// binder is 6.1, purpose 1, of the initiator (1) or the responder (2).
+// binder is 6.1 of the initiator (1) or the responder (2).
 func (c *call) binder(role byte) []byte {
 	attester, verifier := []byte(c.Peer), c.peer
 	if role == 2 {
 		attester, verifier = verifier, attester
 	}
-	return digest([]byte("meshnode-attest/v1 binder"), []byte{1}, []byte{role}, c.meshID[:], make([]byte, 8), attester, verifier,
+	return digest([]byte("meshnode-attest/v1 binder"), []byte{c.purpose}, []byte{role}, c.meshID[:], make([]byte, 8), attester, verifier,
 		c.helloI, c.helloR, nil, c.ekm)
 }
 
@@ -351,7 +354,89 @@ func (c *call) judge(kind byte, proof []byte) error {
 	return nil
 }
 
-// A program that was written from the page gets a link, and a bulk stream beside it.
+// muxedStream is one stream, the first that a client opens, of a connection muxed by yamux.
+type muxedStream struct {
+	*tls.Conn
+	flags   uint16 // of the next frame: SYN, then none
+	pending []byte
+	ended   bool
+}
+
+const (
+	yamuxData, yamuxPing         = 0, 2
+	yamuxSYN, yamuxACK, yamuxFIN = 1, 2, 4
+)
+
+// frame is version 0, kind, flags, stream, length.
+func (y *muxedStream) frame(kind byte, flags uint16, stream, length uint32, data []byte) error {
+	head := binary.BigEndian.AppendUint16([]byte{0, kind}, flags)
+	head = binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(head, stream), length)
+	_, err := y.Conn.Write(append(head, data...))
+	return err
+}
+
+func (y *muxedStream) Write(b []byte) (int, error) {
+	flags := y.flags
+	y.flags = 0
+	return len(b), y.frame(yamuxData, flags, 1, uint32(len(b)), b)
+}
+
+func (y *muxedStream) CloseWrite() error { return y.frame(yamuxData, yamuxFIN, 1, 0, nil) }
+
+func (y *muxedStream) Read(b []byte) (int, error) {
+	for len(y.pending) == 0 {
+		if y.ended {
+			return 0, io.EOF
+		}
+		var head [12]byte
+		if _, err := io.ReadFull(y.Conn, head[:]); err != nil {
+			return 0, err
+		}
+		flags, stream, length := binary.BigEndian.Uint16(head[2:]), binary.BigEndian.Uint32(head[4:]), binary.BigEndian.Uint32(head[8:])
+		switch {
+		case head[1] == yamuxPing && flags&yamuxSYN != 0:
+			if err := y.frame(yamuxPing, yamuxACK, 0, length, nil); err != nil {
+				return 0, err
+			}
+		case head[1] == yamuxData:
+			data := make([]byte, length)
+			if _, err := io.ReadFull(y.Conn, data); err != nil {
+				return 0, err
+			}
+			if stream == 1 { // others are the node's own and of no interest
+				y.pending = data
+			}
+		}
+		y.ended = y.ended || stream == 1 && flags&yamuxFIN != 0
+	}
+	n := copy(b, y.pending)
+	y.pending = y.pending[n:]
+	return n, nil
+}
+
+// reattest is 11: the exchange on a stream of the connection, in its roles.
+func (c *call) reattest() (*call, error) {
+	stream := &muxedStream{Conn: c.tls, flags: yamuxSYN}
+	again := &call{stranger: c.stranger, ReadWriter: stream, tls: c.tls, purpose: 2, peer: c.peer}
+	if err := selectProtocol(stream, "/meshnode/reattest/1"); err != nil {
+		return nil, err
+	}
+	if _, _, err := again.hear(7); err != nil {
+		return nil, err
+	}
+	again.bodies = nil
+	if err := again.exchange(); err != nil {
+		return nil, err
+	}
+	if err := stream.CloseWrite(); err != nil {
+		return nil, err
+	}
+	_, err := io.ReadAll(stream)
+	return again, err
+}
+
+// A program that was written from the page gets a link, attests itself again on it and
+// gets a bulk stream beside it.
 func TestStrangerFromThePage(t *testing.T) {
 	w := newLibp2pWorld(t)
 	n := w.node("alpha/n1", nil)
@@ -364,14 +449,28 @@ func TestStrangerFromThePage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer link.Close()
-	eventually(t, "the link of a stranger", func() bool { _, ok := n.Link(s.Peer); return ok })
+	defer link.tls.Close()
+	var l Link
+	eventually(t, "the link of a stranger", func() (ok bool) { l, ok = n.Link(s.Peer); return ok })
+
+	first, pair := l.Session(), s.pair
+	again, err := link.reattest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again.fast || again.askedFor || bytes.Equal(s.pair, pair) {
+		t.Error("a live connection was renewed without evidence, or without a new key")
+	}
+	eventually(t, "the verdict of the re-attestation", func() bool { return l.Session().AttestedAt.After(first.AttestedAt) })
 
 	bulk, err := s.dial(testContext(t), addr, string(n.Self()), "/meshnode-bulk/1.0.0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer bulk.Close()
+	defer bulk.tls.Close()
+	if !bulk.fast || !bulk.askedFor {
+		t.Errorf("after a full exchange: showed a MAC %v, got one %v", bulk.fast, bulk.askedFor)
+	}
 	if err := selectProtocol(bulk, string(echo)); err != nil { // 10
 		t.Fatal(err)
 	}
@@ -382,13 +481,12 @@ func TestStrangerFromThePage(t *testing.T) {
 	if _, err := bulk.Write(message); err != nil {
 		t.Fatal(err)
 	}
-	if err := bulk.CloseWrite(); err != nil {
+	if err := bulk.tls.CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := io.ReadAll(bulk); err != nil || !bytes.Equal(got, message) {
 		t.Fatalf("echo %q, %v", got, err)
 	}
-	t.Logf("full, then a connection with a MAC shown: %v, got: %v", bulk.fast, bulk.askedFor)
 }
 
 // The stranger's lies are refused: the test above passes for what it says, not for nothing.
@@ -405,7 +503,7 @@ func TestStrangerWithALie(t *testing.T) {
 		lie(s)
 		if c, err := s.dial(testContext(t), net.JoinHostPort(parts[2], parts[4]), string(n.Self()), "/yamux/1.0.0"); err == nil {
 			t.Errorf("%s: accepted", name)
-			_ = c.Close()
+			_ = c.tls.Close()
 		}
 		s.Node.Close()
 	}
