@@ -90,13 +90,18 @@ func (s scope) binder(cs *tls.ConnectionState, peer identity.PeerID, cosigner ed
 		return [32]byte{}, errors.New("the connection is not TLS 1.3")
 	}
 	b := s.enrolment(peer, cosigner, nonce)
-	context := sha256.Sum256(attest.LengthPrefixed(attest.LengthPrefixed(nil, b.HelloI), b.HelloR))
+	context := exporterContext(b)
 	ekm, err := cs.ExportKeyingMaterial(exporterLabel, context[:], ekmSize)
 	if err != nil {
 		return [32]byte{}, fmt.Errorf("TLS exporter: %w", err)
 	}
 	b.EKM = ekm
 	return b.Sum(), nil
+}
+
+// exporterContext is the context of the exporter for the binder b.
+func exporterContext(b attest.Binder) [32]byte {
+	return sha256.Sum256(attest.LengthPrefixed(attest.LengthPrefixed(nil, b.HelloI), b.HelloR))
 }
 
 // enrolment returns the binder of an enrolment on no connection yet.

@@ -333,6 +333,27 @@ class TestClientVectors(Vectors):
                 p.decode_proof(bad)
 
 
+class TestEnrolmentVectors(Vectors):
+    """enroll/testdata/vectors.json: purpose 5 and what is signed with it"""
+
+    def test_enrolment(self):
+        v = Checked(load("enroll/testdata/vectors.json"))
+        mesh, peer, cosigner, key_id = seq(32, 0), v.hex("peer"), v.hex("cosigner"), v["key_id"].encode()
+        self.assertEqual(peer, p.peer_id(seq(32, 0x20)))
+        nonce, hello_r = v.hex("nonce"), p.lp(peer, cosigner)
+        self.assertEqual(hello_r.hex(), v["hello_r"])
+        self.assertEqual(p.binder(p.ENROLMENT, p.CLIENT, mesh, 2, peer, key_id, nonce, hello_r).hex(), v["binder_by_file"])
+        self.assertEqual(p.exporter_context(nonce, hello_r).hex(), v["exporter_context"])
+        bind = p.binder(p.ENROLMENT, p.CLIENT, mesh, 2, peer, key_id, nonce, hello_r, b"", v.hex("ekm"))
+        self.assertEqual(bind.hex(), v["binder"])
+        self.assertEqual(p.lp(b"meshnode-enroll/v1 peer", bind).hex(), v["peer_message"])
+        self.assertEqual(p.lp(b"meshnode-enroll/v1 cosigner", bind).hex(), v["cosigner_message"])
+        scope = (mesh, p.u64(2), key_id)
+        self.assertEqual(p.lp(b"meshnode-enroll/v1 bootstrap", *scope, v["payload"].encode()).hex(), v["bootstrap_message"])
+        self.assertEqual(p.lp(b"meshnode-enroll/v1 started", *scope, p.u64(v["attempt"])).hex(), v["started_message"])
+        self.done(v)
+
+
 class TestDocument(unittest.TestCase):
     """docs/PROTOCOL.md: its example says what the vectors say"""
 
