@@ -363,8 +363,8 @@ func (a *attacker) serve(c net.Conn, n int) {
 		Credential: a.Credential, Prover: a.Quoter, Judge: a.Judge, Export: export})
 }
 
-// yamuxSYN opens stream 1.
-var yamuxSYN = []byte{0, 1, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0}
+// earlySYN opens stream 1.
+var earlySYN = []byte{0, 1, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0}
 
 // Frames of the muxer that come before the exchange is over are no streams: instead of
 // HELLO, or pipelined behind a frame of the exchange.
@@ -374,7 +374,7 @@ func TestEarlyMuxerFrames(t *testing.T) {
 			c := a.connect()
 			defer c.Close()
 			if s, err := a.secure(c); err == nil {
-				_, _ = s.Write(slices.Repeat(yamuxSYN, 100))
+				_, _ = s.Write(slices.Repeat(earlySYN, 100))
 				_, _ = s.Read(make([]byte, 1))
 			}
 		})
@@ -390,7 +390,7 @@ func TestEarlyMuxerFrames(t *testing.T) {
 				}
 				err = a.exchange(s, func(nth int, frame []byte, s net.Conn) error {
 					if nth == n+1 {
-						frame = append(slices.Clone(frame), yamuxSYN...)
+						frame = append(slices.Clone(frame), earlySYN...)
 					}
 					_, err := s.Write(frame)
 					return err
