@@ -226,7 +226,7 @@ func BenchmarkRatioStream(b *testing.B) {
 		return took
 	}
 	for b.Loop() {
-		ratio.Print("channel.stream_vs_tls", ratio.Of(25, stock, attested))
+		ratio.Print("channel.stream_vs_libp2p_tls", ratio.Of(25, stock, attested))
 	}
 }
 

@@ -56,6 +56,9 @@ func TestBulk(t *testing.T) {
 		if len(a.Links()) != 1 || len(b.Links()) != 1 || len(announced) != 0 {
 			t.Errorf("%d and %d links, %d more announced", len(a.Links()), len(b.Links()), len(announced))
 		}
+		if a.Attester.Quotes.Load() != 1 || b.Attester.Quotes.Load() != 1 {
+			t.Errorf("%d and %d quotes: a bulk connection took evidence", a.Attester.Quotes.Load(), b.Attester.Quotes.Load())
+		}
 		eventually(t, "no bulk connection is left", func() bool { return a.bulkConns() == 0 && b.bulkConns() == 0 })
 	})
 }
@@ -179,6 +182,25 @@ func TestBulkEndsWithItsLink(t *testing.T) {
 		}
 		if _, err := w.bulk(a, b, echo); err == nil {
 			t.Error("a bulk stream on a closed link")
+		}
+	})
+}
+
+// A bulk stream that is permitted no longer ends like any other, and its link stays.
+func TestRecheckEndsBulk(t *testing.T) {
+	conformance(t, func(t *testing.T, w *world) {
+		var m mind
+		a, b := w.node("alpha/n1", m.change), w.node("beta/n1", nil)
+		ours, theirs := w.held(a, b)
+		here, there := reading(ours), reading(theirs)
+		m.refuse("/meshnode/test/held/1")
+		a.Recheck()
+		wantRefusal(t, <-here, false, attest.CodeStale)
+		if err := <-there; err == nil || errors.Is(err, io.EOF) {
+			t.Errorf("the other end's read ended with %v", err)
+		}
+		if l, ok := a.Link(b.Self()); !ok || l.Cause() != (attest.Reason{}) {
+			t.Error("the link went with the stream")
 		}
 	})
 }

@@ -69,14 +69,12 @@ func underAttack(t *testing.T, f func(*testing.T, *attacker)) {
 		f(t, a)
 		synctest.Wait()
 		victim.wantNoLink(t)
-		for c := victim.Mesh.(*libp2pMesh).intake; ; { // nothing is counted as pending any more
-			c.mu.Lock()
-			left := c.strangers.silent.Len() + c.strangers.speaking.Len() + c.strangers.proved
-			c.mu.Unlock()
-			if left != 0 {
-				t.Errorf("%d places are still taken", left)
-			}
-			break
+		in := victim.Mesh.(*libp2pMesh).intake // nothing is counted as pending any more
+		in.mu.Lock()
+		left := in.strangers.silent.Len() + in.strangers.speaking.Len() + in.strangers.proved
+		in.mu.Unlock()
+		if left != 0 {
+			t.Errorf("%d places are still taken", left)
 		}
 		counts := victim.Counters()
 		if counts["turned_away/unfinished"]+counts["turned_away/slow"] == 0 {
