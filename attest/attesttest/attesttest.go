@@ -34,32 +34,32 @@ import (
 // Forgery is what is wrong with evidence.
 type Forgery int
 
-// The forgeries. The comment names the code with which it must be refused, down to
-// Truncated for every kind. Those to RevokedPlatform are refused by a Scheme, before any
-// policy is asked; the last ones are genuine, and it is for the policy to refuse them.
+// The forgeries; Codes says how each is refused. Down to Truncated there is one for every
+// kind. Those to RevokedPlatform are refused by a Scheme, before any policy is asked; the
+// last ones are genuine, and it is for the policy to refuse them.
 const (
 	Genuine         Forgery = iota // nothing is wrong
-	WrongReportData                // not_bound: one bit of the asked report data differs
-	Stale                          // not_bound: the first evidence made, again and again
-	WrongRoot                      // not_genuine: signed by a platform nobody named
-	StolenName                     // not_genuine: signed by another platform in the name of this one
-	FlippedBit                     // not_genuine, malformed or certificate_mismatch: each call flips the next bit of the report
-	WrongKind                      // malformed: labelled as evidence of another kind
-	TwoReports                     // malformed: a second, genuine report of another measurement rides along
-	Trailing                       // malformed: a byte after the report
-	Truncated                      // malformed: the last byte is missing
+	WrongReportData                // one bit of the asked report data differs
+	Stale                          // the first evidence made, again and again
+	WrongRoot                      // signed by a platform nobody named
+	StolenName                     // signed by another platform in the name of this one
+	FlippedBit                     // each call flips the next bit of the report
+	WrongKind                      // labelled as evidence of another kind
+	TwoReports                     // a second, genuine report of another measurement rides along
+	Trailing                       // a byte after the report
+	Truncated                      // the last byte is missing
 
-	OtherTCB        // certificate_mismatch, SEV-SNP: reports a higher TCB than its certificate
-	OtherChip       // certificate_mismatch, SEV-SNP: reports another chip than its certificate
-	NoCertificate   // collateral_missing, SEV-SNP
-	ForeignEnclave  // not_genuine, TDX: quoted by an enclave that is not Intel's
-	RevokedPlatform // not_genuine, TDX: its certificate is on the revocation list
+	OtherTCB        // SEV-SNP: reports a higher TCB than its certificate
+	OtherChip       // SEV-SNP: reports another chip than its certificate
+	NoCertificate   // SEV-SNP
+	ForeignEnclave  // TDX: quoted by an enclave that is not Intel's
+	RevokedPlatform // TDX: its certificate is on the revocation list
 
-	DebugGuest      // debug: the host may read its memory
-	WrongVMPL       // vmpl, SEV-SNP: quoted at level 3
-	OldTCB          // tcb_below_floor or tcb_status: a platform that lacks updates
-	StaleCollateral // collateral_stale, TDX
-	NoCollateral    // collateral_missing, TDX
+	DebugGuest      // the host may read its memory
+	WrongVMPL       // SEV-SNP: quoted at level 3
+	OldTCB          // a platform that lacks updates
+	StaleCollateral // TDX
+	NoCollateral    // TDX
 	last
 )
 
@@ -81,6 +81,34 @@ func (f Forgery) String() string {
 		return fmt.Sprintf("forgery %d", int(f))
 	}
 	return names[f]
+}
+
+// Codes returns the codes with which evidence of this forgery may be refused: one of them,
+// by the Scheme of its kind or by a policy. It is empty for what is genuine.
+func (f Forgery) Codes() []attest.Code {
+	switch f {
+	case WrongReportData, Stale:
+		return []attest.Code{attest.CodeNotBound}
+	case WrongRoot, StolenName, ForeignEnclave, RevokedPlatform:
+		return []attest.Code{attest.CodeNotGenuine}
+	case FlippedBit:
+		return []attest.Code{attest.CodeNotGenuine, attest.CodeMalformed, attest.CodeCertificateMismatch}
+	case WrongKind, TwoReports, Trailing, Truncated:
+		return []attest.Code{attest.CodeMalformed}
+	case OtherTCB, OtherChip:
+		return []attest.Code{attest.CodeCertificateMismatch}
+	case NoCertificate, NoCollateral:
+		return []attest.Code{attest.CodeCollateralMissing}
+	case DebugGuest:
+		return []attest.Code{attest.CodeDebug}
+	case WrongVMPL:
+		return []attest.Code{attest.CodeVMPL}
+	case OldTCB:
+		return []attest.Code{attest.CodeTCBBelowFloor, attest.CodeTCBStatus}
+	case StaleCollateral:
+		return []attest.Code{attest.CodeCollateralStale}
+	}
+	return nil
 }
 
 // ErrDevice is what a failing attester returns.
