@@ -2,7 +2,9 @@ package consensus
 
 import (
 	"crypto/ed25519"
+	"crypto/sha256"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/attestmesh/meshnode/attest"
@@ -143,8 +145,31 @@ func (c *Credential) check() error {
 
 // VerifyCredential decides whether raw is a Credential of this mesh and incarnation, by an
 // enroll key of the organisation it names, and valid at now; a zero now does not judge
-// validity. The error carries a Reason.
+// validity. The error carries a Reason. That the bytes are a Credential of this mesh and
+// correctly signed never changes, so it is remembered; all else is judged each time.
 func (g *Genesis) VerifyCredential(inc identity.Incarnation, raw []byte, now time.Time) (*Credential, error) {
+	c, err := g.signedCredential(inc, raw)
+	if err != nil || now.IsZero() {
+		return c, err
+	}
+	if !now.Before(c.Expires) {
+		return nil, refuse(attest.CodeCredentialExpired, "credential", c.Expires.Format(time.RFC3339), "later than "+now.UTC().Format(time.RFC3339))
+	}
+	if c.Issued.After(now.Add(ClockSkew)) {
+		return nil, refuse(attest.CodeCredentialExpired, "credential issued", c.Issued.Format(time.RFC3339), "not after "+now.UTC().Format(time.RFC3339))
+	}
+	return c, nil
+}
+
+// signedCredential is VerifyCredential at no time. What it returns is the caller's.
+func (g *Genesis) signedCredential(inc identity.Incarnation, raw []byte) (*Credential, error) {
+	var id [sha256.Size]byte
+	if g.signed != nil && len(raw) <= MaxCredential {
+		id = sha256.Sum256(raw)
+		if c, ok := g.signed.Get(id); ok && c.Incarnation == inc {
+			return c.clone(), nil
+		}
+	}
 	c, env, err := decodeCredential(raw)
 	if err != nil {
 		return nil, refuseErr(attest.CodeNoCredential, "credential", err)
@@ -165,14 +190,15 @@ func (g *Genesis) VerifyCredential(inc identity.Incarnation, raw []byte, now tim
 	if _, err := env.Verify(keys); err != nil {
 		return nil, refuseErr(attest.CodeNoCredential, "credential signature", err)
 	}
-	if now.IsZero() {
-		return c, nil
-	}
-	if !now.Before(c.Expires) {
-		return nil, refuse(attest.CodeCredentialExpired, "credential", c.Expires.Format(time.RFC3339), "later than "+now.UTC().Format(time.RFC3339))
-	}
-	if c.Issued.After(now.Add(ClockSkew)) {
-		return nil, refuse(attest.CodeCredentialExpired, "credential issued", c.Issued.Format(time.RFC3339), "not after "+now.UTC().Format(time.RFC3339))
+	if g.signed != nil {
+		g.signed.Add(id, c.clone())
 	}
 	return c, nil
+}
+
+// clone returns a copy that shares nothing that anybody could change.
+func (c *Credential) clone() *Credential {
+	out := *c
+	out.Roles, out.raw = slices.Clone(c.Roles), slices.Clone(c.raw)
+	return &out
 }

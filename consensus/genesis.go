@@ -14,6 +14,7 @@ import (
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/internal/envelope"
 	"github.com/attestmesh/meshnode/internal/identity"
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/sigstore/sigstore/pkg/signature"
 )
 
@@ -62,6 +63,8 @@ type Genesis struct {
 	meshID  identity.MeshID
 	payload []byte
 	raw     []byte
+	// signed are Credentials whose signature held under the keys of this genesis, by digest.
+	signed *lru.Cache[[sha256.Size]byte, *Credential]
 }
 
 // Organisation is one founder.
@@ -116,6 +119,9 @@ func DecodeGenesis(payload []byte) (*Genesis, error) {
 		return nil, fmt.Errorf("genesis: %w", err)
 	}
 	g.payload, g.meshID = payload, sha256.Sum256(payload)
+	if g.signed, err = lru.New[[sha256.Size]byte, *Credential](maxSigned); err != nil {
+		return nil, fmt.Errorf("genesis: %w", err)
+	}
 	return g, nil
 }
 

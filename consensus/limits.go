@@ -31,6 +31,9 @@ const (
 	// grant an enroller's clock.
 	MaxCredentialLifetime = 24 * time.Hour
 	ClockSkew             = 10 * time.Minute
+	// maxSigned bounds the Credentials that are remembered as correctly signed, by enroll
+	// keys alone: one for each boot of a node, of a few KiB.
+	maxSigned = 2048
 	// MaxRoles bounds the roles of a Credential or entry: there are four.
 	MaxRoles = 4
 	// MaxResult bounds one encoded attestation result, MaxResultLifetime its validity.
