@@ -59,7 +59,7 @@ func LengthPrefixed(dst, x []byte) []byte {
 
 // Sum returns the 32-byte binder.
 func (b Binder) Sum() [32]byte {
-	var buf []byte
+	buf := make([]byte, 0, 512+len(b.HelloI)+len(b.HelloR))
 	for _, part := range [][]byte{
 		[]byte(binderLabel), {byte(b.Purpose)}, {byte(b.Role)}, b.MeshID[:],
 		binary.BigEndian.AppendUint64(nil, b.Incarnation), []byte(b.Attester), []byte(b.Verifier),
@@ -72,7 +72,7 @@ func (b Binder) Sum() [32]byte {
 
 // NewReportData returns the report data over a root of binders.
 func NewReportData(kind string, meshID [32]byte, attester string, runtimeHead, root [32]byte) ReportData {
-	var buf []byte
+	buf := make([]byte, 0, 256+len(attester))
 	for _, part := range [][]byte{[]byte(reportLabel), []byte(kind), meshID[:], []byte(attester), runtimeHead[:], root[:]} {
 		buf = LengthPrefixed(buf, part)
 	}

@@ -1,10 +1,10 @@
 package exchange
 
 import (
-	"bytes"
 	"encoding/binary"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/fxamacker/cbor/v2"
@@ -123,22 +123,25 @@ func readBody(r io.Reader, kind FrameType, size uint32, limit int) ([]byte, erro
 	if uint64(size) > uint64(limit) {
 		return nil, &FrameError{fmt.Sprintf("%s of %d bytes", kind, size), fmt.Sprintf("at most %d", limit)}
 	}
-	var body bytes.Buffer
-	body.Grow(min(int(size), growFirst) + bytes.MinRead) // which the buffer wants free to see the end
-	if _, err := io.CopyN(&body, r, int64(size)); err != nil {
-		if err == io.EOF {
-			err = io.ErrUnexpectedEOF
+	var body []byte
+	for read := 0; read < int(size); read = len(body) {
+		next := min(int(size), max(growFirst, 2*read))
+		body = append(slices.Grow(body, next-read), make([]byte, next-read)...)
+		if _, err := io.ReadFull(r, body[read:]); err != nil {
+			if err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			}
+			return nil, err
 		}
-		return nil, err
 	}
 	if kind == FrameRefusal {
-		reasons, err := DecodeReasons(body.Bytes())
+		reasons, err := DecodeReasons(body)
 		if err != nil {
 			return nil, &FrameError{err.Error(), "a canonical REFUSAL"}
 		}
 		return nil, &RefusedError{reasons}
 	}
-	return body.Bytes(), nil
+	return body, nil
 }
 
 type wireReason struct {

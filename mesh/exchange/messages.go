@@ -50,8 +50,8 @@ func (h Hello) Encode() ([]byte, error) {
 	return body, nil
 }
 
-// DecodeHello reads the body of a HELLO. The version is looked at before the rest, whose
-// shape another version may change.
+// DecodeHello reads the body of a HELLO. Of what is not one, the version is looked at first:
+// another version may change the shape of the rest.
 func DecodeHello(body []byte) (Hello, *attest.Reason) {
 	refuse := func(code attest.Code, claim, got, want string) (Hello, *attest.Reason) {
 		r := attest.NewReason(code, claim, got, want)
@@ -60,16 +60,16 @@ func DecodeHello(body []byte) (Hello, *attest.Reason) {
 	if len(body) > MaxHello {
 		return refuse(attest.CodeProtocol, "hello", fmt.Sprintf("%d bytes", len(body)), fmt.Sprintf("at most %d", MaxHello))
 	}
-	var parts []cbor.RawMessage
-	var version uint64
-	if err := cborDecode.Unmarshal(body, &parts); err != nil || len(parts) == 0 || cborDecode.Unmarshal(parts[0], &version) != nil {
-		return refuse(attest.CodeMalformed, "hello", "no version", "an array that starts with the version")
-	}
-	if version != Version {
-		return refuse(attest.CodeWrongVersion, "version", fmt.Sprint(version), fmt.Sprint(Version))
-	}
 	var w wireHello
-	if err := decodeCanonical(body, &w); err != nil {
+	if err := decodeCanonical(body, &w); err != nil || w.Version != Version {
+		var parts []cbor.RawMessage
+		var version uint64
+		if err := cborDecode.Unmarshal(body, &parts); err != nil || len(parts) == 0 || cborDecode.Unmarshal(parts[0], &version) != nil {
+			return refuse(attest.CodeMalformed, "hello", "no version", "an array that starts with the version")
+		}
+		if version != Version {
+			return refuse(attest.CodeWrongVersion, "version", fmt.Sprint(version), fmt.Sprint(Version))
+		}
 		return refuse(attest.CodeMalformed, "hello", err.Error(), "a canonical HELLO")
 	}
 	h := Hello{Version: w.Version, Incarnation: w.Incarnation, Epoch: w.Epoch, Kinds: w.Kinds, Want: w.Want, Credential: w.Credential}
@@ -169,7 +169,10 @@ func EKM(export Exporter, helloI, helloR []byte) ([]byte, error) {
 }
 
 func helloDigest(helloI, helloR []byte) [32]byte {
-	return sha256.Sum256(attest.LengthPrefixed(attest.LengthPrefixed(nil, helloI), helloR))
+	h := sha256.New()
+	say(h, helloI)
+	say(h, helloR)
+	return [32]byte(h.Sum(nil))
 }
 
 func exported(export Exporter, label string, context []byte, size int) ([]byte, error) {
