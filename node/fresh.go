@@ -80,8 +80,8 @@ func (n *Node) stale() *attest.Reason {
 // that counts suspension minus the one that does not.
 func stoodStill() time.Duration {
 	var with, without unix.Timespec
-	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &with) != nil || unix.ClockGettime(unix.CLOCK_MONOTONIC, &without) != nil {
+	if unix.ClockGettime(unix.CLOCK_MONOTONIC, &without) != nil || unix.ClockGettime(unix.CLOCK_BOOTTIME, &with) != nil {
 		return 0 // a kernel without the clock: only missing ticks are noticed
 	}
-	return time.Duration(with.Nano() - without.Nano())
+	return max(0, time.Duration(with.Nano()-without.Nano())) // read one after the other
 }

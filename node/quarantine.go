@@ -45,15 +45,16 @@ type pendingProofs struct {
 type pendingProof struct {
 	spent time.Duration
 	seen  time.Time // ordered time when it was looked at last; zero while time does not count
+	gaps  uint64    // how many gaps this node had seen then
 }
 
 func newPendingProofs() *pendingProofs {
 	return &pendingProofs{byPeer: map[identity.PeerID]*pendingProof{}}
 }
 
-// look returns what is known about a peer's proof at the ordered time now. counts is
-// whether time since the last look counts.
-func (p *pendingProofs) look(peer identity.PeerID, proven, counts bool, now time.Time) (Proof, time.Duration) {
+// look returns what is known about a peer's proof at the ordered time now. Time since the
+// last look counts if this node is fresh and has come through no gap since.
+func (p *pendingProofs) look(peer identity.PeerID, proven, fresh bool, gaps uint64, now time.Time) (Proof, time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if proven {
@@ -67,10 +68,10 @@ func (p *pendingProofs) look(peer identity.PeerID, proven, counts bool, now time
 			p.byPeer[peer] = w
 		}
 	}
-	if counts && !w.seen.IsZero() && now.After(w.seen) {
+	if fresh && gaps == w.gaps && !w.seen.IsZero() && now.After(w.seen) {
 		w.spent += now.Sub(w.seen)
 	}
-	w.seen = now
+	w.seen, w.gaps = now, gaps
 	if w.spent > proofWithin {
 		return ProofQuarantined, w.spent
 	}
@@ -106,7 +107,7 @@ func (n *Node) watchProofs() {
 func (n *Node) proofOf(s *mesh.Session) (Proof, time.Duration) {
 	published, _ := n.lastPublished()
 	now, proven := n.machine.logged(n.self, s, published.Size)
-	return n.proofs.look(s.Peer, proven, n.stale() == nil, now)
+	return n.proofs.look(s.Peer, proven, n.stale() == nil, n.machine.Gaps(), now)
 }
 
 // quarantined says that the proof of the verdict of s is overdue, or nil.
