@@ -152,6 +152,20 @@ func (a *actor) stream(from, to string) mesh.Stream {
 	return s
 }
 
+// bulk opens a data stream on a connection of its own.
+func (a *actor) bulk(from, to string) mesh.Stream {
+	a.Helper()
+	a.link(to, from)
+	l := a.link(from, to)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	s, err := a.mesh(from).Bulk(ctx, l.Peer(), a.mesh(to).Addrs(), a.protocol("blob"))
+	if err != nil {
+		a.Fatalf("bulk from %s to %s: %v", from, to, err)
+	}
+	return s
+}
+
 // flows reports the error of a byte there and back.
 func flows(s mesh.Stream) error {
 	one := []byte{1}
@@ -318,8 +332,8 @@ func TestGapNeedsANewProof(t *testing.T) {
 			}
 			stage(t, three+"start alpha/n2 new\nstart gamma/n2 new\nexpect phase member of rest\n", prepare, func(a *actor) {
 				a.echoes("gamma/n2", who)
-				out, in := a.stream(who, "gamma/n2"), a.stream("gamma/n2", who)
-				for _, s := range []mesh.Stream{out, in} {
+				out, in, bulk := a.stream(who, "gamma/n2"), a.stream("gamma/n2", who), a.bulk(who, "gamma/n2")
+				for _, s := range []mesh.Stream{out, in, bulk} {
 					if err := flows(s); err != nil {
 						a.Fatal(err)
 					}
@@ -333,6 +347,7 @@ func TestGapNeedsANewProof(t *testing.T) {
 				}
 				a.do("wait 8s\nexpect phase joining code stale of " + who + "\n")
 				a.refusal(flows(out), false, attest.CodeStale)
+				a.refusal(flows(bulk), false, attest.CodeStale)
 				if flows(in) == nil {
 					a.Error("a stream that was opened by the peer is still open")
 				}
@@ -410,21 +425,35 @@ func TestRevocationClosesExactlyWhatItHits(t *testing.T) {
 	stage(t, three+"start alpha/n2 new\nstart beta/n2 old\nstart gamma/n2 new\nexpect phase member of rest\nexpect linked rest\n", nil, func(a *actor) {
 		hit, spared := "beta/n2", []string{"alpha/n1", "beta/n1", "gamma/n1", "alpha/n2", "gamma/n2"}
 		a.echoes(append([]string{hit}, spared...)...)
-		type pair struct{ from, to string }
+		type pair struct{ from, to, by string }
 		cut, kept, links := map[pair]mesh.Stream{}, map[pair]mesh.Stream{}, map[pair]mesh.Link{}
 		for _, from := range spared {
-			cut[pair{from, hit}], cut[pair{hit, from}] = a.stream(from, hit), a.stream(hit, from)
+			cut[pair{from, hit, "link"}], cut[pair{hit, from, "link"}] = a.stream(from, hit), a.stream(hit, from)
+			cut[pair{from, hit, "bulk"}], cut[pair{hit, from, "bulk"}] = a.bulk(from, hit), a.bulk(hit, from)
 			for _, to := range spared {
 				if to != from {
-					kept[pair{from, to}], links[pair{from, to}] = a.stream(from, to), a.link(from, to)
+					by := pair{from, to, "link"}
+					kept[by], links[by] = a.stream(from, to), a.link(from, to)
 				}
+			}
+		}
+		kept[pair{"alpha/n2", "gamma/n2", "bulk"}] = a.bulk("alpha/n2", "gamma/n2")
+		links[pair{"alpha/n2", "gamma/n2", "bulk"}] = a.link("alpha/n2", "gamma/n2")
+		for p, s := range kept {
+			if err := flows(s); err != nil {
+				a.Fatalf("before the change, from %s to %s by %s: %v", p.from, p.to, p.by, err)
+			}
+		}
+		for p, s := range cut {
+			if err := flows(s); err != nil {
+				a.Fatalf("before the change, from %s to %s by %s: %v", p.from, p.to, p.by, err)
 			}
 		}
 		a.do("propose remove old signed alpha beta at gamma/n1\nexpect closed beta/n2 by rest -beta/n2 within 1s\n")
 		decided := a.p.world.proposed
 		for p, s := range cut {
 			if err := flows(s); err == nil {
-				a.Errorf("data still flows from %s to %s", p.from, p.to)
+				a.Errorf("data still flows from %s to %s by %s", p.from, p.to, p.by)
 			}
 		}
 		if took := time.Since(decided); took > time.Second {
@@ -432,7 +461,7 @@ func TestRevocationClosesExactlyWhatItHits(t *testing.T) {
 		}
 		for p, s := range kept {
 			if err := flows(s); err != nil {
-				a.Errorf("data from %s to %s: %v", p.from, p.to, err)
+				a.Errorf("data from %s to %s by %s: %v", p.from, p.to, p.by, err)
 			}
 			if l := a.link(p.from, p.to); l != links[p] {
 				a.Errorf("the link from %s to %s was made anew", p.from, p.to)
