@@ -89,6 +89,8 @@ type Session struct {
 	Again      bool
 	AttestedAt time.Time
 	NotAfter   time.Time
+	// Sighting is what all this was judged by, for those who were not there.
+	Sighting Sighting
 }
 
 // Simulated reports whether the evidence protects nothing from the machine's owner.

@@ -122,7 +122,7 @@ func (v *Verifier) judge(ctx context.Context, s Sighting) (Session, *Refusal) {
 	}
 	out := Session{Address: s.Address, Protocol: s.Protocol, MeshID: v.genesis.MeshID(), Incarnation: state.Incarnation(), Epoch: state.Epoch(),
 		Node: credential.Ref(), Peer: a.Peer, Roles: credential.Roles, Credential: credential,
-		AttestedAt: s.At, NotAfter: s.At.Add(v.policy.reattest())}
+		AttestedAt: s.At, NotAfter: s.At.Add(v.policy.reattest()), Sighting: s}
 	heads, refusal := v.heads(state, s)
 	if refusal != nil {
 		return Session{}, refusal

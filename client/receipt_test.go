@@ -1,0 +1,161 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/attestmesh/meshnode/internal/envelope"
+	"github.com/attestmesh/meshnode/internal/identity"
+	"github.com/attestmesh/meshnode/service"
+)
+
+// signed is a node that answers service requests, honestly or after change.
+type signedNode struct {
+	t      *testing.T
+	key    ed25519.PrivateKey
+	stream bool
+	change func(*http.Response, *service.Receipt)
+	body   string
+	twice  bool // reads the request's body twice, as a second connection does
+}
+
+func (n *signedNode) peer() identity.PeerID {
+	return identity.PeerIDFromKey(n.key.Public().(ed25519.PublicKey))
+}
+
+// RoundTrip implements http.RoundTripper.
+func (n *signedNode) RoundTrip(req *http.Request) (*http.Response, error) {
+	var body []byte
+	if req.Body != nil {
+		if n.twice {
+			_, _ = io.CopyN(io.Discard, req.Body, 2)
+			again, err := req.GetBody()
+			if err != nil {
+				n.t.Fatal(err)
+			}
+			req.Body = again
+		}
+		body, _ = io.ReadAll(req.Body)
+	}
+	if req.GetBody != nil {
+		if _, err := req.GetBody(); err != nil { // made and not used
+			n.t.Fatal(err)
+		}
+	}
+	r := service.Receipt{MeshID: identity.MeshID{1}, Node: identity.NodeRef{Org: "bob", Name: "n1"}, Peer: n.peer(), Service: "triage", Version: 1,
+		Manifest: service.Digest{1}, Program: service.Digest{2}, Model: service.Digest{3}, RuntimeHead: service.Digest{4},
+		Request:  service.Request{Method: req.Method, Path: "/classify?x=1", SHA256: sha256.Sum256(body)},
+		Response: service.Response{Status: 200, SHA256: sha256.Sum256([]byte(n.body))}, Nonce: req.Header.Get(service.HeaderNonce), Time: time.Unix(1000, 0)}
+	resp := &http.Response{StatusCode: 200, Header: http.Header{}, Trailer: http.Header{}, ContentLength: int64(len(n.body)), Request: req,
+		Body: io.NopCloser(strings.NewReader(n.body))}
+	if n.change != nil {
+		n.change(resp, &r)
+	}
+	s, err := envelope.NewSigner(n.key)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	raw, err := service.SignReceipt(s, r)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	if n.stream {
+		resp.ContentLength = -1
+		resp.Trailer.Set(service.HeaderReceipt, service.EncodeHeader(raw))
+	} else if resp.Header.Get("No-Receipt") == "" {
+		resp.Header.Set(service.HeaderReceipt, service.EncodeHeader(raw))
+	}
+	return resp, nil
+}
+
+// ask sends one request through Receipts and reads the whole answer.
+func (n *signedNode) ask(k *Receipts) (string, error) {
+	req, err := http.NewRequestWithContext(context.Background(), "POST", "https://h/services/triage/classify?x=1", bytes.NewReader([]byte("question")))
+	if err != nil {
+		return "", err
+	}
+	resp, err := k.Over(n).RoundTrip(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(resp.Body)
+	return string(raw), err
+}
+
+// An answer comes through with a receipt that fits it and by who has proved itself; nothing
+// else does, however it comes.
+func TestReceiptsAreDemanded(t *testing.T) {
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, stream := range []bool{false, true} {
+		kept := 0
+		n := &signedNode{t: t, key: key, stream: stream, body: "answer"}
+		newKeeper := func() *Receipts {
+			k := &Receipts{Mesh: identity.MeshID{1}, Keep: func(Kept) error { kept++; return nil }}
+			k.Session(Session{Peer: n.peer(), RuntimeHead: service.Digest{4}})
+			return k
+		}
+		for _, n.twice = range []bool{false, true} {
+			if got, err := n.ask(newKeeper()); err != nil || got != "answer" {
+				t.Fatalf("stream %v: %q, %v", stream, got, err)
+			}
+		}
+		if n.twice = false; kept != 2 {
+			t.Errorf("stream %v: %d receipts kept", stream, kept)
+		}
+		for name, change := range map[string]func(*http.Response, *service.Receipt){
+			"another body":    func(resp *http.Response, _ *service.Receipt) { resp.Body = io.NopCloser(strings.NewReader("answeR")) },
+			"another status":  func(resp *http.Response, _ *service.Receipt) { resp.StatusCode = 201 },
+			"another request": func(_ *http.Response, r *service.Receipt) { r.Request.SHA256[0]++ },
+			"another path":    func(_ *http.Response, r *service.Receipt) { r.Request.Path = "/" },
+			"another nonce":   func(_ *http.Response, r *service.Receipt) { r.Nonce = strings.Repeat("0", 64) },
+			"another service": func(_ *http.Response, r *service.Receipt) { r.Service = "other" },
+			"another head":    func(_ *http.Response, r *service.Receipt) { r.RuntimeHead[0]++ },
+			"another mesh":    func(_ *http.Response, r *service.Receipt) { r.MeshID[0]++ },
+		} {
+			n.change = change
+			if got, err := n.ask(newKeeper()); err == nil {
+				t.Errorf("stream %v, %s: %q came through", stream, name, got)
+			}
+		}
+		n.change = nil
+		if got, err := n.ask(&Receipts{Mesh: identity.MeshID{1}, Keep: func(Kept) error { return nil }}); err == nil {
+			t.Errorf("stream %v: %q of a stranger came through", stream, got)
+		}
+	}
+	n := &signedNode{t: t, key: key, body: "no", change: func(resp *http.Response, _ *service.Receipt) { resp.Header.Set("No-Receipt", "1") }}
+	k := &Receipts{Keep: func(Kept) error { t.Error("kept"); return nil }}
+	if got, err := n.ask(k); err == nil {
+		t.Errorf("%q came through without a receipt", got)
+	}
+	n.change = func(resp *http.Response, _ *service.Receipt) {
+		resp.Header.Set("No-Receipt", "1")
+		resp.StatusCode = 503
+	}
+	if got, err := n.ask(k); err != nil || got != "no" {
+		t.Errorf("a node's error: %q, %v", got, err)
+	}
+}
+
+func FuzzDecodeKept(f *testing.F) {
+	f.Add([]byte(`{"receipt":"","nonce":"00","ekm":"00","at":"2026-11-27T08:00:00Z","answer":""}`))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		k, err := DecodeKept(raw)
+		if err != nil {
+			return
+		}
+		if back, err := k.Encode(); err != nil || !bytes.Equal(back, raw) {
+			t.Fatalf("accepted bytes that encode differently: %v", err)
+		}
+	})
+}
