@@ -131,7 +131,7 @@ func auditLog(cmd *cobra.Command, location string, opts audit.Options) (audit.Re
 		return audit.Report{}, err
 	}
 	defer reader.Close()
-	done := showProgress(cmd, "audited", &opts.Progress)
+	done := showProgress(cmd, "audited", "entries", &opts.Progress)
 	report, err := audit.Log(ctx, reader, opts)
 	done()
 	if err != nil {
@@ -204,7 +204,7 @@ func orNobody(orgs []identity.OrgID) string {
 
 // showProgress makes *progress keep one line on stderr up to date, where that is a
 // terminal, and returns what removes the line.
-func showProgress(cmd *cobra.Command, verb string, progress *func(done, size uint64)) (end func()) {
+func showProgress(cmd *cobra.Command, verb, unit string, progress *func(done, size uint64)) (end func()) {
 	stderr, ok := cmd.ErrOrStderr().(*os.File)
 	if !ok {
 		return func() {}
@@ -217,7 +217,7 @@ func showProgress(cmd *cobra.Command, verb string, progress *func(done, size uin
 	*progress = func(done, size uint64) {
 		if now := time.Now(); now.Sub(shown) >= interval {
 			shown = now
-			fmt.Fprintf(stderr, "\r\x1b[K%s %d of %d entries", verb, done, size)
+			fmt.Fprintf(stderr, "\r\x1b[K%s %d of %d %s", verb, done, size, unit)
 		}
 	}
 	return func() { fmt.Fprint(stderr, "\r\x1b[K") }
@@ -328,7 +328,7 @@ TARGET is new, empty, or an earlier export of the same log, which is then brough
 				return usageError("name a directory that can be written", "%v", err)
 			}
 			var progress func(done, size uint64)
-			done := showProgress(cmd, "copied", &progress)
+			done := showProgress(cmd, "copied", "entries", &progress)
 			head, err := reader.Export(ctx, raw, dir, progress)
 			done()
 			if err != nil {

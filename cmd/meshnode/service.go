@@ -14,7 +14,7 @@ import (
 func serviceCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "service", Short: "Run programs on somebody's node, and check what they answered", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
-	cmd.AddCommand(serviceListCommand())
+	cmd.AddCommand(serviceDeployCommand(), serviceListCommand(), serviceReceiptCommand())
 	return cmd
 }
 
