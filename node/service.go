@@ -318,6 +318,14 @@ func resistsHost(kind string) bool {
 	return slices.ContainsFunc(strings.Split(kind, ","), func(k string) bool { return k == attest.KindSEVSNP || k == attest.KindTDX })
 }
 
+// serviceWarnings is what an operator who serves should mend on this machine.
+func serviceWarnings() (out []string) {
+	if areas, err := run.Swap(); err != nil || len(areas) > 0 {
+		out = append(out, "swap is on ("+strings.Join(areas, " ")+"): what services hold in memory could be written to a disk; swapoff -a")
+	}
+	return out
+}
+
 // receive reads program and model into memory and demands that nothing follows.
 func receive(body io.Reader, m *service.Manifest) (run.Spec, error) {
 	spec := run.Spec{Name: m.Service, Args: m.Args}

@@ -95,6 +95,9 @@ func (n *Node) explain(s *Status, seats []consensus.Node, quorum int) {
 	if s.Simulated {
 		s.Warnings = append(s.Warnings, "evidence is simulated: it protects nothing from its host")
 	}
+	if len(n.cfg.Services) > 0 {
+		s.Warnings = append(s.Warnings, serviceWarnings()...)
+	}
 	var silent []consensus.Node
 	for _, seat := range seats {
 		if seat.Peer != n.self && !n.hasLink(seat.Peer) {
