@@ -40,6 +40,7 @@ import (
 	"github.com/attestmesh/meshnode/internal/durable"
 	"github.com/attestmesh/meshnode/internal/identity"
 	"github.com/attestmesh/meshnode/mesh"
+	"github.com/attestmesh/meshnode/service/run"
 	"github.com/attestmesh/meshnode/transparency"
 )
 
@@ -169,6 +170,11 @@ func Run(ctx context.Context, cfg Config, deps Deps) error {
 	n.machine = newMachine(n.genesis, tree, n.changed, n.now)
 	n.blobs, n.work = newBlobs(dirs.blobs), newWorkbench()
 
+	if len(cfg.Services) > 0 {
+		if err := run.NoCores(); err != nil {
+			return err
+		}
+	}
 	n.tasks.Go(func() { n.quoter.Run(n.ctx) })
 	if dirs.control != nil {
 		n.serve("control socket", func() error { return n.serveControl(n.ctx, dirs.control) })

@@ -35,7 +35,8 @@ import (
 
 // Limits of services.
 const (
-	maxDeployments = 2                // at the same time, of the whole node
+	maxDeployments = 1                // at the same time, of the whole node: memory is counted once
+	manifestWithin = 10 * time.Second // before anybody has shown that he owns a service
 	uploadWithin   = 15 * time.Minute // a whole deployment
 	uploadStall    = 30 * time.Second // between two reads of one
 	answerWithin   = 60 * time.Second // a program answers for the first time
@@ -48,7 +49,7 @@ const (
 type services struct {
 	n       *Node
 	slots   map[string]*slot // never changed after newServices
-	uploads chan struct{}    // holds one token for each deployment
+	uploads chan struct{}    // holds a token while there is a deployment
 	asked   chan struct{}    // and for each request
 }
 
@@ -57,8 +58,6 @@ type slot struct {
 	name   string
 	owner  ed25519.PublicKey
 	number int
-
-	deploying sync.Mutex // held by the one deployment
 
 	mu      sync.Mutex
 	version uint64    // guarded by mu; the newest that was ever started here
@@ -93,10 +92,10 @@ func (s *services) routes(mux *http.ServeMux) {
 
 // stop ends every program.
 func (s *services) stop() {
+	s.uploads <- struct{}{} // whoever gets it after this finds the node stopping
+	defer func() { <-s.uploads }()
 	for _, sl := range s.slots {
-		sl.deploying.Lock() // whoever gets it after this finds the node stopping
 		sl.replace(nil)
-		sl.deploying.Unlock()
 	}
 }
 
@@ -209,41 +208,40 @@ func (s *services) handleDeploy(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, s.describe(sl))
 }
 
-// deploy takes one deployment: from its first byte to the program's first answer.
+// deploy takes one deployment: from its first byte to the program's first answer. Nothing is
+// held for a stranger: what the owner has signed comes first, and soon.
 func (s *services) deploy(w http.ResponseWriter, r *http.Request, sl *slot) error {
+	ctx, cancel := context.WithTimeout(r.Context(), manifestWithin)
+	defer cancel()
+	m, err := s.readManifest(pacedReader{ctx, r.Body, http.NewResponseController(w)}, r.ContentLength, sl)
+	if err != nil {
+		return err
+	}
 	select {
 	case s.uploads <- struct{}{}:
 		defer func() { <-s.uploads }()
 	default:
-		return decline(http.StatusServiceUnavailable, attest.CodeBusy, "deployments", fmt.Sprint(maxDeployments), "fewer at the same time")
+		return decline(http.StatusServiceUnavailable, attest.CodeBusy, "deployment", "another one goes on", "one at a time")
 	}
-	if !sl.deploying.TryLock() {
-		return decline(http.StatusServiceUnavailable, attest.CodeBusy, "deployment", "another of this service goes on", "one at a time")
+	if !sl.newer(m) {
+		return decline(http.StatusForbidden, attest.CodeReplayed, "version", fmt.Sprint(m.Version), "above what was deployed before")
 	}
-	defer sl.deploying.Unlock()
-	ctx, cancel := context.WithTimeout(r.Context(), uploadWithin)
+	ctx, cancel = context.WithTimeout(r.Context(), uploadWithin)
 	defer cancel()
-	body := &pacedReader{ctx: ctx, r: r.Body, control: http.NewResponseController(w)}
-	m, err := s.readManifest(body, r.ContentLength, sl)
-	if err != nil {
-		return err
-	}
 	box, err := s.ableTo(ctx, m)
 	if err != nil {
 		return err
 	}
-	spec, err := receive(body, m)
+	spec, err := receive(pacedReader{ctx, r.Body, http.NewResponseController(w)}, m)
 	if err != nil {
 		return err
 	}
-	if err := s.start(sl, m, box, spec); err != nil {
+	d, err := s.start(sl, m, box, spec)
+	if err != nil {
 		return err
 	}
 	ctx, cancel = context.WithTimeout(s.n.ctx, answerWithin)
 	defer cancel()
-	sl.mu.Lock()
-	d := sl.current
-	sl.mu.Unlock()
 	if err := d.program.Ready(ctx); err != nil {
 		if errors.Is(err, run.ErrNoSandbox) {
 			return decline(http.StatusServiceUnavailable, attest.CodeNoSandbox, "sandbox", err.Error(), "a sandbox around every program")
@@ -251,6 +249,13 @@ func (s *services) deploy(w http.ResponseWriter, r *http.Request, sl *slot) erro
 		return decline(http.StatusBadGateway, attest.CodeUnavailable, "program", err.Error(), "an answer to GET /healthz")
 	}
 	return nil
+}
+
+// newer reports whether m may follow what was started before.
+func (sl *slot) newer(m *service.Manifest) bool {
+	sl.mu.Lock()
+	defer sl.mu.Unlock()
+	return m.Version > sl.version
 }
 
 // readManifest reads the first part of a deployment: nothing else is read for a stranger.
@@ -279,12 +284,6 @@ func (s *services) readManifest(body io.Reader, length int64, sl *slot) (*servic
 	}
 	if m.Service != sl.name {
 		return nil, decline(http.StatusForbidden, attest.CodeMalformed, "manifest", "one of "+m.Service, "one of "+sl.name)
-	}
-	sl.mu.Lock()
-	last := sl.version
-	sl.mu.Unlock()
-	if m.Version <= last {
-		return nil, decline(http.StatusForbidden, attest.CodeReplayed, "version", fmt.Sprint(m.Version), fmt.Sprintf("above %d, which was deployed before", last))
 	}
 	if want := int64(len(size)) + int64(n) + m.Program.Size + m.Model.Size; length != want {
 		return nil, malformed("Content-Length", fmt.Errorf("%d", length), fmt.Sprint(want))
@@ -346,11 +345,11 @@ func receive(body io.Reader, m *service.Manifest) (run.Spec, error) {
 }
 
 // start puts a new program in the place of the one before it.
-func (s *services) start(sl *slot, m *service.Manifest, box run.Sandbox, spec run.Spec) error {
+func (s *services) start(sl *slot, m *service.Manifest, box run.Sandbox, spec run.Spec) (*deployed, error) {
 	if err := s.n.ctx.Err(); err != nil {
 		spec.Program.Close()
 		spec.Model.Close()
-		return decline(http.StatusServiceUnavailable, attest.CodeShutdown, "node", "stopping", "one that goes on")
+		return nil, decline(http.StatusServiceUnavailable, attest.CodeShutdown, "node", "stopping", "one that goes on")
 	}
 	sl.replace(nil) // before the event: no receipt names a program that is not the newest
 	var head [32]byte
@@ -359,17 +358,18 @@ func (s *services) start(sl *slot, m *service.Manifest, box run.Sandbox, spec ru
 		return err
 	}}, spec)
 	if err != nil {
-		return decline(http.StatusServiceUnavailable, attest.CodeUnavailable, "start", err.Error(), "a program that runs")
+		return nil, decline(http.StatusServiceUnavailable, attest.CodeUnavailable, "start", err.Error(), "a program that runs")
 	}
-	sl.replace(&deployed{manifest: m, program: program, at: s.n.now().UTC(), transport: &http.Transport{
+	d := &deployed{manifest: m, program: program, at: s.n.now().UTC(), transport: &http.Transport{
 		DialContext:         func(ctx context.Context, _, _ string) (net.Conn, error) { return program.Dial(ctx) },
 		MaxIdleConnsPerHost: maxAsked, IdleConnTimeout: time.Minute, DisableCompression: true,
 		MaxResponseHeaderBytes: 64 << 10,
-	}})
+	}}
+	sl.replace(d)
 	s.n.log.Info("service started", "service", sl.name, "version", m.Version, "program", m.Program.SHA256.String(),
 		"model", m.Model.SHA256.String(), "runtime_head", service.Digest(head).String())
 	s.n.changed.notify()
-	return nil
+	return d, nil
 }
 
 // pacedReader ends a body that stalls or takes too long as a whole.
@@ -380,11 +380,15 @@ type pacedReader struct {
 }
 
 // Read implements io.Reader.
-func (p *pacedReader) Read(b []byte) (int, error) {
+func (p pacedReader) Read(b []byte) (int, error) {
 	if err := p.ctx.Err(); err != nil {
 		return 0, err
 	}
-	if err := p.control.SetReadDeadline(time.Now().Add(uploadStall)); err != nil {
+	until := time.Now().Add(uploadStall)
+	if end, ok := p.ctx.Deadline(); ok && end.Before(until) {
+		until = end
+	}
+	if err := p.control.SetReadDeadline(until); err != nil {
 		return 0, err
 	}
 	return p.r.Read(b)

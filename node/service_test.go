@@ -282,6 +282,32 @@ func TestDeploymentRefused(t *testing.T) {
 	}
 }
 
+// Who has not shown that he owns a service keeps nobody from deploying.
+func TestStrangerHoldsNothing(t *testing.T) {
+	h := newHost(t, false)
+	r, w := io.Pipe()
+	req, err := http.NewRequestWithContext(t.Context(), "PUT", h.url+service.PathDeploy+"inference", r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.ContentLength = 1 << 30
+	stalled := make(chan struct{})
+	go func() {
+		defer close(stalled)
+		if resp, err := h.client.Do(req); err == nil {
+			resp.Body.Close()
+		}
+	}()
+	if _, err := w.Write([]byte{0, 0}); err != nil {
+		t.Fatal(err)
+	}
+	if resp, raw := h.deploy(1, nil); resp.StatusCode != 200 {
+		t.Errorf("%d %s", resp.StatusCode, raw)
+	}
+	w.CloseWithError(io.ErrUnexpectedEOF)
+	<-stalled
+}
+
 // A newer program is in the log before it answers, and a client that has appraised the one
 // before it gets nothing from the new one.
 func TestUpdateIsSeen(t *testing.T) {

@@ -129,6 +129,10 @@ func checkStatic(r io.ReaderAt) error {
 	return nil
 }
 
+// NoCores keeps this process from leaving a core on a disk, or with a program: what services
+// are asked is in its memory. 1 and not 0, see limitsFor.
+func NoCores() error { return unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{Cur: 1, Max: 1}) }
+
 // Swap returns where this machine may write memory to a disk: what it holds in clear could
 // then be read there. Compressed memory is no disk.
 func Swap() ([]string, error) {

@@ -11,7 +11,8 @@
 //	output        standard output is discarded, of standard error only the size is kept
 //
 // It has no network, sees no file and no process but its own, has no capability and cannot
-// make namespaces (bubblewrap 0.8 or newer; there is no way to run without). Its memory,
+// make namespaces (bubblewrap 0.8 or newer; there is no way to run without). System calls are
+// not filtered: a fault of the kernel is one of the sandbox. Its memory,
 // processes, files and core dumps are limited before its first instruction (limits.go). It
 // counts as ready once it answers any HTTP request, GET /healthz, in any way.
 //
@@ -22,8 +23,8 @@
 //
 // Requests and answers pass through this process and the program's over a socket that has
 // no name. Memory can still reach a disk by swapping, hibernation or a core dump: a machine
-// that serves should have no swap (Swap tells), and cores are disabled here. That the memory
-// itself is unreadable for the host is the TEE's part.
+// that serves should have no swap (Swap tells) and calls NoCores. That the memory itself is
+// unreadable for the host is the TEE's part.
 package run
 
 import (
