@@ -148,6 +148,8 @@ func TestReceiptsAreDemanded(t *testing.T) {
 }
 
 func FuzzDecodeKept(f *testing.F) {
+	_, raw := keptFiles(f)
+	f.Add(raw)
 	f.Add([]byte(`{"receipt":"","nonce":"00","ekm":"00","at":"2026-11-27T08:00:00Z","answer":""}`))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		k, err := DecodeKept(raw)

@@ -31,6 +31,12 @@ func TestScripts(t *testing.T) {
 			if err != nil {
 				return err
 			}
+			// A receipt of a service, made by real processes for the tests of package client.
+			kept, err := filepath.Abs("../../client/testdata/kept")
+			env.Setenv("KEPT", kept)
+			if err != nil {
+				return err
+			}
 			// A job with its log and genesis, made by them too.
 			certified, err := filepath.Abs("../../audit/testdata/certified")
 			env.Setenv("CERTIFIED", certified)
