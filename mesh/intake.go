@@ -115,7 +115,7 @@ const (
 	turnedSilent     turnedAway = "silent"     // said nothing in time
 	turnedCrowded    turnedAway = "crowded"    // its place was needed
 	turnedSlow       turnedAway = "slow"       // named no security protocol in time
-	turnedUnfinished turnedAway = "unfinished" // was let in and closed before it was attested, by either end
+	turnedUnfinished turnedAway = "unfinished" // was let in and closed before the exchange, by either end
 )
 
 // visitor is a raw connection while, and after, intake has it. Its methods may be called on
@@ -130,6 +130,8 @@ type visitor struct {
 	stage stage         // guarded by intake.mu
 	place *list.Element // guarded by intake.mu; in silent or speaking
 	timer *time.Timer   // guarded by intake.mu; while the security protocol is negotiated
+
+	exchanging bool // guarded by intake.mu; the exchange has begun, and counts how it ends
 }
 
 // enter makes conn a visitor; nil if its source has too many, and then conn is closed.
@@ -203,6 +205,16 @@ func (v *visitor) negotiated() {
 	}
 }
 
+// exchanged is called when v's exchange begins: whatever it says of v is counted there.
+func (v *visitor) exchanged() {
+	if v == nil {
+		return
+	}
+	v.intake.mu.Lock()
+	defer v.intake.mu.Unlock()
+	v.exchanging = true
+}
+
 // proved is called when v has shown a valid Credential.
 func (v *visitor) proved() {
 	if v == nil {
@@ -231,7 +243,9 @@ func (v *visitor) attested() {
 func (v *visitor) Close() error {
 	v.intake.mu.Lock()
 	if v.stage != stageGone {
-		v.intake.turned[turnedUnfinished]++
+		if !v.exchanging {
+			v.intake.turned[turnedUnfinished]++
+		}
 		v.intake.leave(v)
 	}
 	v.intake.mu.Unlock()

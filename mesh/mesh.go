@@ -178,7 +178,7 @@ type Mesh interface {
 	// this node refused (exchanges, streams, re-attestations), "refused_us/CODE" for what
 	// refused it, "attested/full" and "attested/fast" for verdicts over new connections,
 	// "attested/again" for re-attestations, "turned_away/WHY" for connections of others that
-	// never got so far as to be attested: no place for them (source, rate, crowded), nothing
+	// never got as far as the exchange: no place for them (source, rate, crowded), nothing
 	// said in time (silent, slow), or closed by either end before (unfinished).
 	Counters() map[string]uint64
 	// Close closes all links with code shutdown, stops listening and waits for handlers. It

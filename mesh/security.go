@@ -65,6 +65,7 @@ func (t *security) SecureInbound(ctx context.Context, insecure net.Conn, p peer.
 	if err != nil {
 		return nil, err
 	}
+	v.exchanged()
 	attested, err := t.attest(ctx, conn, false, v)
 	if err == nil {
 		v.attested()
