@@ -1,6 +1,7 @@
 package exchange
 
 import (
+	"bytes"
 	"crypto/subtle"
 	"fmt"
 	"time"
@@ -15,38 +16,32 @@ type Fast struct {
 	RuntimeHead [32]byte
 }
 
-type wireFast struct {
-	_           struct{} `cbor:",toarray"`
-	Transcript  []byte
-	MAC         []byte
-	RuntimeHead []byte
-}
+// fastHeads are the CBOR heads of the three parts: an array of three, and byte strings of 32.
+// A FAST has one length and one shape, so it is read and written without a CBOR library.
+var fastHeads = [3][]byte{{0x83, 0x58, 32}, {0x58, 32}, {0x58, 32}}
 
 // Encode returns the body of the frame.
-func (f Fast) Encode() ([]byte, error) {
-	body, err := cborEncode.Marshal(wireFast{Transcript: f.Transcript[:], MAC: f.MAC[:], RuntimeHead: f.RuntimeHead[:]})
-	if err != nil {
-		return nil, fmt.Errorf("fast: %w", err)
+func (f Fast) Encode() []byte {
+	out := make([]byte, 0, MaxFast)
+	for i, part := range [3][]byte{f.Transcript[:], f.MAC[:], f.RuntimeHead[:]} {
+		out = append(append(out, fastHeads[i]...), part...)
 	}
-	return body, nil
+	return out
 }
 
 // DecodeFast reads the body of a FAST frame.
 func DecodeFast(body []byte) (Fast, error) {
-	if len(body) > MaxFast {
-		return Fast{}, fmt.Errorf("fast: %d bytes, the limit is %d", len(body), MaxFast)
-	}
-	var w wireFast
-	if err := decodeCanonical(body, &w); err != nil {
-		return Fast{}, fmt.Errorf("fast: %w", err)
+	if len(body) != MaxFast {
+		return Fast{}, fmt.Errorf("fast: %d bytes, want %d", len(body), MaxFast)
 	}
 	var f Fast
-	if len(w.Transcript) != 32 || len(w.MAC) != 32 || len(w.RuntimeHead) != 32 {
-		return Fast{}, fmt.Errorf("fast: transcript of %d, MAC of %d and runtime head of %d bytes, want 32", len(w.Transcript), len(w.MAC), len(w.RuntimeHead))
+	for i, part := range [3]*[32]byte{&f.Transcript, &f.MAC, &f.RuntimeHead} {
+		rest, ok := bytes.CutPrefix(body, fastHeads[i])
+		if !ok {
+			return Fast{}, fmt.Errorf("fast: part %d is no byte string of 32", i)
+		}
+		body = rest[copy(part[:], rest):]
 	}
-	copy(f.Transcript[:], w.Transcript)
-	copy(f.MAC[:], w.MAC)
-	copy(f.RuntimeHead[:], w.RuntimeHead)
 	return f, nil
 }
 
@@ -89,11 +84,7 @@ func (x *exchange) answer() *ownKey {
 }
 
 func (x *exchange) sendFast(kind FrameType, k *ownKey) error {
-	body, err := Fast{x.transcript(), k.key.MAC(x.binder(true), k.head), k.head}.Encode()
-	if err != nil {
-		return fmt.Errorf("exchange with %s: %w", x.Peer, err)
-	}
-	return x.send(kind, body)
+	return x.send(kind, Fast{x.transcript(), k.key.MAC(x.binder(true), k.head), k.head}.Encode())
 }
 
 // judgeFast decides about the peer's MAC; no reasons means accepted. The verdict that was

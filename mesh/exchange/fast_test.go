@@ -107,11 +107,7 @@ func fast(key exchange.PairKey, change func(*exchange.Fast)) func(*puppet) []byt
 		if change != nil {
 			change(&f)
 		}
-		body, err := f.Encode()
-		if err != nil {
-			p.t.Error(err)
-		}
-		return body
+		return f.Encode()
 	}
 }
 

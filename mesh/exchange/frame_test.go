@@ -308,10 +308,7 @@ func FuzzAttestation(f *testing.F) {
 }
 
 func FuzzFast(f *testing.F) {
-	good, err := exchange.Fast{Transcript: [32]byte{1}, MAC: [32]byte{2}, RuntimeHead: [32]byte{3}}.Encode()
-	if err != nil || len(good) != exchange.MaxFast {
-		f.Fatalf("%d bytes, %v", len(good), err)
-	}
+	good := exchange.Fast{Transcript: [32]byte{1}, MAC: [32]byte{2}, RuntimeHead: [32]byte{3}}.Encode()
 	f.Add(good)
 	f.Add(append([]byte{0x83, 0x40, 0x40}, good[69:]...))
 	f.Fuzz(func(t *testing.T, body []byte) {
@@ -319,9 +316,8 @@ func FuzzFast(f *testing.F) {
 		if err != nil {
 			return
 		}
-		back, err := v.Encode()
-		if err != nil || !bytes.Equal(back, body) || len(body) != exchange.MaxFast {
-			t.Errorf("decoded %x, encoded %x, %v", body, back, err)
+		if back := v.Encode(); !bytes.Equal(back, body) {
+			t.Errorf("decoded %x, encoded %x", body, back)
 		}
 	})
 }
