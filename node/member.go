@@ -36,26 +36,42 @@ const (
 
 // keepLinked keeps a link to the node behind url until ctx ends.
 func (n *Node) keepLinked(ctx context.Context, url string) {
-	pause := dialFirst
+	var p patience
 	for ctx.Err() == nil {
 		link, err := n.reach(ctx, url)
+		var lived time.Duration
 		if err == nil {
-			pause = dialFirst
+			up := time.Now()
 			select {
 			case <-link.Done():
 			case <-ctx.Done():
 				return
 			}
-			continue
+			lived = time.Since(up)
+		} else {
+			n.log.Debug("no link", "url", url, "error", err)
 		}
-		n.log.Debug("no link", "url", url, "error", err)
 		select {
-		case <-time.After(pause/2 + rand.N(pause)):
+		case <-time.After(p.next(lived)):
 		case <-ctx.Done():
 			return
 		}
-		pause = min(2*pause, dialSlowest)
 	}
+}
+
+// patience is how long to wait before the next dial: twice as long after each that failed,
+// and after each link that did not last, so that two nodes of different minds do not attest
+// each other in a loop. The zero value begins.
+type patience struct{ pause time.Duration }
+
+// next returns the wait after a link that lived so long; 0 if there was none.
+func (p *patience) next(lived time.Duration) time.Duration {
+	if lived >= dialSlowest {
+		p.pause = 0
+		return 0
+	}
+	p.pause = min(max(dialFirst, 2*p.pause), dialSlowest)
+	return p.pause/2 + rand.N(p.pause)
 }
 
 // reach returns the link to the node behind url, or makes one.
