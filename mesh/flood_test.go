@@ -44,6 +44,7 @@ import (
 //
 //	10.1.0.1    the node            10.3.0.1  a member with a link     10.4.0.1  a joiner that
 //	10.2.0.0/16 the flooder         10.3.0.2  a joiner that is listed            is not listed
+//	10.3.0.9    a flooder that is listed
 const (
 	floodRole = "MESHNODE_FLOOD_ROLE" // set in the processes of a flood
 	floodRun  = "MESHNODE_FLOOD"      // set by who wants it: it takes most of a minute
@@ -65,7 +66,7 @@ func TestFlood(t *testing.T) {
 	if _, err := exec.LookPath("ip"); err != nil {
 		t.Skip("skipped: no ip command to set up a network namespace with; install iproute2")
 	}
-	for _, mode := range []string{"silent", "one source", "multistream", "tls"} {
+	for _, mode := range []string{"silent", "one source", "multistream", "tls", "a member's tls"} {
 		t.Run(mode, func(t *testing.T) {
 			cmd := floodProcess("stage", mode)
 			cmd.SysProcAttr = namespace(os.Getuid(), os.Getgid())
@@ -202,7 +203,7 @@ type flooderState struct{ Opened, Reset int64 }
 // floodStage sets the namespace up, plays the flood and checks what it did.
 func floodStage(mode string) error {
 	for _, args := range []string{"link set lo up", "addr add " + floodNode + "/32 dev lo", "addr add 10.3.0.1/32 dev lo",
-		"addr add 10.3.0.2/32 dev lo", "addr add 10.4.0.1/32 dev lo", "route add local 10.2.0.0/16 dev lo"} {
+		"addr add 10.3.0.2/32 dev lo", "addr add 10.3.0.9/32 dev lo", "addr add 10.4.0.1/32 dev lo", "route add local 10.2.0.0/16 dev lo"} {
 		if out, err := exec.Command("ip", strings.Fields(args)...).CombinedOutput(); err != nil {
 			return fmt.Errorf("ip %s: %w: %s", args, err, out)
 		}
@@ -472,8 +473,11 @@ func flood(mode string) error {
 	var open sync.WaitGroup
 	one := func(i int) {
 		from := net.IPv4(10, 2, byte(i>>8), byte(i))
-		if mode == "one source" {
+		switch mode {
+		case "one source":
 			from = net.IPv4(10, 2, 0, 1)
+		case "a member's tls":
+			from = net.IPv4(10, 3, 0, 9)
 		}
 		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: from}, Timeout: 5 * time.Second}
 		c, err := d.Dial("tcp", floodNode+":4001")
@@ -487,7 +491,7 @@ func flood(mode string) error {
 		switch mode {
 		case "multistream":
 			_, _ = c.Write([]byte("\x13/multistream/1.0.0\n"))
-		case "tls":
+		case "tls", "a member's tls":
 			if mss.SelectProtoOrFail(SecurityID, c) == nil {
 				if s, err := client.SecureOutbound(context.Background(), c, peer.ID(to)); err == nil {
 					_, _ = io.Copy(io.Discard, s)

@@ -24,7 +24,7 @@ import (
 // member is known by address: Config.Allow names it, or a link from it was attested within
 // memberMemory. Strangers are also capped by source, in number and in new ones a second, and
 // all strangers together in the handshakes a second that they may begin, since each costs a
-// millisecond of a processor.
+// millisecond of a processor. Of those, one member's address may begin half as many.
 //
 // Where no place is left, the newcomer takes that of the oldest connection of its own
 // source, else of the oldest of all: an honest peer speaks at once and is through before it
@@ -38,7 +38,8 @@ type intake struct {
 	strangers  class
 	members    class
 	sources    map[netip.Prefix]*source
-	starts     bucket // handshakes that strangers begin
+	starts     bucket                 // handshakes that strangers begin
+	begun      map[netip.Addr]*bucket // handshakes that members begin
 	allowed    []netip.Prefix
 	allowedAt  time.Time
 	remembered map[netip.Addr]time.Time // when a link from there was last seen to live
@@ -75,7 +76,7 @@ func openFiles() uint64 {
 func newIntake(allow func() []netip.Prefix, limits intakeLimits) *intake {
 	i := &intake{
 		allow: allow, sources: map[netip.Prefix]*source{}, remembered: map[netip.Addr]time.Time{},
-		reserved: map[netip.Addr]struct{}{}, starts: newBucket(strangerRate, strangerBurst), turned: map[turnedAway]uint64{},
+		reserved: map[netip.Addr]struct{}{}, begun: map[netip.Addr]*bucket{}, starts: newBucket(strangerRate, strangerBurst), turned: map[turnedAway]uint64{},
 	}
 	i.strangers = class{maxSilent: limits.silent, maxHandshakes: limits.handshakes}
 	i.members = class{maxSilent: limits.memberSilent, maxHandshakes: limits.memberHandshakes}
@@ -166,7 +167,7 @@ func (i *intake) spoke(v *visitor) bool {
 		return false
 	}
 	c := v.class
-	if c == &i.strangers && !i.starts.take(time.Now()) {
+	if !i.begin(v, time.Now()) {
 		i.drop(v, turnedRate)
 		return false
 	}
@@ -181,6 +182,29 @@ func (i *intake) spoke(v *visitor) bool {
 	v.stage, v.place = stageSpeaking, c.speaking.PushBack(v)
 	v.timer = time.AfterFunc(negotiateTimeout, func() { i.expel(v, turnedSlow) })
 	return true
+}
+
+// begin reports whether v may begin a handshake now; mu is held.
+func (i *intake) begin(v *visitor, now time.Time) bool {
+	if v.class == &i.strangers {
+		return i.starts.take(now)
+	}
+	if v.addr.IsLoopback() {
+		return true
+	}
+	b := i.begun[v.addr]
+	if b == nil {
+		if len(i.begun) >= maxRemembered {
+			maps.DeleteFunc(i.begun, func(_ netip.Addr, b *bucket) bool { return b.full(now) })
+		}
+		if len(i.begun) >= maxRemembered {
+			clear(i.begun) // that many at once are no mesh, but nobody is locked out
+		}
+		fresh := newBucket(memberRate, memberBurst)
+		b = &fresh
+		i.begun[v.addr] = b
+	}
+	return b.take(now)
 }
 
 // oldest returns the oldest connection in places of v's source, else the oldest of all.

@@ -208,9 +208,9 @@ func TestIntakeExpelsWhoNamesNoProtocol(t *testing.T) {
 	})
 }
 
-func TestIntakeBoundsStrangersHandshakes(t *testing.T) {
+func TestIntakeBoundsHandshakes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		crowd := newCrowd(t, wide, "10.9.0.0/24")
+		crowd := newCrowd(t, wide, "10.9.0.0/16")
 		begin := func(n int, from func(int) string) (in int) {
 			for i := range n {
 				if v := crowd.speak(from(i)); v != nil {
@@ -224,14 +224,24 @@ func TestIntakeBoundsStrangersHandshakes(t *testing.T) {
 		if got := begin(2000, stranger); got != strangerBurst {
 			t.Errorf("strangers began %d handshakes, want %d", got, strangerBurst)
 		}
-		if got := begin(2000, func(int) string { return "10.9.0.1" }); got != 2000 {
-			t.Errorf("a member began %d handshakes of 2000", got)
+		if got := begin(2000, func(int) string { return "10.9.0.1" }); got != memberBurst {
+			t.Errorf("a member began %d handshakes, want %d", got, memberBurst)
+		}
+		if crowd.speak("10.9.0.2") == nil {
+			t.Error("another member has to wait for it")
+		}
+		for i := range 4 * maxRemembered {
+			if v := crowd.speak(fmt.Sprintf("10.9.%d.%d", 1+i>>8, i&255)); v == nil {
+				t.Fatalf("member %d has to wait", i)
+			}
+		}
+		if n := len(crowd.in.begun); n > maxRemembered {
+			t.Errorf("%d members' rates are kept", n)
 		}
 		time.Sleep(2 * time.Second)
 		if got := begin(2000, stranger); got != 2*strangerRate {
 			t.Errorf("strangers began %d handshakes after two seconds, want %d", got, 2*strangerRate)
 		}
-		crowd.settled()
 	})
 }
 

@@ -61,6 +61,9 @@ const (
 	// begin: an eighth of a processor at a millisecond each.
 	strangerRate  = 128
 	strangerBurst = 512
+	// memberRate and memberBurst bound those of one member's address, which may be many nodes'.
+	memberRate  = 64
+	memberBurst = 512
 
 	// memberMemory is how long the address of a link that was attested counts as a member's,
 	// maxRemembered how many such addresses there are, allowEvery how often Config.Allow is

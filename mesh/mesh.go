@@ -68,6 +68,17 @@
 // there is a place for it: strangers are capped by source and all together, members have
 // places of their own (intake), and who stays silent for three seconds is dropped. There is no host around the swarm: no
 // identify, ping, relay, AutoNAT or hole punching exists that would have to be turned off.
+//
+// # What others can cost
+//
+// Nobody holds a place for nothing: 3 s to say a first byte, 3 s to name the security
+// protocol, 5 s for TLS, 2 s for HELLO, 10 s for the exchange (limits.go has all numbers).
+// Connections that are not attested yet have bounded places, in which a flood pushes out
+// itself; the addresses of members, as Config.Allow names them or as links showed, have
+// their own. Whoever has a valid Credential may begin three full attestations in 30 s, with
+// a burst of twelve, and waits its organisation's turn to be judged. A connection is closed
+// without a word before its Credential is known to be valid, and refused with code busy
+// afterwards. Counters say how often.
 package mesh
 
 import (

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,8 +24,12 @@ import (
 	"github.com/attestmesh/meshnode/internal/identity"
 )
 
-// selfTestTimeout bounds each attempt of the self-test.
-const selfTestTimeout = 5 * time.Second
+// selfTestTimeout bounds each attempt of the self-test, selfTestAtOnce how many addresses are
+// tried at a time.
+const (
+	selfTestTimeout = 5 * time.Second
+	selfTestAtOnce  = 4
+)
 
 // ErrUnguarded is returned by SelfTest when an unattested peer got a connection.
 var ErrUnguarded = errors.New("mesh: an unattested peer got a connection")
@@ -43,13 +48,19 @@ func SelfTest(ctx context.Context, self identity.PeerID, addrs []string) error {
 	if len(addrs) == 0 {
 		return errors.New("mesh: self-test: no address to dial")
 	}
-	for _, a := range addrs {
-		addr, err := ma.NewMultiaddr(a)
-		if err == nil {
-			err = selfTestAddr(ctx, peer.ID(self), addr)
-		}
+	for some := range slices.Chunk(addrs, selfTestAtOnce) {
+		err := together(len(some), func(i int) error {
+			addr, err := ma.NewMultiaddr(some[i])
+			if err == nil {
+				err = selfTestAddr(ctx, peer.ID(self), addr)
+			}
+			if err != nil {
+				return fmt.Errorf("mesh: self-test of %s: %w", some[i], err)
+			}
+			return nil
+		})
 		if err != nil {
-			return fmt.Errorf("mesh: self-test of %s: %w", a, err)
+			return err
 		}
 	}
 	return nil
