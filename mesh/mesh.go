@@ -66,8 +66,9 @@
 // simultaneous opens break TLS. The constructor of the security protocol refuses every key
 // but the node's. A front listener hands libp2p a connection when its first byte is there and
 // there is a place for it: strangers are capped by source and all together, members have
-// places of their own (intake), and who stays silent for three seconds is dropped. There is no host around the swarm: no
-// identify, ping, relay, AutoNAT or hole punching exists that would have to be turned off.
+// places of their own, and who stays silent for three seconds is dropped. There is no host
+// around the swarm: no identify, ping, relay, AutoNAT or hole punching exists that would
+// have to be turned off.
 //
 // # What others can cost
 //
@@ -76,9 +77,9 @@
 // Connections that are not attested yet have bounded places, in which a flood pushes out
 // itself; the addresses of members, as Config.Allow names them or as links showed, have
 // their own. Whoever has a valid Credential may begin three full attestations in 30 s, with
-// a burst of twelve, and waits its organisation's turn to be judged. A connection is closed
-// without a word before its Credential is known to be valid, and refused with code busy
-// afterwards. Counters say how often.
+// a burst of twelve, and waits its organisation's turn to be judged; more is refused with
+// code busy, before a quote is made or evidence looked at. What has shown no valid Credential
+// is closed without a word. Counters say how often.
 package mesh
 
 import (
