@@ -109,7 +109,9 @@ func TestGenuineInABubble(t *testing.T) {
 // after, so that the Scheme remembers it.
 func TestTEEForgeries(t *testing.T) {
 	seen := map[Forgery]bool{}
-	for name, v := range vendors() {
+	all := vendors()
+	for _, name := range []string{"Milan v3", "Genoa v2", "TDX"} {
+		v := all[name]
 		s, p, a := v.Scheme(), v.Policy(Measurement("one")), v.Attester(Measurement("one"))
 		serial := byte(0)
 		judge := func() (attest.Claims, attest.Result) {
@@ -119,7 +121,7 @@ func TestTEEForgeries(t *testing.T) {
 		}
 		for _, forgery := range a.Forgeries() {
 			seen[forgery] = true
-			for range 3 {
+			for range 2 {
 				a.Forge(Genuine)
 				if _, r := judge(); !r.Affirming() {
 					t.Fatalf("%s: genuine: %v", name, r.Reasons)
