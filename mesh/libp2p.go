@@ -272,7 +272,7 @@ func (m *libp2pMesh) connect(ctx context.Context, to identity.PeerID, addrs []st
 	store.AddAddrs(peer.ID(to), dialable, peerstore.TempAddrTTL)
 	m.swarm.Backoff().Clear(peer.ID(to))
 	ctx = network.WithForceDirectDial(network.WithDialPeerTimeout(ctx, DialTimeout), "meshnode")
-	for {
+	for began := time.Now(); ; {
 		c, err := m.swarm.DialPeer(ctx, peer.ID(to))
 		if err != nil {
 			return err
@@ -283,7 +283,10 @@ func (m *libp2pMesh) connect(ctx context.Context, to identity.PeerID, addrs []st
 			return errors.New("a connection without a verdict")
 		}
 		l := m.byChannel(ch)
-		if l == nil || l.down() == nil {
+		switch {
+		case l == nil && c.Stat().Opened.Before(began):
+			continue // an earlier connection, which libp2p was just about to forget
+		case l == nil || l.down() == nil:
 			return nil // live, or already gone: the caller looks into the table
 		}
 		// libp2p still knows a connection whose farewell is being said.
