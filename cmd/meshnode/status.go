@@ -105,7 +105,7 @@ func showStatus(w io.Writer, s node.Status) {
 
 func showPeers(w io.Writer, s node.Status) {
 	tw := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(tw, "PEER\tSTATE\tSINCE\tVERDICT\tNOTE")
+	fmt.Fprintln(tw, "PEER\tSTATE\tSINCE\tVERDICT\tPROOF\tNOTE")
 	for _, p := range s.Peers {
 		note := p.Note
 		if p.Reason != nil {
@@ -119,7 +119,7 @@ func showPeers(w io.Writer, s node.Status) {
 		if !p.Since.IsZero() {
 			since = p.Since.Format(time.RFC3339)
 		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", printable(name), p.State, since, orDash(string(p.Verdict)), printable(note))
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\n", printable(name), p.State, since, orDash(string(p.Verdict)), orDash(string(p.Proof)), printable(note))
 	}
 	tw.Flush()
 }
