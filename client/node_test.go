@@ -44,6 +44,8 @@ type node struct {
 	headChain [][]byte                                     // guarded by mu; what they sign; nil: the mesh's
 	cosigned  int                                          // guarded by mu
 	bodies    []string                                     // guarded by mu
+	redirect  string                                       // guarded by mu
+	stream    chan string                                  // guarded by mu; gets what is read first, and lets the second half of the answer go
 
 	requests   atomic.Int64
 	challenges atomic.Int64
@@ -123,6 +125,26 @@ func (n *node) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	n.requests.Add(1)
 	if want := r.Header.Get(service.HeaderRuntimeHead); want != "" && want != fmt.Sprintf("%x", n.runtime.Head()) {
 		w.WriteHeader(http.StatusPreconditionFailed)
+		return
+	}
+	var redirect string
+	var stream chan string
+	n.set(func(n *node) { redirect, stream = n.redirect, n.stream })
+	if redirect != "" {
+		w.Header().Set("Alt-Svc", `h3=":443"`)
+		w.Header().Set("Location", redirect)
+		w.WriteHeader(http.StatusFound)
+		return
+	}
+	if stream != nil {
+		first := make([]byte, 5)
+		_, _ = io.ReadFull(r.Body, first)
+		stream <- string(first)
+		rest, _ := io.ReadAll(r.Body)
+		fmt.Fprintf(w, "got %s%s", first, rest)
+		_ = http.NewResponseController(w).Flush()
+		<-stream
+		fmt.Fprint(w, " and the end")
 		return
 	}
 	body, err := io.ReadAll(r.Body)
