@@ -78,6 +78,7 @@ type Session struct {
 	Peer        identity.PeerID
 	Roles       []string
 	Claims      attest.Claims
+	Policy      attest.Policy // the mesh's, for Roles, with what this client demands beyond
 	Result      attest.Result
 	RuntimeHead [32]byte
 	Events      []runtimelog.Event

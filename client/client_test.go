@@ -640,8 +640,12 @@ func TestManyRequestsShareOneProof(t *testing.T) {
 			t.Errorf("%s: %d challenges on %d connections, want at most %d", protocol, c, n.conns.Load(), most)
 		}
 		tr.CloseIdleConnections()
+		before := n.conns.Load()
 		if _, err := tr.Attest(t.Context(), n.address); err != nil {
 			t.Error(err)
+		}
+		if _, _, err := ask(tr, n.address, "x"); err != nil || n.conns.Load() != before+1 {
+			t.Errorf("%v; %d connections for a proof and a request after it", err, n.conns.Load()-before)
 		}
 		tr.Close()
 		if _, _, err := ask(tr, n.address, "x"); !errors.Is(err, client.ErrClosed) {

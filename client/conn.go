@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -205,14 +203,12 @@ func (c *Conn) refusal(code attest.Code, claim, got, want string) *Refusal {
 	r := refuse(code, claim, got, want)
 	r.Address = c.address
 	if leaf := c.state.PeerCertificates[0]; !ratls.HasProof(leaf) {
-		why := attest.NewReason(attest.CodeNotBound, "connection", "it ends at "+describe(leaf, spkiHash(leaf)), "a certificate whose evidence names its key")
+		why := attest.NewReason(attest.CodeNotBound, "connection", "it ends at "+describe(leaf, ratls.SPKIHash(leaf)), "a certificate whose evidence names its key")
 		why.Remedy = "give the https address of a node; if this is one, something between you and it terminates TLS"
 		r.Reasons = append(r.Reasons, why)
 	}
 	return r
 }
-
-func spkiHash(c *x509.Certificate) [32]byte { return sha256.Sum256(c.RawSubjectPublicKeyInfo) }
 
 // valid reports whether the connection's proof is still believed.
 func (c *Conn) valid(now time.Time) bool {

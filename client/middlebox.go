@@ -26,7 +26,7 @@ func nameRelay(ctx context.Context, r *Refusal, scheme attest.Scheme, claimant r
 	if s.Leaf == nil {
 		return r
 	}
-	seen := spkiHash(s.Leaf)
+	seen := ratls.SPKIHash(s.Leaf)
 	shown, ok := shownCertificate(ctx, scheme, claimant, s)
 	if !ok {
 		if ratls.HasProof(s.Leaf) {

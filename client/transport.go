@@ -318,7 +318,7 @@ func (t *Transport) attest(ctx context.Context, c *Conn) error {
 	}
 	c.mu.Lock()
 	session.Again = c.session != nil
-	c.session = &session
+	c.session, c.used = &session, session.AttestedAt
 	c.mu.Unlock()
 	if t.cfg.OnSession != nil {
 		t.cfg.OnSession(session)

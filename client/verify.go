@@ -301,7 +301,7 @@ func (v *Verifier) evidence(ctx context.Context, state *consensus.PolicyState, s
 	if len(v.policy.Measurements) > 0 {
 		policy.References = slices.DeleteFunc(policy.References, func(r attest.Reference) bool { return !slices.Contains(v.policy.Measurements, r.Measurement) })
 	}
-	out.Claims, out.RuntimeHead = claims, proof.RuntimeHead
+	out.Claims, out.Policy, out.RuntimeHead = claims, policy, proof.RuntimeHead
 	out.Result = attest.Appraise(claims, policy, s.At)
 	switch {
 	case !out.Result.Affirming() && len(out.Result.Reasons) > 0:

@@ -163,6 +163,9 @@ func HasProof(cert *x509.Certificate) bool {
 	return false
 }
 
+// SPKIHash is the SHA-256 of a certificate's SubjectPublicKeyInfo.
+func SPKIHash(cert *x509.Certificate) [32]byte { return sha256.Sum256(cert.RawSubjectPublicKeyInfo) }
+
 // ParseCertificate opens the first door: self-signed, P-256, one name, one canonical proof,
 // a short life that at is within. Errors are *attest.Error. The claims are believed once a
 // Scheme has verified Proof.Evidence against ReportData.
@@ -174,7 +177,7 @@ func ParseCertificate(cert *x509.Certificate, at time.Time) (Certificate, error)
 	if err := cert.CheckSignature(cert.SignatureAlgorithm, cert.RawTBSCertificate, cert.Signature); err != nil {
 		return refuse(attest.CodeMalformed, "certificate signature", "not by its own key", "a self-signed certificate", err)
 	}
-	c := Certificate{SPKIHash: sha256.Sum256(cert.RawSubjectPublicKeyInfo), NotBefore: cert.NotBefore, NotAfter: cert.NotAfter}
+	c := Certificate{SPKIHash: SPKIHash(cert), NotBefore: cert.NotBefore, NotAfter: cert.NotAfter}
 	if life := c.NotAfter.Sub(c.NotBefore); life > MaxLifetime {
 		return refuse(attest.CodeStale, "certificate lifetime", life.String(), "at most "+MaxLifetime.String(), nil)
 	}

@@ -27,7 +27,12 @@ const appraiseHelp = `Verify evidence offline and appraise it.
 FILE is an SEV-SNP report (bare, with certificates appended, or go-sev-guest's protobuf),
 a TDX quote, go-tpm-tools' attestation protobuf, a TCG or dstack event log, an IMA list, or
 a folder with one of them and what belongs to it: certificates, collateral, event log.
-Certificates and collateral beside a FILE are found too. Nothing is ever fetched.
+Certificates and collateral beside a FILE are found too. For a FILE nothing is ever fetched.
+
+https://HOST:PORT is the endpoint of a node: on one connection its certificate's evidence is
+read and a fresh challenge answered, whose evidence must carry that connection's exporter.
+With --genesis the mesh's policy, the Credential and the majority's word for both are verified
+too; without it the best verdict is "warning", whoever's node it is.
 
 Without --policy the strictest demands are made but no software is named as wanted, so the
 best verdict is "warning". Logs alone prove nothing: verdict "none", with the registers
@@ -41,15 +46,15 @@ const notEvidence = "give a report, quote, attestation or log, or the folder of 
 
 // appraiseFlags are the options of meshnode appraise.
 type appraiseFlags struct {
-	policy, reportData, at, collateral string
-	explain, json                      bool
+	policy, reportData, at, collateral, genesis string
+	explain, json                               bool
 }
 
 func appraiseCommand() *cobra.Command {
 	var f appraiseFlags
 	cmd := &cobra.Command{
-		Use:   "appraise FILE...",
-		Short: "Verify SEV-SNP, TDX and TPM evidence offline and say what it is worth",
+		Use:   "appraise FILE|https://HOST:PORT...",
+		Short: "Verify SEV-SNP, TDX and TPM evidence and say what it is worth",
 		Long:  appraiseHelp,
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, files []string) error {
@@ -64,6 +69,7 @@ func appraiseCommand() *cobra.Command {
 	cmd.Flags().StringVar(&f.reportData, "report-data", "", "report data or TPM nonce that the evidence must carry, in `HEX`")
 	cmd.Flags().StringVar(&f.at, "at", "", "appraise as of `TIME` (RFC 3339), default now")
 	cmd.Flags().StringVar(&f.collateral, "collateral", "", "folder `DIR` with certificates and collateral")
+	cmd.Flags().StringVar(&f.genesis, "genesis", "", "the mesh's genesis `FILE`, for https addresses")
 	cmd.Flags().BoolVar(&f.explain, "explain", false, "print all claims and the trustworthiness vector")
 	cmd.Flags().BoolVar(&f.json, "json", false, "print one JSON object a line")
 	return cmd
@@ -119,6 +125,8 @@ type appraised struct {
 	Claims  any             `json:"claims"`
 	Reasons []attest.Reason `json:"reasons"`
 	EAR     *attest.EAR     `json:"ear,omitempty"`
+	// Connection is set for an https address.
+	Connection *nodeConnection `json:"connection,omitempty"`
 
 	claims attest.Claims
 	result attest.Result
@@ -129,6 +137,25 @@ type appraised struct {
 func (a *appraiser) run(ctx context.Context, out, errOut io.Writer, files []string) error {
 	exit := exitOK
 	for _, file := range files {
+		if strings.HasPrefix(file, "https://") {
+			r, err := a.appraiseNode(ctx, file)
+			if err != nil {
+				if len(files) == 1 {
+					return err
+				}
+				f := asFailure(ctx, err)
+				if err := a.printFailure(out, errOut, file, f); err != nil {
+					return err
+				}
+				exit = worseExit(exit, f.exit)
+				continue
+			}
+			exit = worseExit(exit, r.exit)
+			if err := a.print(out, r); err != nil {
+				return err
+			}
+			continue
+		}
 		var extra []string
 		if a.flags.collateral != "" {
 			extra = []string{a.flags.collateral}
@@ -139,7 +166,7 @@ func (a *appraiser) run(ctx context.Context, out, errOut io.Writer, files []stri
 			if len(files) == 1 {
 				return f
 			}
-			if err := a.printFailure(out, errOut, file, err); err != nil {
+			if err := a.printFailure(out, errOut, file, asFailure(ctx, f)); err != nil {
 				return err
 			}
 			exit = worseExit(exit, exitUsage)
@@ -289,6 +316,7 @@ func (a *appraiser) print(w io.Writer, r appraised) error {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: %s (%s, %s)\n", r.File, r.Verdict, r.Kind, genuine)
+	r.Connection.print(&b)
 	if r.claims.Measurement != "" {
 		fmt.Fprintf(&b, "  measurement %s\n", r.claims.Measurement)
 	}
@@ -319,7 +347,7 @@ func explain(b *strings.Builder, r appraised) {
 	for _, section := range []struct {
 		name string
 		v    any
-	}{{"sevsnp", r.claims.SEVSNP}, {"tdx", r.claims.TDX}, {"vtpm", r.claims.VTPM}} {
+	}{{"sevsnp", r.claims.SEVSNP}, {"tdx", r.claims.TDX}, {"vtpm", r.claims.VTPM}, {"sim", r.claims.Sim}} {
 		for _, line := range fields(section.v) {
 			fmt.Fprintf(b, "  %s.%s\n", section.name, line)
 		}
@@ -332,12 +360,12 @@ func explain(b *strings.Builder, r appraised) {
 	}
 }
 
-// printFailure reports one of several files that is no evidence.
-func (a *appraiser) printFailure(out, errOut io.Writer, file string, err error) error {
+// printFailure reports one of several inputs that came to no verdict.
+func (a *appraiser) printFailure(out, errOut io.Writer, file string, f *failure) error {
 	if a.flags.json {
 		return printJSON(out, map[string]any{"file": file, "error": map[string]string{
-			"code": "usage", "message": err.Error(), "remedy": notEvidence}})
+			"code": f.code, "message": f.message, "remedy": f.remedy}})
 	}
-	_, err = fmt.Fprintf(errOut, "meshnode: %s\n  try: %s\n", printable(err.Error()), notEvidence)
+	_, err := fmt.Fprintf(errOut, "meshnode: %s\n  try: %s\n", printable(f.message), printable(f.remedy))
 	return err
 }
