@@ -80,8 +80,8 @@ func BenchmarkRatioDialTEE(b *testing.B) {
 			for b.Loop() {
 				before := attesters[0].Calls()
 				ratio.Print(c.name, p.dialRatio(false))
-				if n := attesters[0].Calls() - before; n != 16*20 {
-					b.Fatalf("%d quotes for %d dials", n, 16*20)
+				if n := attesters[0].Calls() - before; n != (dialRounds+1)*dialsPerRound {
+					b.Fatalf("%d quotes for %d dials", n, (dialRounds+1)*dialsPerRound)
 				}
 			}
 		})

@@ -352,9 +352,6 @@ func rawStream(t *testing.T, l Link, p Protocol) Stream {
 	return s
 }
 
-// deafen takes a node's own part in re-attestation away.
-func deafen(l Link) { l.(*link).slot <- struct{}{} }
-
 // Never answered: the one who waits closes; and who opens and says nothing is closed too.
 func TestReattestUnanswered(t *testing.T) {
 	memory(t, func(t *testing.T, w *world, _ *MemoryNetwork) {
