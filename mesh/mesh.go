@@ -78,8 +78,8 @@
 // itself; the addresses of members, as Config.Allow names them or as links showed, have
 // their own. Whoever has a valid Credential may begin three full attestations in 30 s, with
 // a burst of twelve, and waits its organisation's turn to be judged; more is refused with
-// code busy, before a quote is made or evidence looked at. What has shown no valid Credential
-// is closed without a word. Counters say how often.
+// code busy, before a quote is made or evidence looked at. Who shows no valid Credential is
+// told nothing, or the generic refusal. Counters say how often.
 package mesh
 
 import (
