@@ -274,6 +274,24 @@ func TestBadRequests(t *testing.T) {
 	}
 }
 
+// A stock client that could do with less gets the hybrid key exchange, and one that knows no
+// such thing gets nothing.
+func TestKeyExchange(t *testing.T) {
+	w := newWorld(t)
+	resp, err := rawClient(t, w, nil).Post(w.url+pathNonce, "application/json", strings.NewReader("{}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.TLS.CurveID != tls.X25519MLKEM768 || resp.TLS.DidResume {
+		t.Errorf("key exchange %s, resumed %v", resp.TLS.CurveID, resp.TLS.DidResume)
+	}
+	if resp, err := rawClient(t, w, func(c *tls.Config) { c.CurvePreferences = []tls.CurveID{tls.X25519} }).Post(w.url+pathNonce, "application/json", strings.NewReader("{}")); err == nil {
+		resp.Body.Close()
+		t.Error("X25519 alone was accepted")
+	}
+}
+
 func TestOnlyTLS13(t *testing.T) {
 	w := newWorld(t)
 	c := rawClient(t, w, func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS12, tls.VersionTLS12 })

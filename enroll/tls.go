@@ -88,6 +88,7 @@ func serverTLS(cert tls.Certificate) *tls.Config {
 	return &tls.Config{
 		Certificates:           []tls.Certificate{cert},
 		MinVersion:             tls.VersionTLS13,
+		CurvePreferences:       []tls.CurveID{tls.X25519MLKEM768}, // both ends are this program
 		NextProtos:             []string{"http/1.1"},
 		SessionTicketsDisabled: true,
 	}
@@ -101,6 +102,7 @@ func clientTLS(pin string) (*tls.Config, error) {
 	}
 	return &tls.Config{
 		MinVersion:         tls.VersionTLS13,
+		CurvePreferences:   []tls.CurveID{tls.X25519MLKEM768},
 		NextProtos:         []string{"http/1.1"},
 		InsecureSkipVerify: true, // the pin below takes the place of the chain
 		VerifyConnection: func(cs tls.ConnectionState) error {

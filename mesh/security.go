@@ -125,6 +125,10 @@ func exporter(conn sec.SecureConn) (exchange.Exporter, error) {
 	if state.Version != tls.VersionTLS13 || state.DidResume || !state.HandshakeComplete {
 		return nil, errors.New("mesh: want a full TLS 1.3 handshake")
 	}
+	if state.CurveID != tls.X25519MLKEM768 {
+		// Both ends are this program: another key exchange is somebody's choice, or GODEBUG's.
+		return nil, fmt.Errorf("mesh: key exchange %s, want %s", state.CurveID, tls.X25519MLKEM768)
+	}
 	return state.ExportKeyingMaterial, nil
 }
 

@@ -36,6 +36,7 @@ type stranger struct {
 	meshID [32]byte
 	pair   []byte // the key by which it convinces the other, of its last full exchange
 	theirs []byte // the key by which the other convinces it
+	curves []tls.CurveID
 }
 
 // call is one exchange of a stranger, on a connection or on a stream of one (11).
@@ -162,13 +163,13 @@ func (c *call) secure(raw net.Conn, muxer string) error {
 		return err
 	}
 	c.tls = tls.Client(raw, &tls.Config{MinVersion: tls.VersionTLS13, NextProtos: []string{muxer, "libp2p"}, Certificates: []tls.Certificate{cert},
-		InsecureSkipVerify: true, VerifyConnection: c.identity})
+		InsecureSkipVerify: true, VerifyConnection: c.identity, CurvePreferences: c.curves})
 	if err := c.tls.Handshake(); err != nil {
 		return err
 	}
 	c.ReadWriter = c.tls
-	if got := c.tls.ConnectionState(); got.NegotiatedProtocol != muxer || got.DidResume {
-		return errors.New("ALPN agreed on " + got.NegotiatedProtocol)
+	if got := c.tls.ConnectionState(); got.NegotiatedProtocol != muxer || got.DidResume || c.curves == nil && got.CurveID != tls.X25519MLKEM768 {
+		return errors.New("ALPN agreed on " + got.NegotiatedProtocol + " over " + got.CurveID.String())
 	}
 	return nil
 }
@@ -497,6 +498,7 @@ func TestStrangerWithALie(t *testing.T) {
 	for name, lie := range map[string]func(*stranger){
 		"another mesh":  func(s *stranger) { s.meshID[0] ^= 1 },
 		"no credential": func(s *stranger) { s.Credential = []byte("none") },
+		"old curve":     func(s *stranger) { s.curves = []tls.CurveID{tls.X25519} },
 		"another root":  func(s *stranger) { s.Attester = meshtest.NewRoot().NewAttester() },
 	} {
 		s := &stranger{Node: w.root.NewNode(w.meshID, "beta/n1"), meshID: w.meshID}
