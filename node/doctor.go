@@ -21,6 +21,7 @@ import (
 	"github.com/attestmesh/meshnode/attest/sim"
 	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/internal/durable"
+	"github.com/attestmesh/meshnode/service/run"
 	"golang.org/x/sys/unix"
 )
 
@@ -78,6 +79,7 @@ func Diagnose(ctx context.Context, path string) Diagnosis {
 		d.node(ctx)
 		d.directory()
 		d.ports()
+		d.services(ctx)
 		d.enroller(ctx)
 		claims, measured := d.platform(ctx)
 		d.peers(ctx)
@@ -428,5 +430,27 @@ func (d *doctor) devices() {
 			got = err.Error()
 		}
 		d.good("device "+dev.path, got, dev.gives+"; not needed to attest with a sim platform")
+	}
+}
+
+// services looks at what programs of others need here.
+func (d *doctor) services(ctx context.Context) {
+	if len(d.cfg.Services) == 0 {
+		return
+	}
+	const check, want = "sandbox", "bubblewrap that may confine programs"
+	box, err := run.FindSandbox(ctx)
+	if err == nil {
+		err = box.Try(ctx)
+	}
+	if err != nil {
+		d.bad(check, attest.CodeNoSandbox, err.Error(), want, "")
+	} else {
+		d.good(check, "bubblewrap works here", want)
+	}
+	if areas, err := run.Swap(); err != nil || len(areas) > 0 {
+		d.bad("swap", attest.CodeSwap, strings.Join(areas, " "), "no swap on a machine that serves", "")
+	} else {
+		d.good("swap", "none", "no swap on a machine that serves")
 	}
 }

@@ -378,6 +378,12 @@ func TestSandboxThatFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := (Sandbox{fake, "/usr/bin/prlimit"}).Try(t.Context()); err == nil || !strings.Contains(err.Error(), "No permissions") {
+		t.Errorf("tried: %v", err)
+	}
+	if err := sandbox(t).Try(t.Context()); err != nil {
+		t.Error(err)
+	}
 	s, err := Start(t.Context(), Config{Sandbox: Sandbox{fake, "/usr/bin/prlimit"}, Log: slog.New(slog.DiscardHandler), Record: func() error { return nil }},
 		Spec{Name: "s", Program: hold(t, program, true), Model: hold(t, weights, false)})
 	if err != nil {

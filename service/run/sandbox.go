@@ -98,14 +98,18 @@ const nobody = "65534"
 // other process, no capability, nothing writable but /tmp, which is memory.
 func (s Sandbox) arguments(args []string) []string {
 	fd := func(n int) string { return strconv.Itoa(n) }
-	return append([]string{s.bwrap,
+	argv := append(s.empty(), "--block-fd", fd(fdBlock), "--json-status-fd", fd(fdStatus), "--", "/proc/self/fd/"+fd(fdProgram))
+	return append(argv, args...)
+}
+
+// empty returns the command line up to what runs.
+func (s Sandbox) empty() []string {
+	return []string{s.bwrap,
 		"--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try",
 		"--disable-userns", "--uid", nobody, "--gid", nobody, "--hostname", "service", "--cap-drop", "ALL",
 		"--die-with-parent", "--new-session", "--clearenv",
 		"--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev",
-		"--size", strconv.Itoa(maxScratch), "--tmpfs", "/tmp", "--chdir", "/tmp", "--remount-ro", "/",
-		"--block-fd", fd(fdBlock), "--json-status-fd", fd(fdStatus),
-		"--", "/proc/self/fd/" + fd(fdProgram)}, args...)
+		"--size", strconv.Itoa(maxScratch), "--tmpfs", "/tmp", "--chdir", "/tmp", "--remount-ro", "/"}
 }
 
 // confined is one running sandbox.
@@ -328,4 +332,21 @@ func (e *endpoint) close() {
 			f.Close()
 		}
 	}
+}
+
+// Try makes a sandbox as a program's and runs nothing in it: whether this machine allows
+// one at all is known before somebody deploys.
+func (s Sandbox) Try(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, setupWithin)
+	defer cancel()
+	argv := append(s.empty(), "--", "/proc/self/fd/none")
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Env, cmd.Dir, cmd.SysProcAttr = []string{}, "/", &syscall.SysProcAttr{Credential: identityOf(0)}
+	out, err := cmd.CombinedOutput()
+	// It ends where it would start the program, which is not there: everything before that
+	// was done.
+	if err != nil && strings.Contains(string(out), "execvp /proc/self/fd/none") {
+		return nil
+	}
+	return fmt.Errorf("%w: it cannot be made here: %.300s", ErrNoSandbox, strings.Join(strings.Fields(string(out)), " "))
 }
