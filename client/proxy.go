@@ -16,9 +16,10 @@ import (
 )
 
 // NewProxy returns the handler of a local HTTP proxy in front of one node: programs that
-// know nothing of attestation speak plain HTTP to it on their own machine, and t verifies
-// the node before anything goes out. refused is called with every reason for which a request
-// was not sent; it may be nil.
+// know nothing of attestation speak plain HTTP to it on their own machine, and t, a
+// Transport or Receipts over one, verifies the node before anything goes out. refused is
+// called with every reason for which a request was not sent or its answer held back; it may
+// be nil.
 //
 // A request that may not go out gets 502 with the reason: JSON of the shape
 // {"error":{"code","message","remedy","reasons":[…]}} where Accept asks for it, else text.
@@ -27,7 +28,7 @@ import (
 // must be the address that was connected to, or localhost: a name that somebody else points
 // here is refused (DNS rebinding), and so is what a browser sends for another site's page. A
 // redirect may not lead away from the node, where nothing would be verified.
-func NewProxy(t *Transport, to *url.URL, refused func(error)) http.Handler {
+func NewProxy(t http.RoundTripper, to *url.URL, refused func(error)) http.Handler {
 	p := &proxy{to: to, refused: refused}
 	p.reverse = httputil.ReverseProxy{
 		Transport: t,
@@ -126,10 +127,15 @@ func (p *proxy) fail(w http.ResponseWriter, r *http.Request, err error) {
 		p.refused(err)
 	}
 	code, remedy := string(attest.CodeUnavailable), "see whether the node runs and can be reached"
-	reasons := []attest.Reason{}
+	happened, reasons := "nothing was sent", []attest.Reason{}
 	var refusal *Refusal
-	if errors.As(err, &refusal) {
+	var receipt *ReceiptError
+	switch {
+	case errors.As(err, &refusal):
 		code, remedy, reasons = string(refusal.Code()), refusal.Reasons[0].Remedy, refusal.Reasons
+	case errors.As(err, &receipt):
+		why := attest.NewReason(attest.CodeBadSignature, "receipt", err.Error(), "one for what was asked and got, by the node that was verified")
+		happened, code, remedy, reasons = "the answer is held back", string(why.Code), why.Remedy, []attest.Reason{why}
 	}
 	w.Header().Set("Cache-Control", "no-store")
 	if strings.Contains(r.Header.Get("Accept"), "application/json") {
@@ -141,5 +147,5 @@ func (p *proxy) fail(w http.ResponseWriter, r *http.Request, err error) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(http.StatusBadGateway)
-	fmt.Fprintf(w, "meshnode proxy: nothing was sent: %v\n  try: %s\n", err, remedy)
+	fmt.Fprintf(w, "meshnode proxy: %s: %v\n  try: %s\n", happened, err, remedy)
 }

@@ -43,6 +43,16 @@ type Receipts struct {
 	order []shownBy            // guarded by mu; the oldest first
 }
 
+// ReceiptError is why an answer was held back: its receipt is missing, or is not for what was
+// asked and got, or not by who has proved itself.
+type ReceiptError struct{ Err error }
+
+// Error implements error.
+func (e *ReceiptError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *ReceiptError) Unwrap() error { return e.Err }
+
 // shownBy names what a receipt refers to: who signs, and what ran there.
 type shownBy struct {
 	peer identity.PeerID
@@ -153,7 +163,7 @@ func (x *asked) judge(resp *http.Response) (*http.Response, error) {
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, service.MaxBuffered+1))
 	if err == nil && len(body) > service.MaxBuffered {
-		err = fmt.Errorf("receipt: before an answer of more than %d bytes", service.MaxBuffered)
+		err = &ReceiptError{fmt.Errorf("receipt: before an answer of more than %d bytes", service.MaxBuffered)}
 	}
 	if err == nil {
 		err = x.verify(header, resp.StatusCode, sha256.Sum256(body))
@@ -193,8 +203,15 @@ func (w *watched) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// verify judges a receipt and keeps it.
+// verify judges a receipt and keeps it; errors are *ReceiptError.
 func (x *asked) verify(header string, status int, body service.Digest) error {
+	if err := x.check(header, status, body); err != nil {
+		return &ReceiptError{err}
+	}
+	return nil
+}
+
+func (x *asked) check(header string, status int, body service.Digest) error {
 	if header == "" {
 		return fmt.Errorf("receipt: service %s answered %d without one", x.service, status)
 	}

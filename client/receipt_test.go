@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
+	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -124,8 +125,13 @@ func TestReceiptsAreDemanded(t *testing.T) {
 			"another mesh":    func(_ *http.Response, r *service.Receipt) { r.MeshID[0]++ },
 		} {
 			n.change = change
-			if got, err := n.ask(newKeeper()); err == nil {
+			got, err := n.ask(newKeeper())
+			if err == nil {
 				t.Errorf("stream %v, %s: %q came through", stream, name, got)
+			}
+			var held *ReceiptError
+			if !errors.As(err, &held) {
+				t.Errorf("stream %v, %s: %v does not say that it is about a receipt", stream, name, err)
 			}
 		}
 		n.change = nil
