@@ -38,6 +38,10 @@ of the mesh and not from the node. --policy says what you demand beyond the mesh
   max_age: 5m                    # of the newest published checkpoint
   reattest: 5m                   # how long a proof is believed
 
+Answers of services come with a receipt that names program, model and node; one without a
+receipt that fits is held back. --receipts keeps them, with the evidence of that moment, for
+meshnode service receipt verify.
+
 A line is printed for every proof and for every refusal. A request that may not go out gets
 502 with the reason, as JSON where Accept asks for that. Without an address in --listen only
 this machine can use the proxy.
@@ -46,8 +50,8 @@ Exit codes: 0 stopped · 1 the node was refused at the start · 2 usage · 3 it 
 or does not hear its mesh.`
 
 type proxyFlags struct {
-	to, listen, genesis, policy string
-	json                        bool
+	to, listen, genesis, policy, receipts string
+	json                                  bool
 }
 
 func proxyCommand() *cobra.Command {
@@ -63,6 +67,7 @@ func proxyCommand() *cobra.Command {
 	cmd.Flags().StringVar(&f.listen, "listen", "127.0.0.1:0", "`ADDRESS:PORT` to listen on")
 	cmd.Flags().StringVar(&f.genesis, "genesis", "", "the mesh's genesis `FILE`, signed by all organisations")
 	cmd.Flags().StringVar(&f.policy, "policy", "", "what is demanded beyond the mesh's policy, a YAML `FILE`")
+	cmd.Flags().StringVar(&f.receipts, "receipts", "", "`DIR` to keep receipts of services in")
 	cmd.Flags().BoolVar(&f.json, "json", false, "print one JSON object a line")
 	return cmd
 }
@@ -76,11 +81,20 @@ func runProxy(cmd *cobra.Command, f proxyFlags) error {
 		return err
 	}
 	say := &proxyLines{out: cmd.OutOrStdout(), json: f.json}
-	t, err := newTransport(f.genesis, f.policy, say.attested)
+	receipts := receiptDir(f.receipts)
+	keeper := &client.Receipts{Keep: receipts.keep}
+	t, err := newTransport(f.genesis, f.policy, func(s client.Session) {
+		keeper.Session(s)
+		say.attested(s)
+	})
 	if err != nil {
 		return err
 	}
 	defer t.Close()
+	keeper.Mesh = t.Verifier().MeshID()
+	if err := receipts.open(); err != nil {
+		return err
+	}
 	ln, err := net.Listen("tcp", f.listen)
 	if err != nil {
 		return usageError("choose another --listen ADDRESS:PORT", "%v", err)
@@ -91,7 +105,7 @@ func runProxy(cmd *cobra.Command, f proxyFlags) error {
 		return clientFailure(cmd.Context(), err)
 	}
 	say.ready("http://"+ln.Addr().String(), to.String())
-	return serveProxy(cmd.Context(), ln, client.NewProxy(t, to, say.refused), cmd.ErrOrStderr())
+	return serveProxy(cmd.Context(), ln, client.NewProxy(keeper.Over(t), to, say.refused), cmd.ErrOrStderr())
 }
 
 // newTransport reads what a client goes by.

@@ -2,12 +2,10 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -15,9 +13,7 @@ import (
 	"os"
 	"time"
 
-	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/client"
-	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/internal/identity"
 	"github.com/attestmesh/meshnode/node"
 	"github.com/attestmesh/meshnode/service"
@@ -79,7 +75,7 @@ func runDeploy(cmd *cobra.Command, o deployOptions, args []string) error {
 	if err != nil {
 		return err
 	}
-	genesis, g, err := loadGenesis(o.genesis)
+	g, err := signedGenesis(o.genesis)
 	if err != nil {
 		return err
 	}
@@ -96,7 +92,7 @@ func runDeploy(cmd *cobra.Command, o deployOptions, args []string) error {
 	}
 	defer up.close()
 	var proved client.Session
-	t, err := client.New(client.Config{Genesis: genesis, Policy: policy, OnSession: func(s client.Session) { proved = s }})
+	t, err := client.New(client.Config{Genesis: g.Raw(), Policy: policy, OnSession: func(s client.Session) { proved = s }})
 	if err != nil {
 		return usageError("mend the policy file", "%v", err)
 	}
@@ -110,7 +106,7 @@ func runDeploy(cmd *cobra.Command, o deployOptions, args []string) error {
 	resp, err := (&http.Client{Transport: t}).Do(req)
 	up.endProgress()
 	if err != nil {
-		return refusalFailure(cmd.Context(), err)
+		return clientFailure(cmd.Context(), err)
 	}
 	defer resp.Body.Close()
 	d, err := deploymentOf(resp)
@@ -129,20 +125,6 @@ func deployURL(to, name string) (string, error) {
 		return "", usageError("use the name that the node's configuration lists", "--name: %v", err)
 	}
 	return (&url.URL{Scheme: "https", Host: u.Host, Path: service.PathDeploy + name}).String(), nil
-}
-
-// loadGenesis reads a signed genesis.
-func loadGenesis(path string) ([]byte, *consensus.Genesis, error) {
-	env, err := readSigned(path)
-	if err != nil {
-		return nil, nil, err
-	}
-	raw := env.Marshal()
-	g, err := consensus.ParseGenesis(raw)
-	if err != nil {
-		return nil, nil, usageError("use the genesis file that all founding organisations signed", "%s: %v", path, err)
-	}
-	return raw, g, nil
 }
 
 // upload is one deployment's body.
@@ -285,22 +267,4 @@ func (u *upload) show(cmd *cobra.Command, o deployOptions, s client.Session, d n
 		fmt.Fprintln(cmd.OutOrStdout(), "  warning      evidence is simulated: it protects nothing from its host")
 	}
 	return nil
-}
-
-// refusalFailure turns what a client found out about a node into an exit code.
-func refusalFailure(ctx context.Context, err error) error {
-	var refusal *client.Refusal
-	switch {
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case !errors.As(err, &refusal):
-		return unavailableError("unavailable", "check the address; is the node up, with https in its configuration?", "%v", err)
-	}
-	why := refusal.Reasons[0]
-	exit := exitRefused
-	switch why.Code {
-	case attest.CodeStale, attest.CodeBehind, attest.CodeUnavailable, attest.CodeBusy, attest.CodeCollateralMissing, attest.CodeCollateralStale, attest.CodeNotStarted:
-		exit = exitUnavailable
-	}
-	return &failure{exit: exit, code: string(why.Code), message: refusal.Error(), remedy: why.Remedy, err: err}
 }

@@ -33,7 +33,7 @@ asked and answered, by digest; it says nothing about today.`,
 			if genesis == "" {
 				return usageError("name the mesh's signed genesis file with --genesis FILE", "no genesis")
 			}
-			raw, g, err := loadGenesis(genesis)
+			g, err := signedGenesis(genesis)
 			if err != nil {
 				return err
 			}
@@ -51,7 +51,7 @@ asked and answered, by digest; it says nothing about today.`,
 			if err != nil {
 				return usageError("give a file that meshnode proxy --receipts wrote", "%s: %v", args[0], err)
 			}
-			v, err := client.NewVerifier(raw, p)
+			v, err := client.NewVerifier(g.Raw(), p)
 			if err != nil {
 				return usageError("mend the policy file", "%v", err)
 			}
@@ -73,7 +73,7 @@ asked and answered, by digest; it says nothing about today.`,
 
 // receiptFailure is a receipt that does not hold, or whose evidence does not.
 func receiptFailure(cmd *cobra.Command, file string, err error) error {
-	failed := refusalFailure(cmd.Context(), err)
+	failed := clientFailure(cmd.Context(), err)
 	if f, ok := failed.(*failure); ok && f.code != string(attest.CodeUnavailable) {
 		f.message = file + ": " + f.message
 		f.exit = exitRefused // nothing here can be tried again later
