@@ -4,7 +4,7 @@ STATICCHECK_VERSION := v0.8.2
 LDFLAGS := -s -w -X main.version=$(VERSION)
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 
-.PHONY: check fmt vet staticcheck test race demo bench flood fuzz model dist
+.PHONY: check fmt vet staticcheck test race demo inference bench flood fuzz model dist
 
 check: fmt vet staticcheck race
 
@@ -31,6 +31,10 @@ demo: bin/meshnode
 	  echo "bin/meshnode demo --data ../shared/data/digits.csv --rounds 10 --json"; \
 	  bin/meshnode demo --data ../shared/data/digits.csv --rounds 10 --json; \
 	else echo "no real digits at hand: drawn ones only"; fi
+
+# Private inference with real processes, and the search for canaries (examples/inference).
+inference:
+	$(GO) test -count 1 -v ./examples/inference
 
 bin/meshnode: FORCE
 	CGO_ENABLED=0 $(GO) build -trimpath -o $@ ./cmd/meshnode

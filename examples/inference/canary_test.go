@@ -192,14 +192,18 @@ type capture struct {
 	file string
 }
 
-func startCapture(t *testing.T, file string) *capture {
+func startCapture(t *testing.T, file, except string) *capture {
 	t.Helper()
 	path, err := exec.LookPath("tcpdump")
 	if err != nil {
 		t.Log("no tcpdump (apt-get install tcpdump): only the taps see the network")
 		return nil
 	}
-	cmd := exec.Command(path, "-i", "lo", "-s", "0", "-B", "65536", "-U", "-w", file, "-Z", "root", "tcp")
+	filter := "tcp"
+	if _, port, err := net.SplitHostPort(except); err == nil {
+		filter += " and not port " + port
+	}
+	cmd := exec.Command(path, "-i", "lo", "-s", "0", "-B", "65536", "-U", "--immediate-mode", "-w", file, "-Z", "root", filter)
 	errs, err := cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)

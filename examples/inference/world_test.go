@@ -42,10 +42,9 @@ type world struct {
 }
 
 type meshNode struct {
-	dir    string
-	ready  struct{ Peer, Socket, Public, HTTPS string }
-	config map[string]any
-	proc   *process
+	dir   string
+	ready struct{ Peer, Socket, Public, HTTPS string }
+	proc  *process
 }
 
 type process struct {
@@ -124,7 +123,8 @@ func (w *world) meshnode(v any, args ...string) {
 	}
 }
 
-// start starts a process whose first line of output says that it is ready. It must be
+// start starts a process that says on a line of its output that it is ready: the first that
+// is no event of another kind. It must be
 // called from the test's own goroutine, which keeps its thread: the kernel kills the
 // process with it.
 func (w *world) start(name, log string, ready any, argv ...string) *process {
@@ -149,7 +149,10 @@ func (w *world) start(name, log string, ready any, argv ...string) *process {
 	line := make(chan string, 1)
 	go func() {
 		r := bufio.NewReader(out)
-		first, _ := r.ReadString('\n')
+		first, err := r.ReadString('\n')
+		for err == nil && strings.Contains(first, `"event":"attested"`) {
+			first, err = r.ReadString('\n')
+		}
 		line <- first
 		_, _ = io.Copy(io.Discard, r)
 		_ = cmd.Wait()
