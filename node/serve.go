@@ -148,17 +148,22 @@ func (x *exchange) answer(w http.ResponseWriter) error {
 	if short := x.resp.ContentLength >= 0 && x.resp.ContentLength <= service.MaxBuffered; short || x.receipt.Request.Method == http.MethodHead {
 		return x.answerShort(w, sum)
 	}
+	control := http.NewResponseController(w)
+	// A client that stops reading holds one of few places: it loses it.
+	stall := func() { _ = control.SetWriteDeadline(time.Now().Add(answerStall)) }
+	defer func() { _ = control.SetWriteDeadline(time.Time{}) }()
+	stall()
 	w.WriteHeader(x.resp.StatusCode)
-	flush := http.NewResponseController(w)
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := x.resp.Body.Read(buf)
 		sum.Write(buf[:n])
 		if n > 0 {
+			stall()
 			if _, err := w.Write(buf[:n]); err != nil {
 				return err
 			}
-			if err := flush.Flush(); err != nil {
+			if err := control.Flush(); err != nil {
 				return err
 			}
 		}
@@ -186,6 +191,9 @@ func (x *exchange) answerShort(w http.ResponseWriter, sum hash.Hash) error {
 		return err
 	}
 	w.Header().Set(http.TrailerPrefix+service.HeaderReceipt, w.Header().Get(service.HeaderReceipt))
+	control := http.NewResponseController(w)
+	_ = control.SetWriteDeadline(time.Now().Add(answerStall))
+	defer func() { _ = control.SetWriteDeadline(time.Time{}) }()
 	w.WriteHeader(x.resp.StatusCode)
 	if len(body) == 0 {
 		return nil
@@ -193,7 +201,7 @@ func (x *exchange) answerShort(w http.ResponseWriter, sum hash.Hash) error {
 	if _, err := w.Write(body); err != nil {
 		return err
 	}
-	return http.NewResponseController(w).Flush() // chunked: with a length there is no trailer
+	return control.Flush() // chunked: with a length there is no trailer
 }
 
 // sign puts the receipt into a header or a trailer.

@@ -42,7 +42,8 @@ const (
 	answerWithin   = 60 * time.Second // a program answers for the first time
 	maxAsked       = 32               // requests at the same time; each may hold service.MaxRequest
 	requestWithin  = 5 * time.Minute
-	requestRead    = time.Minute // a request's body has come
+	requestRead    = 30 * time.Second // a request's body has come
+	answerStall    = 30 * time.Second // between two writes of an answer
 )
 
 // services is what this node serves, by name.
