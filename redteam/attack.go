@@ -46,6 +46,7 @@ const (
 	NeedSelf Needs = 1 << iota
 	NeedAccepted
 	NeedHTTP
+	NeedHTTPS
 	NeedSeat
 	NeedOlder
 	NeedOther
@@ -66,6 +67,8 @@ func (a Attack) Precondition() string {
 	switch {
 	case a.Needs&NeedHTTP != 0:
 		return "a public listener on an address that is the target's"
+	case a.Needs&NeedHTTPS != 0:
+		return "the endpoint for clients as TARGET, https://HOST:PORT"
 	case a.Needs&NeedOlder != 0:
 		return "--config, an enroller that lists the red team's node, and a mesh that orders"
 	case a.Needs != 0:
@@ -78,7 +81,7 @@ func (a Attack) Precondition() string {
 func Attacks() []Attack {
 	var out []Attack
 	for _, group := range [][]Attack{stockAttacks(), strangerAttacks(), tlsAttacks(), helloAttacks(), evidenceAttacks(),
-		orderAttacks(), relayAttacks(), fastAttacks(), streamAttacks(), slowAttacks(), httpAttacks()} {
+		orderAttacks(), relayAttacks(), fastAttacks(), streamAttacks(), slowAttacks(), httpAttacks(), endpointAttacks()} {
 		out = append(out, group...)
 	}
 	return out
@@ -191,9 +194,11 @@ func (c *Campaign) refresh(ctx context.Context) error {
 func (c *Campaign) missing(n Needs) string {
 	a := c.arsenal
 	switch {
-	case n&NeedHTTP != 0 && c.httpErr != nil:
+	case n&(NeedHTTP|NeedHTTPS) != 0 && c.httpErr != nil:
 		return "the public listener is not attacked: " + c.httpErr.Error()
-	case n&^NeedHTTP == 0:
+	case n&NeedHTTPS != 0 && !c.secure():
+		return "the target was named by its public listener: name its endpoint for clients, https://HOST:PORT"
+	case n&^(NeedHTTP|NeedHTTPS) == 0:
 		return ""
 	case a.Self == nil:
 		return orElse(a.Missing, "no enrolled identity: pass --config FILE")

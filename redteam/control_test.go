@@ -103,6 +103,9 @@ func TestEveryAttackHasItsControl(t *testing.T) {
 	for name := range stockControls() {
 		have[strings.TrimSuffix(name, "-webtransport")] = []control{{}}
 	}
+	for name := range endpointControls() {
+		have[name] = []control{{}}
+	}
 	for name := range httpControls() {
 		have[name] = []control{{}}
 	}

@@ -5,7 +5,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -113,8 +112,8 @@ func (w *world) sound(judge exchange.Judge) mesh.Mesh {
 	return m
 }
 
-// soundHTTP serves files below a directory as a node serves its log.
-func soundHTTP(t *testing.T) string {
+// publicRoutes serves files below a directory as a node serves its log.
+func publicRoutes(t *testing.T) http.Handler {
 	t.Helper()
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "checkpoint"), []byte("log\n0\n"), 0o600); err != nil {
@@ -123,11 +122,7 @@ func soundHTTP(t *testing.T) string {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /.well-known/meshnode/node", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "{}") })
 	mux.Handle("GET /log/", http.StripPrefix("/log/", http.FileServerFS(os.DirFS(dir))))
-	s := httptest.NewUnstartedServer(mux)
-	s.Config.ReadHeaderTimeout, s.Config.MaxHeaderBytes = 2*time.Second, 16<<10
-	s.Start()
-	t.Cleanup(s.Close)
-	return s.URL
+	return mux
 }
 
 func testContext(t *testing.T) context.Context {
@@ -171,8 +166,10 @@ func TestSoundNodeHolds(t *testing.T) {
 		linked[l.Session().Node.String()]++
 	})
 	target := w.target(m.Addrs()...)
-	target.URL = soundHTTP(t)
-	c, err := NewCampaign(testContext(t), target, w.arsenal())
+	target.URL = (&clientEndpoint{w: w}).serve(t, publicRoutes(t))
+	a := w.arsenal()
+	a.Genuine = w.genuine
+	c, err := NewCampaign(testContext(t), target, a)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -253,7 +250,7 @@ func TestTargetMustBeOurs(t *testing.T) {
 	}
 	target := w.target()
 	for url, want := range map[string]bool{"http://127.0.0.1:1": true, "http://[::1]:1": true, "http://localhost:1": true, "http://192.0.2.7:1": true,
-		"http://192.0.2.8:1": false, "http://example.org:1": false, "https://127.0.0.1:1": false, "": false} {
+		"http://192.0.2.8:1": false, "http://example.org:1": false, "https://127.0.0.1:1": true, "ftp://127.0.0.1:1": false, "": false} {
 		target.URL = url
 		if err := target.httpAllowed([]string{"/ip4/192.0.2.7/tcp/4001"}); (err == nil) != want {
 			t.Errorf("%s: %v", url, err)

@@ -30,6 +30,9 @@ func (c *Campaign) dialHTTP(ctx context.Context) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	if u.Scheme == "https" {
+		return c.dialHTTPS(ctx, clientTLS())
+	}
 	d := net.Dialer{Timeout: dialTimeout}
 	conn, err := d.DialContext(ctx, "tcp", u.Host)
 	if err != nil {
@@ -38,8 +41,11 @@ func (c *Campaign) dialHTTP(ctx context.Context) (net.Conn, error) {
 	return conn, conn.SetDeadline(time.Now().Add(c.patience))
 }
 
-// send writes a request by hand, in pieces of piece bytes, and returns the status line and
-// a little of the rest.
+// secure reports whether the target was named by its endpoint for clients.
+func (c *Campaign) secure() bool { return strings.HasPrefix(c.target.URL, "https://") }
+
+// sendHTTP writes a request by hand and returns the status line and the beginning of the
+// rest.
 func (c *Campaign) sendHTTP(ctx context.Context, head string, body io.Reader) (status string, sent int64, rest []byte, err error) {
 	conn, err := c.dialHTTP(ctx)
 	if err != nil {

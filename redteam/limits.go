@@ -25,6 +25,8 @@ const (
 	// spentAt is after how many attempts an identity is replaced, and maxFresh how often.
 	spentAt  = 3
 	maxFresh = 24
+	// challenges is how many clients challenge at once: more than one source may have.
+	challenges = 96
 	// slowConns is how many slow or half-open connections stand at once.
 	slowConns = 12
 	// nonces is how many of the target's nonces are compared.

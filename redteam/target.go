@@ -19,7 +19,8 @@ import (
 
 // Target is the node to attack, as its announcement describes it.
 type Target struct {
-	// URL is the public listener, http://host:port; "" where there is none.
+	// URL is the public listener, http://host:port, or the endpoint for clients, https://host:port.
+	// "" where there is none.
 	URL string
 	// Peer, MeshID and Incarnation are those of the Credential.
 	Peer        identity.PeerID
@@ -82,6 +83,9 @@ type Arsenal struct {
 	Fresh func(context.Context) (*Identity, error)
 	// Forge makes a Credential for a peer that a key outside genesis signed.
 	Forge func(identity.PeerID) ([]byte, error)
+	// Genuine verifies evidence that must carry data, by whatever schemes the mesh has; nil:
+	// none are at hand.
+	Genuine func(context.Context, attest.Evidence, attest.ReportData) error
 	// SeatProtocols are the streams that only seats may open; Self is none.
 	SeatProtocols []string
 	// Started says that the mesh orders, so that older boots get known as such.
@@ -140,8 +144,8 @@ func tcpAddr(a string) (netip.Addr, bool) {
 // address that has proved to be the target's.
 func (t *Target) httpAllowed(proved []string) error {
 	u, err := url.Parse(t.URL)
-	if err != nil || u.Host == "" || u.Scheme != "http" {
-		return fmt.Errorf("%q is no http://host:port", printable(t.URL))
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return fmt.Errorf("%q is no http://host:port or https://host:port", printable(t.URL))
 	}
 	host := u.Hostname()
 	ip, err := netip.ParseAddr(host)

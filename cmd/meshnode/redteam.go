@@ -28,7 +28,8 @@ func redteamCommand() *cobra.Command {
 		Use:   "redteam TARGET",
 		Short: "Attack a node of your own and say whether it held",
 		Long: `Attack one live node, your own, as an outsider would, and report each attack as held,
-broken or skipped. TARGET is the node's public URL, http://HOST:PORT.
+broken or skipped. TARGET is the node's public URL, http://HOST:PORT, or its endpoint for
+clients, https://HOST:PORT, which is then attacked in place of the public listener.
 
 Whom it attacks. A node on a loopback address, or, with --config, one whose Credential an
 enroll key of your own organisation signed. Each address must first prove in an honest
