@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -95,6 +96,7 @@ func (e *clientEndpoint) serve(t *testing.T, other http.Handler) string {
 	}
 	s := httptest.NewUnstartedServer(mux)
 	s.Config.ReadHeaderTimeout, s.Config.MaxHeaderBytes = 2*time.Second, 16<<10
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
 	s.TLS = &tls.Config{MinVersion: tls.VersionTLS13, SessionTicketsDisabled: !e.has("tickets")}
 	if e.has("TLS 1.2") {
 		s.TLS.MinVersion = tls.VersionTLS12

@@ -156,6 +156,7 @@ func attackNamed(t *testing.T, name string) Attack {
 // Every attack is tried at a sound mesh, none is skipped, and every one is held. What the
 // node itself remembers afterwards is what the honest attempts have left.
 func TestSoundNodeHolds(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	m := w.sound(nil)
 	var mu sync.Mutex

@@ -448,6 +448,7 @@ func (e *flawedExchange) ack() error {
 
 // The responder without flaws holds: what the controls show is due to the flaw.
 func TestFlawless(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	f := &flawed{w: w}
 	c := w.campaign(t, f.serve(t), w.arsenal())
@@ -455,7 +456,7 @@ func TestFlawless(t *testing.T) {
 		t.Fatalf("the honest attempt was refused: %s", c.rejection)
 	}
 	for _, a := range Attacks() {
-		if a.Needs&NeedHTTP != 0 || strings.HasPrefix(a.Name, "slow") {
+		if a.Needs&(NeedHTTP|NeedHTTPS) != 0 || strings.HasPrefix(a.Name, "slow") {
 			continue
 		}
 		if o := a.run(testContext(t), c); o.Status != Held {

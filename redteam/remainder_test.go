@@ -24,6 +24,7 @@ import (
 // Muxer bytes that are pipelined behind ATT_I are waiting when the target has answered with
 // ATT_R: they stand where ACK belongs.
 func TestMuxerPipelinedBehindEvidence(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	s.unharmed(t, "refused/"+string(attest.CodeProtocol), func() {
 		ch, err := dialTLS(testContext(t), s.c.addrs[0], s.victim.Peer, s.self.Key)
@@ -73,6 +74,7 @@ func (s *scene) wants(t *testing.T, id *Identity) []byte {
 
 // Whoever leaves after ATT_I has proved itself and accepted nobody: no verdict is kept.
 func TestAbandonedExchangeLeavesNoVerdict(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	id := asIdentity(s.node("alpha/redteam"))
 	for _, reset := range []bool{false, true} {
@@ -98,6 +100,7 @@ func TestAbandonedExchangeLeavesNoVerdict(t *testing.T) {
 
 // A restart forgets every verdict: the next exchange is full, both ways.
 func TestRestartGoesFull(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	if len(s.wants(t, s.c.arsenal.Self)) == 0 {
 		t.Fatal("no verdict is held before the restart")
@@ -118,6 +121,7 @@ func TestRestartGoesFull(t *testing.T) {
 
 // Peers are Ed25519 keys: others end before the exchange.
 func TestOtherKeyTypesAreNoPeers(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	for name, kind := range map[string][2]int{"RSA 2048": {ic.RSA, 2048}, "ECDSA": {ic.ECDSA, -1}, "secp256k1": {ic.Secp256k1, -1}} {
 		key, _, err := ic.GenerateKeyPairWithReader(kind[0], kind[1], rand.Reader)
@@ -155,6 +159,7 @@ func TestOtherKeyTypesAreNoPeers(t *testing.T) {
 
 // No address leads through a relay, attested or not.
 func TestRelayedAddressesAreNotDialled(t *testing.T) {
+	t.Parallel()
 	s := newScene(t)
 	relay, err := libp2p.New(libp2p.DisableMetrics(), libp2p.Transport(tcp.NewTCPTransport), libp2p.ListenAddrStrings("/ip4/127.0.0.1/tcp/0"),
 		libp2p.EnableRelayService(), libp2p.Security(string(mesh.SecurityID), libp2ptls.New))
@@ -175,6 +180,7 @@ func TestRelayedAddressesAreNotDialled(t *testing.T) {
 
 // Ten thousand HELLOs have ten thousand nonces.
 func TestNoncesNeverRepeat(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	seen := map[[exchange.NonceSize]byte]bool{}
 	for range 10_000 {
