@@ -21,6 +21,7 @@ const (
 	heartbeatEvery  = time.Minute
 	// A finding that is in no log after relogFirst is ordered again, then later and later:
 	// it may have been refused because the subject's Credential came after it.
+	relogEvery   = time.Second // looked for
 	relogFirst   = 3 * time.Second
 	relogSlowest = time.Minute
 )
@@ -93,8 +94,9 @@ func (a edge) saysSame(b edge) bool {
 
 // run orders pending edges until ctx ends.
 func (e *edges) run(ctx context.Context) {
-	retry, heartbeat := time.NewTicker(edgeEvery), time.NewTicker(heartbeatEvery)
+	retry, heartbeat, relog := time.NewTicker(edgeEvery), time.NewTicker(heartbeatEvery), time.NewTicker(relogEvery)
 	defer retry.Stop()
+	defer relog.Stop()
 	defer heartbeat.Stop()
 	for {
 		select {
@@ -107,6 +109,7 @@ func (e *edges) run(ctx context.Context) {
 				e.record(s.Subject, nil, attest.Appraise(s.Claims, e.n.policyFor(s.Roles), e.n.now()))
 			}
 		case <-retry.C:
+		case <-relog.C:
 			e.relogMissing(e.n.now())
 		case <-e.wake:
 		}

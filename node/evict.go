@@ -108,6 +108,7 @@ func (n *Node) evict(link mesh.Link, result attest.Result, decided time.Time) {
 	if len(result.Reasons) > 0 {
 		why = result.Reasons[0]
 	}
+	n.peers.refuse(s.Peer, why, n.epoch())
 	if why.Code != attest.CodeRetired { // a retired peer is nobody's subject any more
 		n.edges.record(s.Subject, nil, result)
 	}

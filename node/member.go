@@ -107,6 +107,9 @@ func (n *Node) reach(ctx context.Context, url string) (mesh.Link, error) {
 			p.State = PeerUnreachable
 		}
 	})
+	if why := n.peers.refused(a.Peer, n.epoch()); why != nil {
+		return nil, &RefusedError{*why} // who dials proves itself first: it would cost us a quote each time
+	}
 	if a.Peer < n.self && !n.waitLinked(ctx, a.Peer, dialPatience) {
 		n.log.Debug("the lower peer id has not dialled; dialling", "peer", subject.Node.String())
 	}
@@ -204,6 +207,9 @@ func (n *Node) noteRefusal(r mesh.Refusal) {
 		return
 	}
 	why := r.Reasons[0]
+	if !r.Remote {
+		n.peers.refuse(r.Peer, why, n.epoch())
+	}
 	n.peers.update(ref, "", n.now(), func(p *PeerStatus) {
 		switch {
 		case p.State == PeerConnected && (p.Peer != r.Peer.String() || n.hasLink(r.Peer)):

@@ -24,10 +24,19 @@ type peerBook struct {
 	byURL    map[string]*PeerStatus               // guarded by mu; peers whose name is not known yet
 	closings []Closing                            // guarded by mu; newest last
 	met      map[identity.PeerID]identity.NodeRef // guarded by mu; whoever showed a valid Credential
+	unwanted map[identity.PeerID]unwanted         // guarded by mu; whose measurement our policy refused
+}
+
+// unwanted is what our policy of an epoch said about a peer. Its measurement cannot change
+// without a new identity, so until the policy does there is nothing to ask.
+type unwanted struct {
+	why   attest.Reason
+	epoch identity.Epoch
 }
 
 func newPeerBook() *peerBook {
-	return &peerBook{byNode: map[identity.NodeRef]*PeerStatus{}, byURL: map[string]*PeerStatus{}, met: map[identity.PeerID]identity.NodeRef{}}
+	return &peerBook{byNode: map[identity.NodeRef]*PeerStatus{}, byURL: map[string]*PeerStatus{}, met: map[identity.PeerID]identity.NodeRef{},
+		unwanted: map[identity.PeerID]unwanted{}}
 }
 
 // update records change for the peer named ref (and reached by url where that is known).
@@ -95,6 +104,32 @@ func (b *peerBook) named(peer identity.PeerID) (identity.NodeRef, bool) {
 	defer b.mu.Unlock()
 	ref, ok := b.met[peer]
 	return ref, ok
+}
+
+// refuse remembers that our policy of epoch refuses what a peer runs. Other reasons may pass
+// by themselves and are not remembered.
+func (b *peerBook) refuse(peer identity.PeerID, why attest.Reason, epoch identity.Epoch) {
+	if why.Code != attest.CodeRevoked && why.Code != attest.CodeMeasurementNotAllowed {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.unwanted) >= maxPeers {
+		clear(b.unwanted) // the price is one dial for each that is still there
+	}
+	b.unwanted[peer] = unwanted{why, epoch}
+}
+
+// refused returns why our policy of epoch refuses a peer, as far as it was asked, or nil.
+func (b *peerBook) refused(peer identity.PeerID, epoch identity.Epoch) *attest.Reason {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	u, ok := b.unwanted[peer]
+	if !ok || u.epoch != epoch {
+		delete(b.unwanted, peer)
+		return nil
+	}
+	return &u.why
 }
 
 // closed records that this node cut off a peer after an ordered decision.

@@ -43,17 +43,33 @@ func TestPeerBookSaysWhenAllRefuse(t *testing.T) {
 	}
 }
 
+// What our policy refused is not asked again under that policy; what may pass by itself is.
+func TestPeerBookRemembersWhomThePolicyRefuses(t *testing.T) {
+	b := newPeerBook()
+	for _, code := range []attest.Code{attest.CodeRevoked, attest.CodeMeasurementNotAllowed, attest.CodeExpired, attest.CodeUnavailable} {
+		b.refuse("peer", attest.NewReason(code, "measurement", "x", "y"), 3)
+		lasting := code == attest.CodeRevoked || code == attest.CodeMeasurementNotAllowed
+		if why := b.refused("peer", 3); (why != nil) != lasting || lasting && why.Code != code {
+			t.Errorf("%s: %v under the same policy", code, why)
+		}
+		if why := b.refused("peer", 4); why != nil || b.refused("peer", 3) != nil {
+			t.Errorf("%s: %v under another policy", code, why)
+		}
+	}
+}
+
 func TestPeerBookIsBounded(t *testing.T) {
 	b := newPeerBook()
 	for i := range maxPeers + 10 {
 		ref := identity.NodeRef{Org: "flood", Name: identity.NodeName(fmt.Sprint(i))}
 		b.update(ref, "", time.Now(), func(p *PeerStatus) { p.State = PeerRefused })
 		b.meet(identity.PeerID(fmt.Sprint(i)), ref)
+		b.refuse(identity.PeerID(fmt.Sprint(i)), attest.Reason{Code: attest.CodeRevoked}, 0)
 	}
 	for range maxClosings + 10 {
 		b.closed(Closing{})
 	}
-	if peers, closings := b.snapshot(); len(peers) > maxPeers || len(closings) > maxClosings || len(b.met) > maxPeers {
+	if peers, closings := b.snapshot(); len(peers) > maxPeers || len(closings) > maxClosings || len(b.met) > maxPeers || len(b.unwanted) > maxPeers {
 		t.Errorf("%d peers, %d closings, %d met", len(peers), len(closings), len(b.met))
 	}
 }

@@ -449,6 +449,14 @@ func TestRevocationClosesExactlyWhatItHits(t *testing.T) {
 				a.Fatalf("before the change, from %s to %s by %s: %v", p.from, p.to, p.by, err)
 			}
 		}
+		spent := func() (sum int) {
+			for _, name := range spared {
+				sum += a.host(name).attester.Calls()
+			}
+			return sum
+		}
+		a.do("wait 2s\n")
+		quotes := spent()
 		a.do("propose remove old signed alpha beta at gamma/n1\nexpect closed beta/n2 by rest -beta/n2 within 1s\n")
 		decided := a.p.world.proposed
 		for p, s := range cut {
@@ -467,7 +475,10 @@ func TestRevocationClosesExactlyWhatItHits(t *testing.T) {
 				a.Errorf("the link from %s to %s was made anew", p.from, p.to)
 			}
 		}
-		a.do("expect kept rest -beta/n2\nexpect unlinked beta/n2 from rest\n")
+		a.do("expect kept rest -beta/n2\nexpect unlinked beta/n2 from rest\nwait 60s\nexpect kept rest -beta/n2\n")
+		if now := spent(); now != quotes {
+			a.Errorf("%d quotes by nodes that the change did not hit", now-quotes)
+		}
 	})
 }
 
