@@ -186,7 +186,9 @@ func (h *hub) guardInbound(p *exchange.Params, v *visitor) {
 // admit hears of a valid Credential before anything is made or judged for it, and whether
 // the exchange is a full one.
 func (j *inbound) admit(s Subject, full bool) *attest.Reason {
-	j.v.proved()
+	if !j.v.proved(s) {
+		return busy("handshakes of "+s.Node.String(), "too many at once")
+	}
 	if !full {
 		return nil
 	}

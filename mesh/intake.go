@@ -11,6 +11,8 @@ import (
 
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
+
+	"github.com/attestmesh/meshnode/internal/identity"
 )
 
 // intake keeps account of the connections that others opened and that have not been attested
@@ -29,7 +31,8 @@ import (
 // Where no place is left, the newcomer takes that of the oldest connection of its own
 // source, else of the oldest of all: an honest peer speaks at once and is through before it
 // is the oldest, a flood pushes out itself. Whoever has shown a valid Credential keeps its
-// place.
+// place, therefore one organisation, which can have as many Credentials as it likes, has only
+// its part of the places, and one peer a few.
 type intake struct {
 	allow   func() []netip.Prefix // nil: nobody
 	reserve func(netip.Addr)      // hears once of every address that is a member's; nil: nobody does
@@ -78,8 +81,7 @@ func newIntake(allow func() []netip.Prefix, limits intakeLimits) *intake {
 		allow: allow, sources: map[netip.Prefix]*source{}, remembered: map[netip.Addr]time.Time{},
 		reserved: map[netip.Addr]struct{}{}, begun: map[netip.Addr]*bucket{}, starts: newBucket(strangerRate, strangerBurst), turned: map[turnedAway]uint64{},
 	}
-	i.strangers = class{maxSilent: limits.silent, maxHandshakes: limits.handshakes}
-	i.members = class{maxSilent: limits.memberSilent, maxHandshakes: limits.memberHandshakes}
+	i.strangers, i.members = newClass(limits.silent, limits.handshakes), newClass(limits.memberSilent, limits.memberHandshakes)
 	return i
 }
 
@@ -89,6 +91,12 @@ type class struct {
 
 	silent, speaking list.List // *visitor, the oldest first
 	proved           int
+	provedOf         map[identity.OrgID]int
+	provedBy         map[identity.PeerID]int
+}
+
+func newClass(silent, handshakes int) class {
+	return class{maxSilent: silent, maxHandshakes: handshakes, provedOf: map[identity.OrgID]int{}, provedBy: map[identity.PeerID]int{}}
 }
 
 // source is one address, or one network of addresses.
@@ -131,6 +139,7 @@ type visitor struct {
 	stage stage         // guarded by intake.mu
 	place *list.Element // guarded by intake.mu; in silent or speaking
 	timer *time.Timer   // guarded by intake.mu; while the security protocol is negotiated
+	whose Subject       // guarded by intake.mu; of stageProved
 
 	exchanging bool // guarded by intake.mu; the exchange has begun, and counts how it ends
 }
@@ -239,17 +248,37 @@ func (v *visitor) exchanged() {
 	v.exchanging = true
 }
 
-// proved is called when v has shown a valid Credential.
-func (v *visitor) proved() {
+// proved is called when v has shown a valid Credential. It reports whether v has a place that
+// nobody takes from it: not where its peer or organisation has too many of them already.
+func (v *visitor) proved(whose Subject) bool {
 	if v == nil {
-		return
+		return true
 	}
 	v.intake.mu.Lock()
 	defer v.intake.mu.Unlock()
-	if v.stage == stageSpeaking {
-		v.class.speaking.Remove(v.place)
-		v.stage, v.place = stageProved, nil
-		v.class.proved++
+	if v.stage != stageSpeaking {
+		return v.stage == stageProved
+	}
+	c := v.class
+	if c.provedBy[whose.Peer] >= peerHandshakes || c.provedOf[whose.Node.Org] >= max(1, c.maxHandshakes/orgShare) {
+		return false
+	}
+	c.speaking.Remove(v.place)
+	v.stage, v.place, v.whose = stageProved, nil, whose
+	c.proved++
+	c.provedBy[whose.Peer]++
+	c.provedOf[whose.Node.Org]++
+	return true
+}
+
+// unproved takes one proved connection of whose off the account.
+func (c *class) unproved(whose Subject) {
+	c.proved--
+	if c.provedBy[whose.Peer]--; c.provedBy[whose.Peer] == 0 {
+		delete(c.provedBy, whose.Peer)
+	}
+	if c.provedOf[whose.Node.Org]--; c.provedOf[whose.Node.Org] == 0 {
+		delete(c.provedOf, whose.Node.Org)
 	}
 }
 
@@ -330,7 +359,7 @@ func (i *intake) leave(v *visitor) {
 	case stageSpeaking:
 		v.class.speaking.Remove(v.place)
 	case stageProved:
-		v.class.proved--
+		v.class.unproved(v.whose)
 	}
 	if v.timer != nil {
 		v.timer.Stop()

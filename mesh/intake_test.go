@@ -4,12 +4,15 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
+
+	"github.com/attestmesh/meshnode/internal/identity"
 )
 
 // fakeConn is a connection from an address. Nothing can be said on it.
@@ -55,14 +58,19 @@ func (c *crowd) speak(from string) *visitor {
 	return nil
 }
 
+func subjectOf(name string) Subject {
+	org, node, _ := strings.Cut(name, "/")
+	return Subject{Peer: identity.PeerID(name), Node: identity.NodeRef{Org: identity.OrgID(org), Name: identity.NodeName(node)}}
+}
+
 func closed(v *visitor) bool { return v.Conn.(*fakeConn).closed > 0 }
 
 // settled demands that nothing is counted any more.
 func (c *crowd) settled() {
 	c.t.Helper()
 	for _, k := range []*class{&c.in.strangers, &c.in.members} {
-		if k.silent.Len()+k.speaking.Len()+k.proved != 0 {
-			c.t.Errorf("%d silent, %d speaking, %d proved are left", k.silent.Len(), k.speaking.Len(), k.proved)
+		if k.silent.Len()+k.speaking.Len()+k.proved+len(k.provedBy)+len(k.provedOf) != 0 {
+			c.t.Errorf("%d silent, %d speaking, %d proved of %v are left", k.silent.Len(), k.speaking.Len(), k.proved, k.provedOf)
 		}
 	}
 	for p, s := range c.in.sources {
@@ -167,12 +175,12 @@ func TestIntakeMakesRoom(t *testing.T) {
 	})
 	t.Run("speaking", func(t *testing.T) {
 		a, b := crowd.speak("10.1.0.1"), crowd.speak("10.1.0.2")
-		a.proved()
+		a.proved(subjectOf("alpha/n1"))
 		c := crowd.speak("10.1.0.3")
 		if closed(a) || !closed(b) || closed(c) {
 			t.Errorf("closed: %v %v %v, want only the oldest that has shown nothing", closed(a), closed(b), closed(c))
 		}
-		c.proved()
+		c.proved(subjectOf("beta/n1"))
 		if crowd.speak("10.1.0.4") != nil {
 			t.Error("there was room although all had proved themselves")
 		}
@@ -191,6 +199,46 @@ func TestIntakeMakesRoom(t *testing.T) {
 		}
 		crowd.settled()
 	})
+}
+
+// An organisation that shows Credentials and then nothing holds its part of the places, with
+// one Credential a few of them; the others' peers find theirs.
+func TestIntakeSharesPlacesAmongOrganisations(t *testing.T) {
+	const places = orgShare * peerHandshakes * 2
+	for name, c := range map[string]struct {
+		hostile func(i int) string
+		want    int
+	}{
+		"one peer":                 {func(int) string { return "mallory/n1" }, peerHandshakes},
+		"peers of an organisation": {func(i int) string { return fmt.Sprintf("mallory/n%d", i) }, places / orgShare},
+	} {
+		t.Run(name, func(t *testing.T) {
+			crowd := newCrowd(t, intakeLimits{1 << 20, 1 << 20, 1 << 20, places}, "10.9.0.0/24")
+			var held []*visitor
+			for i := range 2 * places {
+				if v := crowd.speak("10.9.0.1"); v != nil && v.proved(subjectOf(c.hostile(i))) {
+					held = append(held, v)
+				}
+			}
+			if len(held) != c.want {
+				t.Errorf("%d places are held, want %d", len(held), c.want)
+			}
+			for i := range places / orgShare {
+				v := crowd.speak(fmt.Sprintf("10.9.0.%d", 2+i))
+				if v == nil || !v.proved(subjectOf(fmt.Sprintf("beta/n%d", i))) {
+					t.Fatalf("peer %d of another organisation finds no place", i)
+				}
+				held = append(held, v)
+			}
+			for e := crowd.in.members.speaking.Front(); e != nil; e = crowd.in.members.speaking.Front() {
+				_ = e.Value.(*visitor).Close()
+			}
+			for _, v := range held {
+				_ = v.Close()
+			}
+			crowd.settled()
+		})
+	}
 }
 
 func TestIntakeExpelsWhoNamesNoProtocol(t *testing.T) {

@@ -48,6 +48,11 @@ const (
 	limitHandshakes  = 512
 	maxMemberSilent  = 256
 	memberHandshakes = 256
+	// peerHandshakes bounds the handshakes in which one peer has shown its Credential and not
+	// yet its evidence: its links and bulk connections at once. One organisation's may be one
+	// orgShare-th of the places.
+	peerHandshakes = maxLinksPerPeer + maxBulks + 4
+	orgShare       = 4
 
 	// sourceConns and sourceRate bound a stranger's pending connections from one address (of
 	// IPv6: one /64), and new ones a second; a /48 may have networkScale times as many. An
