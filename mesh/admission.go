@@ -17,50 +17,68 @@ import (
 // Whoever finds no token, or the pool's queue full, is refused with code busy.
 //
 // One organisation can have Credentials made for as many peers as it likes, so the queue
-// serves organisations in turn, and each has only its own part of it.
+// serves organisations in turn, and each has only its own part of it, and of the peers whose
+// tokens are counted.
 type attestations struct {
 	burst int
 
 	mu      sync.Mutex
-	peers   map[identity.PeerID]*bucket
-	free    int // workers
+	peers   map[identity.PeerID]*account
+	counted map[identity.OrgID]int // how many of peers are an organisation's
+	free    int                    // workers
 	queues  map[identity.OrgID][]*ticket
 	turn    []identity.OrgID // organisations with a queue, the next one first
 	waiting int
+}
+
+// account is what one peer has left.
+type account struct {
+	bucket
+	org identity.OrgID
 }
 
 // ticket is a place in a queue; ready is closed when a worker is its.
 type ticket struct{ ready chan struct{} }
 
 func newAttestations(workers, burst int) *attestations {
-	return &attestations{burst: burst, peers: map[identity.PeerID]*bucket{}, free: workers, queues: map[identity.OrgID][]*ticket{}}
+	return &attestations{burst: burst, peers: map[identity.PeerID]*account{}, counted: map[identity.OrgID]int{},
+		free: workers, queues: map[identity.OrgID][]*ticket{}}
 }
 
 // processors is the size of the pool.
 func processors() int { return runtime.GOMAXPROCS(0) }
 
-// allow takes a token of peer.
-func (a *attestations) allow(peer identity.PeerID, now time.Time) bool {
+// allow takes a token of a peer.
+func (a *attestations) allow(whose Subject, now time.Time) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	b := a.peers[peer]
+	b := a.peers[whose.Peer]
 	if b == nil {
-		for p, b := range a.peers {
-			if len(a.peers) < maxBuckets {
-				break
-			}
-			if b.full(now) {
-				delete(a.peers, p)
-			}
+		org := whose.Node.Org
+		if len(a.peers) >= maxBuckets || a.counted[org] >= maxBuckets/orgShare {
+			a.forget(now)
 		}
-		if len(a.peers) >= maxBuckets {
+		if len(a.peers) >= maxBuckets || a.counted[org] >= maxBuckets/orgShare {
 			return false // that many peers do not attest within minutes in an honest mesh
 		}
-		fresh := newBucket(fullRate, a.burst)
-		b = &fresh
-		a.peers[peer] = b
+		b = &account{newBucket(fullRate, a.burst), org}
+		a.peers[whose.Peer] = b
+		a.counted[org]++
 	}
 	return b.take(now)
+}
+
+// forget drops the accounts from which nothing is missing; mu is held.
+func (a *attestations) forget(now time.Time) {
+	for p, b := range a.peers {
+		if !b.full(now) {
+			continue
+		}
+		delete(a.peers, p)
+		if a.counted[b.org]--; a.counted[b.org] == 0 {
+			delete(a.counted, b.org)
+		}
+	}
 }
 
 // acquire waits for a worker. The reason says why there is none: the queue is full, or ctx
@@ -192,20 +210,20 @@ func (j *inbound) admit(s Subject, full bool) *attest.Reason {
 	if !full {
 		return nil
 	}
-	return j.pay(s.Peer)
+	return j.pay(s)
 }
 
 // Appraise implements Judge. A peer may send evidence although it was not asked for any.
 func (j *inbound) Appraise(ctx context.Context, s Subject, ev attest.Evidence, data attest.ReportData) (attest.Claims, attest.Result) {
-	if why := j.pay(s.Peer); why != nil {
+	if why := j.pay(s); why != nil {
 		return attest.Claims{}, attest.Refuse(time.Now(), *why)
 	}
 	return j.Judge.Appraise(ctx, s, ev, data)
 }
 
 // pay takes the one token that the exchange costs.
-func (j *inbound) pay(peer identity.PeerID) *attest.Reason {
-	if !j.paid && !j.pool.allow(peer, time.Now()) {
+func (j *inbound) pay(s Subject) *attest.Reason {
+	if !j.paid && !j.pool.allow(s, time.Now()) {
 		return busy("attestations", "too many in a short time")
 	}
 	j.paid = true

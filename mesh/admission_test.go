@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"fmt"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -46,7 +47,7 @@ func TestAttestationsPerPeer(t *testing.T) {
 
 func TestAttestationsRefill(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		pool, peer := newAttestations(1, fullBurst), identity.PeerID("p")
+		pool, peer := newAttestations(1, fullBurst), subjectOf("p/n1")
 		take := func() (n int) {
 			for pool.allow(peer, time.Now()) {
 				n++
@@ -61,13 +62,34 @@ func TestAttestationsRefill(t *testing.T) {
 			t.Errorf("%d in 30 s, want 3", got)
 		}
 		for i := range maxBuckets {
-			if ok := pool.allow(identity.PeerID(rune(i+1000)), time.Now()); ok != (i < maxBuckets-1) {
+			if ok := pool.allow(subjectOf(fmt.Sprintf("org%d/n%d", i%orgShare, i)), time.Now()); ok != (i < maxBuckets-1) {
 				t.Fatalf("peer %d: %v", i, ok)
 			}
 		}
 		time.Sleep(time.Hour)
-		if !pool.allow("one more", time.Now()) || len(pool.peers) > maxBuckets {
-			t.Errorf("%d buckets an hour later", len(pool.peers))
+		if !pool.allow(subjectOf("org0/more"), time.Now()) || len(pool.peers) > maxBuckets || len(pool.counted) > 1 {
+			t.Errorf("%d buckets an hour later, of %v", len(pool.peers), pool.counted)
+		}
+	})
+}
+
+// An organisation that attests as more peers than there are accounts keeps its own out and
+// nobody else's.
+func TestAttestationsPerOrganisation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pool, served := newAttestations(1, fullBurst), 0
+		for i := range 2 * maxBuckets {
+			if pool.allow(subjectOf(fmt.Sprintf("mallory/n%d", i)), time.Now()) {
+				served++
+			}
+		}
+		if served != maxBuckets/orgShare {
+			t.Errorf("%d peers of one organisation were served, want %d", served, maxBuckets/orgShare)
+		}
+		for i := range maxBuckets / orgShare {
+			if !pool.allow(subjectOf(fmt.Sprintf("beta/n%d", i)), time.Now()) {
+				t.Fatalf("peer %d of another organisation is refused", i)
+			}
 		}
 	})
 }

@@ -78,7 +78,8 @@ const (
 	allowEvery    = time.Second
 	// fullRate and fullBurst bound the full attestations that one peer begins, per second and
 	// at once: three in 30 s, and as many more as crossing dials, restarts of the mesh and a
-	// policy that is being mended take. maxBuckets bounds the peers that are remembered.
+	// policy that is being mended take. maxBuckets bounds the peers that are remembered; one
+	// organisation's may be one orgShare-th of them.
 	fullRate   = 0.1
 	fullBurst  = 12
 	maxBuckets = 4096

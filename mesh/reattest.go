@@ -197,7 +197,7 @@ func (l *link) acceptReattest(raw Stream) {
 		l.refuse(raw, *busy("re-attestation", "one under way"))
 		return
 	}
-	if !l.hub.attestations.allow(l.Peer(), time.Now()) {
+	if !l.hub.attestations.allow(l.Session().Subject, time.Now()) {
 		l.give()
 		l.refuse(raw, *busy("re-attestations", "too many in a short time"))
 		return
