@@ -17,8 +17,13 @@ import (
 // Limits of the outbox.
 const (
 	maxPendingEdges = 1024
-	edgeEvery       = 250 * time.Millisecond
-	heartbeatEvery  = time.Minute
+	// edgeShare is the part of the pending findings that may be about one organisation's
+	// peers, of which it can invent any number, and edgeEvidence how many bytes of evidence
+	// by them are held.
+	edgeShare      = 4
+	edgeEvidence   = 32 << 20
+	edgeEvery      = 250 * time.Millisecond
+	heartbeatEvery = time.Minute
 	// A finding that is in no log after relogFirst is ordered again, then later and later:
 	// it may have been refused because the subject's Credential came after it.
 	relogEvery   = time.Second // looked for
@@ -38,6 +43,7 @@ type edges struct {
 	pending map[identity.PeerID]edge  // guarded by mu
 	last    map[identity.PeerID]edge  // guarded by mu; newest finding per subject, ordered or not
 	missing map[identity.PeerID]relog // guarded by mu; linked subjects whose finding is in no log
+	held    map[identity.OrgID]int    // guarded by mu; bytes of evidence in last
 }
 
 // relog is when a finding is ordered again.
@@ -54,7 +60,7 @@ type edge struct {
 
 func newEdges(n *Node) *edges {
 	return &edges{n: n, wake: make(chan struct{}, 1), pending: map[identity.PeerID]edge{},
-		last: map[identity.PeerID]edge{}, missing: map[identity.PeerID]relog{}}
+		last: map[identity.PeerID]edge{}, missing: map[identity.PeerID]relog{}, held: map[identity.OrgID]int{}}
 }
 
 // record notes a finding about a subject whose Credential is valid. Without evidence it
@@ -74,16 +80,55 @@ func (e *edges) record(s mesh.Subject, evidence []byte, r attest.Result) {
 			next.evidence = old.evidence
 		}
 	}
-	if _, ok := e.pending[s.Peer]; !ok && len(e.pending) >= maxPendingEdges {
+	if !e.room(next) {
 		return // strangers beyond any plausible mesh; their refusals are in the local log
 	}
-	if len(e.last) >= maxPeers {
-		clear(e.last) // boots long gone; the price is one repeated finding for each that is not
-	}
-	e.pending[s.Peer], e.last[s.Peer] = next, next
+	e.pending[s.Peer] = next
+	e.held[e.last[s.Peer].subject.Node.Org] -= len(e.last[s.Peer].evidence)
+	e.held[s.Node.Org] += len(next.evidence)
+	e.last[s.Peer] = next
 	select {
 	case e.wake <- struct{}{}:
 	default:
+	}
+}
+
+// room makes room for a finding, if there is any; mu is held.
+func (e *edges) room(next edge) bool {
+	peer, org := next.subject.Peer, next.subject.Node.Org
+	if _, waits := e.pending[peer]; !waits {
+		ofOrg := 0
+		for _, ed := range e.pending {
+			if ed.subject.Node.Org == org {
+				ofOrg++
+			}
+		}
+		if len(e.pending) >= maxPendingEdges || ofOrg >= maxPendingEdges/edgeShare {
+			return false
+		}
+	}
+	if len(e.last) >= maxPeers {
+		e.forget(func(edge) bool { return true })
+	}
+	over := func() bool { return e.held[org]+len(next.evidence) > edgeEvidence }
+	if over() {
+		e.forget(func(ed edge) bool { return ed.subject.Node.Org == org })
+	}
+	return !over()
+}
+
+// forget drops findings that do not wait to be ordered, of boots long gone mostly; the price
+// is one repeated finding for each that is not. mu is held.
+func (e *edges) forget(which func(edge) bool) {
+	for peer, ed := range e.last {
+		if _, waits := e.pending[peer]; waits || !which(ed) {
+			continue
+		}
+		delete(e.last, peer)
+		org := ed.subject.Node.Org
+		if e.held[org] -= len(ed.evidence); e.held[org] == 0 {
+			delete(e.held, org)
+		}
 	}
 }
 

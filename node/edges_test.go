@@ -2,6 +2,7 @@ package node
 
 import (
 	"crypto/ed25519"
+	"fmt"
 	"os"
 	"testing"
 	"time"
@@ -64,6 +65,46 @@ func TestEdgesAreBounded(t *testing.T) {
 	}
 	if len(e.pending) > maxPendingEdges {
 		t.Errorf("%d pending findings", len(e.pending))
+	}
+}
+
+// An organisation whose peers show ever more evidence is remembered up to its part, while the
+// findings about others find their places.
+func TestEdgesBoundEachOrganisation(t *testing.T) {
+	e, at := newEdges(nil), time.Unix(1000, 0)
+	subject := func(org identity.OrgID, i int) mesh.Subject {
+		s := testSubject(t, 1)
+		s.Peer, s.Node.Org = identity.PeerID(fmt.Sprint(org, i)), org
+		return s
+	}
+	held := func(m map[identity.PeerID]edge) (bytes int) {
+		for _, ed := range m {
+			bytes += len(ed.evidence)
+		}
+		return bytes
+	}
+	large := make([]byte, attest.MaxEvidence)
+	for i := range 2 * maxPendingEdges {
+		e.record(subject("mallory", i), large, attest.Refuse(at, attest.NewReason(attest.CodeNotGenuine, "", "", "")))
+		if i%100 == 0 {
+			e.take()
+		}
+	}
+	for i := range 2 * maxPendingEdges {
+		e.record(subject("mallory", -1-i), nil, affirming(at))
+	}
+	if got := held(e.last); got > edgeEvidence || got != e.held["mallory"] {
+		t.Errorf("%d MiB of evidence are held, %d counted", got>>20, e.held["mallory"]>>20)
+	}
+	if got := held(e.pending); got > edgeEvidence {
+		t.Errorf("%d MiB of evidence wait", got>>20)
+	}
+	for i := range maxPendingEdges / edgeShare {
+		s := subject("beta", i)
+		e.record(s, large[:1<<10], affirming(at))
+		if _, waits := e.pending[s.Peer]; !waits {
+			t.Fatalf("finding %d about another organisation's peers is lost", i)
+		}
 	}
 }
 
