@@ -77,7 +77,8 @@ func (t *security) SecureInbound(ctx context.Context, insecure net.Conn, p peer.
 func (t *security) SecureOutbound(ctx context.Context, insecure net.Conn, p peer.ID) (sec.SecureConn, error) {
 	handshake, cancel := context.WithTimeout(ctx, tlsTimeout)
 	defer cancel()
-	conn, err := t.tls.SecureOutbound(handshake, insecure, p)
+	raw := &flight{Conn: insecure}
+	conn, err := t.tls.SecureOutbound(handshake, raw, p)
 	var other sec.ErrPeerIDMismatch
 	if errors.As(err, &other) {
 		// The usual cause is a peer that has rebooted and with it changed its identity.
@@ -87,7 +88,15 @@ func (t *security) SecureOutbound(ctx context.Context, insecure net.Conn, p peer
 	if err != nil {
 		return nil, err
 	}
-	return t.attest(ctx, conn, true, nil)
+	attested, err := t.attest(ctx, conn, true, nil)
+	if err == nil {
+		err = raw.land() // ACK
+	}
+	if err != nil {
+		_ = raw.Close()
+		return nil, err
+	}
+	return attested, nil
 }
 
 // attest runs the exchange on a TLS connection and closes it on every failure. A connection
