@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/attestmesh/meshnode/attest"
@@ -25,15 +26,16 @@ import (
 
 // handleAsk answers one request with what a program says and a receipt.
 func (s *services) handleAsk(w http.ResponseWriter, r *http.Request) {
-	select {
-	case s.asked <- struct{}{}:
-		defer func() { <-s.asked }()
-	default:
-		writeDeclined(w, decline(http.StatusServiceUnavailable, attest.CodeBusy, "requests", fmt.Sprint(maxAsked), "fewer at the same time"))
+	leave, err := s.asked.enter(remote(r))
+	if err != nil {
+		writeDeclined(w, err)
 		return
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), requestWithin)
+	defer leave()
+	ctx, cancel := context.WithTimeout(r.Context(), s.requestWithin)
 	defer cancel()
+	// Whoever does not read the answer holds a place too.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(s.requestWithin))
 	x, err := s.accept(w, r)
 	if err == nil {
 		err = x.ask(ctx, r)
@@ -47,6 +49,34 @@ func (s *services) handleAsk(w http.ResponseWriter, r *http.Request) {
 		// Half an answer is out: only breaking it off tells the client that it is one.
 		panic(http.ErrAbortHandler)
 	}
+}
+
+// places are those of requests: max in all, of which one remote may hold half.
+type places struct {
+	max int
+
+	mu      sync.Mutex
+	taken   int            // guarded by mu
+	remotes map[string]int // guarded by mu
+}
+
+// enter takes a place for a request of remote; leave gives it back.
+func (p *places) enter(remote string) (leave func(), err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.taken >= p.max || p.remotes[remote] >= p.max/2 {
+		return nil, decline(http.StatusServiceUnavailable, attest.CodeBusy, "requests", fmt.Sprintf("%d, %d of them yours", p.taken, p.remotes[remote]), "fewer at the same time")
+	}
+	p.taken++
+	p.remotes[remote]++
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.taken--
+		if p.remotes[remote]--; p.remotes[remote] == 0 {
+			delete(p.remotes, remote)
+		}
+	}, nil
 }
 
 // exchange is one request and its answer.
@@ -82,7 +112,8 @@ func (s *services) accept(w http.ResponseWriter, r *http.Request) (*exchange, er
 	case len(target) > service.MaxTarget:
 		return nil, malformed("path", fmt.Sprintf("%d bytes", len(target)), fmt.Sprintf("at most %d", service.MaxTarget))
 	}
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(requestRead))
+	reading := http.NewResponseController(w)
+	_ = reading.SetReadDeadline(time.Now().Add(s.requestRead))
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, service.MaxRequest))
 	if err != nil {
 		var tooLarge *http.MaxBytesError
@@ -91,6 +122,7 @@ func (s *services) accept(w http.ResponseWriter, r *http.Request) (*exchange, er
 		}
 		return nil, malformed("body", err.Error(), "a whole body")
 	}
+	_ = reading.SetReadDeadline(time.Time{}) // or an answer that takes longer is broken off
 	d, head, err := s.choose(sl, heads)
 	if err != nil {
 		return nil, err

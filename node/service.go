@@ -51,7 +51,9 @@ type services struct {
 	n       *Node
 	slots   map[string]*slot // never changed after newServices
 	uploads chan struct{}    // holds a token while there is a deployment
-	asked   chan struct{}    // and for each request
+	asked   places
+
+	requestWithin, requestRead time.Duration
 }
 
 // slot is one name of the configuration.
@@ -74,7 +76,8 @@ type deployed struct {
 }
 
 func newServices(n *Node, configured []ServiceConfig) (*services, error) {
-	s := &services{n: n, slots: map[string]*slot{}, uploads: make(chan struct{}, maxDeployments), asked: make(chan struct{}, maxAsked)}
+	s := &services{n: n, slots: map[string]*slot{}, uploads: make(chan struct{}, maxDeployments),
+		asked: places{max: maxAsked, remotes: map[string]int{}}, requestWithin: requestWithin, requestRead: requestRead}
 	for i, c := range configured {
 		owner, err := c.owner()
 		if err != nil {

@@ -72,6 +72,11 @@ func main() {
 			w.(http.Flusher).Flush()
 		}
 	})
+	http.HandleFunc("GET /slow", func(w http.ResponseWriter, _ *http.Request) {
+		time.Sleep(time.Second)
+		fmt.Fprint(w, "at last")
+	})
+	http.HandleFunc("GET /endless", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.Copy(w, zeros{}) })
 	http.HandleFunc("GET /half", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprint(w, "half of it")
 		w.(http.Flusher).Flush()
