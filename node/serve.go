@@ -94,7 +94,7 @@ func (s *services) accept(w http.ResponseWriter, r *http.Request) (*exchange, er
 	if err != nil {
 		return nil, err
 	}
-	target := strings.TrimPrefix(r.URL.EscapedPath(), service.PathServices+sl.name)
+	target, spelled := strings.CutPrefix(r.URL.EscapedPath(), service.PathServices+sl.name)
 	if r.URL.RawQuery != "" {
 		target += "?" + r.URL.RawQuery
 	}
@@ -109,6 +109,8 @@ func (s *services) accept(w http.ResponseWriter, r *http.Request) (*exchange, er
 		return nil, malformed(service.HeaderRuntimeHead, fmt.Sprint(len(heads)), "one")
 	case !service.Method(r.Method):
 		return nil, malformed("method", fmt.Sprintf("%.20q", r.Method), "a method of HTTP that carries requests")
+	case !spelled:
+		return nil, malformed("path", fmt.Sprintf("%.80q", r.URL.EscapedPath()), "the service's name without escapes")
 	case len(target) > service.MaxTarget:
 		return nil, malformed("path", fmt.Sprintf("%d bytes", len(target)), fmt.Sprintf("at most %d", service.MaxTarget))
 	}
@@ -156,6 +158,9 @@ func (x *exchange) ask(ctx context.Context, r *http.Request) error {
 	out, err := http.NewRequestWithContext(ctx, r.Method, "http://service"+x.receipt.Request.Path, bytes.NewReader(x.body))
 	if err != nil {
 		return decline(http.StatusBadRequest, attest.CodeMalformed, "path", err.Error(), "a path of a URL")
+	}
+	if asked := out.URL.RequestURI(); asked != x.receipt.Request.Path { // a fragment, above all
+		return decline(http.StatusBadRequest, attest.CodeMalformed, "path", fmt.Sprintf("%.80q", x.receipt.Request.Path), fmt.Sprintf("what the program would be asked, %.80q", asked))
 	}
 	copyHeader(out.Header, r.Header)
 	if _, ok := out.Header["User-Agent"]; !ok {

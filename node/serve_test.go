@@ -63,6 +63,35 @@ func (h *host) eventually(what string, ok func() bool) {
 	}
 }
 
+// A receipt names what the program was asked, letter by letter, or there is none.
+func TestReceiptNamesTheTarget(t *testing.T) {
+	h := newHost(t, false)
+	if resp, raw := h.deploy(1, nil); resp.StatusCode != 200 {
+		t.Fatalf("%d %s", resp.StatusCode, raw)
+	}
+	for target, want := range map[string]string{ // what the program sees; empty: nothing
+		"/services/inference/echo?a":                     "/echo?a",
+		"/services/inference/echo?a=;b%20%22":            "/echo?a=;b%20%22",
+		"http://elsewhere/services/inference/echo?x":     "/echo?x",
+		"/services/inference/echo?a#b":                   "",
+		"/services/%69nference/echo":                     "",
+		"/services/inferenc%65/services/inference/echo":  "",
+		"/services/inference/echo?a\x7f":                 "",
+		"/services/inference/../other/echo":              "",
+		"/services/inference//echo":                      "",
+		"/services/inference/services/%69nference/echo2": "/services/%69nference/echo2",
+	} {
+		resp := h.asks("127.0.0.1", fmt.Sprintf("POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", target))
+		saw, named := resp.Header.Get("X-Request"), ""
+		if resp.Header.Get("Meshnode-Receipt") != "" {
+			named = receiptOf(t, resp.Header).Request.Path
+		}
+		if named != want || saw != "" && saw != fmt.Sprintf("POST %s [] []", want) {
+			t.Errorf("%s: the program saw %q, the receipt names %q, want %q", target, saw, named, want)
+		}
+	}
+}
+
 // Requests of one remote that never end leave places for those of others.
 func TestRequestsLeavePlacesForOthers(t *testing.T) {
 	h := newHost(t, false)
