@@ -30,7 +30,8 @@ import (
 const (
 	maxClients          = 1024 // connections at a time
 	maxClientsPerRemote = 64
-	maxClientStreams    = 64 // of HTTP/2, on one connection
+	maxClientStreams    = 64          // of HTTP/2, on one connection
+	clientReads         = time.Minute // an answer has been read
 	// challengeRate and challengeBurst bound the challenges of one remote.
 	challengeRate  = 5.0 // per second
 	challengeBurst = 60.0
@@ -67,6 +68,7 @@ func (n *Node) serveHTTPS(ctx context.Context, l net.Listener) error {
 	n.services.routes(mux)
 	s := newServer(ctx, mux, n.strangers)
 	s.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: maxClientStreams}
+	s.WriteTimeout = clientReads // services give themselves more
 	s.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
 		if t, ok := c.(*tls.Conn); ok {
 			return context.WithValue(ctx, shownKey{}, t.NetConn())

@@ -198,6 +198,7 @@ func (s *services) slotOf(r *http.Request) (*slot, error) {
 }
 
 func (s *services) handleDeploy(w http.ResponseWriter, r *http.Request) {
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(manifestWithin + uploadWithin + answerWithin + clientReads))
 	sl, err := s.slotOf(r)
 	if err == nil {
 		err = s.deploy(w, r, sl)

@@ -86,6 +86,7 @@ func newHost(t *testing.T, http2 bool) *host {
 	n.services.routes(mux)
 	server := httptest.NewUnstartedServer(mux)
 	server.EnableHTTP2 = http2
+	server.Config.WriteTimeout = 1500 * time.Millisecond // what takes longer must have given itself more
 	server.StartTLS()
 	t.Cleanup(func() { server.Close(); stop(nil); n.services.stop() })
 	return &host{Node: n, t: t, url: server.URL, client: server.Client(), owner: owner, log: log}

@@ -73,7 +73,7 @@ func main() {
 		}
 	})
 	http.HandleFunc("GET /slow", func(w http.ResponseWriter, _ *http.Request) {
-		time.Sleep(time.Second)
+		time.Sleep(2 * time.Second)
 		fmt.Fprint(w, "at last")
 	})
 	http.HandleFunc("GET /endless", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.Copy(w, zeros{}) })
