@@ -178,6 +178,12 @@ func (x *exchange) run() (*Session, error) {
 		return nil, err
 	}
 	f := x.found
+	if f.fast {
+		// Our own quote and the peer's last frame took their time.
+		if why := x.overtaken(x.asked); why != nil {
+			return nil, &Refusal{Peer: x.Peer, Reasons: []attest.Reason{*why}}
+		}
+	}
 	return &Session{Subject: x.subject, Claims: f.claims, Result: f.result, OwnEpoch: x.Epoch, PeerEpoch: identity.Epoch(x.peer.Epoch),
 		Initiator: x.Initiator, Fast: f.fast, Established: time.Now(), AttestedAt: f.attestedAt, NotAfter: f.notAfter,
 		RuntimeHead: f.head}, nil

@@ -112,8 +112,8 @@ func (x *exchange) judgeFast(transcript [32]byte, body []byte) (*finding, []atte
 	if x.peer.Kinds != v.claims.Kind {
 		return refuse(attest.CodeProtocol, "kind", x.peer.Kinds, v.claims.Kind)
 	}
-	if !time.Now().Before(v.notAfter) {
-		return refuse(attest.CodeStale, "verdict", "older than "+x.Pairs.Window().String(), "fresh evidence")
+	if why := x.overtaken(v); why != nil {
+		return nil, []attest.Reason{*why}
 	}
 	result := x.Judge.Rejudge(x.subject, v.claims)
 	if !result.Affirming() {
@@ -124,4 +124,20 @@ func (x *exchange) judgeFast(transcript [32]byte, body []byte) (*finding, []atte
 		return refuse(attest.CodeUnavailable, "verdict", string(result.Verdict), string(attest.VerdictAffirming))
 	}
 	return &finding{claims: v.claims, result: result, head: v.head, fast: true, attestedAt: v.attestedAt, notAfter: v.notAfter}, nil
+}
+
+// overtaken says why a verdict counts no more that counted when it was asked about: its
+// window is over, or it was dropped because its peer was refused elsewhere meanwhile.
+func (x *exchange) overtaken(v *verdict) *attest.Reason {
+	got := ""
+	switch {
+	case !time.Now().Before(v.notAfter):
+		got = "older than " + x.Pairs.Window().String()
+	case x.Pairs.verdictAbout(x.Peer, x.scope()) == nil:
+		got = "dropped meanwhile"
+	default:
+		return nil
+	}
+	why := attest.NewReason(attest.CodeStale, "verdict", got, "fresh evidence")
+	return &why
 }

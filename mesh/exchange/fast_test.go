@@ -331,6 +331,12 @@ func TestFastOverruled(t *testing.T) {
 				return fast(r.mine, nil)(p)
 			}
 		}, attest.CodeStale, false},
+		"refused elsewhere": {func(r *reunion) func(*puppet) []byte {
+			return func(p *puppet) []byte {
+				r.pairs.Drop(r.thief.Peer)
+				return fast(r.mine, nil)(p)
+			}
+		}, attest.CodeStale, false},
 		"runtime head": {func(r *reunion) func(*puppet) []byte {
 			return func(p *puppet) []byte {
 				return fast(r.mine, func(f *exchange.Fast) {
@@ -355,6 +361,20 @@ func TestFastOverruled(t *testing.T) {
 			}
 		})
 	}
+	// Nor may it be when the exchange ends.
+	reunite(t, func(r *reunion) {
+		_, o, _ := r.meet(true, func(p *puppet) {
+			p.fast = fast(r.mine, nil)
+			p.ack = func(ack []byte) []byte { r.pairs.Drop(r.thief.Peer); return ack }
+		})
+		var refusal *exchange.Refusal
+		if !errors.As(o.err, &refusal) || refusal.Code() != attest.CodeStale {
+			t.Errorf("a verdict dropped before the last frame: %+v, %v", o.session, o.err)
+		}
+		if v, k := r.pairs.Len(); v+k != 0 {
+			t.Errorf("%d verdicts and %d keys are kept", v, k)
+		}
+	})
 	// Another kind of evidence than the verdict's is not what was attested.
 	for _, initiates := range []bool{true, false} {
 		reunite(t, func(r *reunion) {
