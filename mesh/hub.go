@@ -284,6 +284,13 @@ func (h *hub) Link(peer identity.PeerID) (Link, bool) {
 	return nil, false
 }
 
+// others returns the other live links to the peer of l.
+func (h *hub) others(l *link) []*link {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(h.peers[l.Peer()]), func(x *link) bool { return x == l })
+}
+
 // shutdown closes all links with code shutdown and refuses everything from now on. It
 // reports whether this call was the first.
 func (h *hub) shutdown() bool {

@@ -17,7 +17,7 @@ import (
 //	Link.Reattest ──────────────────┴► stream /meshnode/reattest/1 ─ ACCEPT ─► exchange, purpose 2
 //	      ├─ both accept: a new Session at both ends, new pair keys, timers from the start
 //	      ├─ busy, unavailable: once more a little later, for as long as the window is open
-//	      └─ anything else: the link is closed with the reason, the pair is forgotten
+//	      └─ anything else: the peer's links are closed with the reason, the pair is forgotten
 //	window over ─► the link is closed with code stale
 
 // attempt is one call for re-attestation; err is set before done is closed.
@@ -229,6 +229,12 @@ func (l *link) attestAgain(ctx context.Context, s *stream) error {
 		return l.settleReattest(err)
 	}
 	l.renew(next)
+	if why := l.overruled(next); why != nil {
+		l.abandon(s)
+		l.give()
+		return l.settleReattest(&Refusal{Peer: l.Peer(), Reasons: []attest.Reason{*why}})
+	}
+	l.recheck()
 	if old.Initiator && s.SetDeadline(time.Now().Add(FarewellTimeout)) == nil && s.CloseWrite() == nil {
 		var one [1]byte
 		_, _ = s.Read(one[:])
@@ -236,6 +242,21 @@ func (l *link) attestAgain(ctx context.Context, s *stream) error {
 	l.give()
 	_ = s.Close()
 	return nil
+}
+
+// overruled says why a verdict does not hold any more that is the link's by now, or nil. The
+// policy may have changed since the evidence was judged, and whoever then judged the links
+// again saw the old verdict.
+func (l *link) overruled(s *Session) *attest.Reason {
+	result := l.hub.cfg.Judge.Rejudge(s.Subject, s.Claims)
+	switch {
+	case result.Affirming():
+		return nil
+	case len(result.Reasons) > 0:
+		return &result.Reasons[0]
+	}
+	why := attest.NewReason(attest.CodeUnavailable, "verdict", string(result.Verdict), string(attest.VerdictAffirming))
+	return &why
 }
 
 // renew puts a new verdict in the place of the old one.
@@ -270,7 +291,13 @@ func (l *link) settleReattest(err error) error {
 		return l.hub.report(l.Peer(), err)
 	}
 	l.hub.pairs.Drop(l.Peer())
-	// Off the tables first: whoever hears of the refusal then finds no link.
+	// Off the tables first: whoever hears of the refusal then finds no link, also none that was
+	// a spare of this one and has a verdict as old as its.
+	for _, spare := range l.hub.others(l) {
+		if spare.begin(why) && !l.hub.spawn(func() { spare.end(why) }) {
+			spare.end(why)
+		}
+	}
 	closing := l.begin(why)
 	err = l.hub.report(l.Peer(), err)
 	if closing {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -307,6 +308,110 @@ func TestReattestRefuses(t *testing.T) {
 			for range 1 {
 				<-a.refusals
 				<-b.refusals
+			}
+		}
+	})
+}
+
+// What the policy has come to refuse while the evidence was being judged does not stay until
+// the next change of the policy.
+func TestReattestUnderAChangedPolicy(t *testing.T) {
+	conformance(t, func(t *testing.T, w *world) {
+		a := w.node("alpha/n1", nil)
+		var armed atomic.Bool
+		b := w.node("beta/n1", func(n *meshtest.Node, _ *Config) {
+			var judged atomic.Bool
+			n.Judge.AppraiseFunc = func(Subject) *attest.Reason {
+				if !armed.Load() || !judged.Swap(true) {
+					return nil
+				}
+				r := attest.NewReason(attest.CodeRevoked, "measurement", "00", "another")
+				return &r
+			}
+		})
+		l := w.dial(a, b)
+		back := w.linkTo(b, a)
+		armed.Store(true)
+		_ = l.Reattest(testContext(t)) // who sends the last frame has done its part
+		await(t, "Done", back.Done(), 2*time.Second)
+		await(t, "Done at the other end", l.Done(), 2*time.Second)
+		if back.Cause().Code != attest.CodeRevoked {
+			t.Errorf("cause %v", back.Cause())
+		}
+		if b.held() != [2]int{} {
+			t.Errorf("held: %v", b.held())
+		}
+	})
+}
+
+// Streams are judged by the new verdict as soon as there is one.
+func TestReattestRechecksStreams(t *testing.T) {
+	conformance(t, func(t *testing.T, w *world) {
+		a := w.node("alpha/n1", nil)
+		first := make(chan *Session, 1)
+		b := w.node("beta/n1", func(n *meshtest.Node, _ *Config) {
+			n.Judge.KeepFunc = func(s *Session, _ Protocol) *attest.Reason {
+				was := <-first
+				first <- was
+				if s == was {
+					return nil
+				}
+				r := attest.NewReason(attest.CodeNotSeat, "roles", "member", "seat")
+				return &r
+			}
+		})
+		l := w.dial(a, b)
+		first <- w.linkTo(b, a).Session()
+		s, err := l.Open(testContext(t), echo)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Reattest(testContext(t)); err != nil {
+			t.Fatal(err)
+		}
+		_ = s.SetDeadline(time.Now().Add(5 * time.Second))
+		if _, err := s.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("the stream stays: %v", err)
+		}
+		if l.Cause() != (attest.Reason{}) {
+			t.Errorf("cause %v", l.Cause())
+		}
+	})
+}
+
+// Of two links to a peer that is refused on one, the other does not stay.
+func TestReattestRefusesSpares(t *testing.T) {
+	memory(t, func(t *testing.T, w *world, _ *MemoryNetwork) {
+		var swapped atomic.Bool
+		a := w.node("alpha/n1", nil)
+		b := w.node("beta/n1", func(n *meshtest.Node, _ *Config) {
+			n.Judge.AppraiseFunc = func(Subject) *attest.Reason {
+				if !swapped.Load() {
+					return nil
+				}
+				r := attest.NewReason(attest.CodeMeasurementNotAllowed, "measurement", "66", "an allowed one")
+				return &r
+			}
+		})
+		w.dial(a, b)
+		w.linkTo(b, a)
+		if err := a.Mesh.(*memoryMesh).connect(testContext(t), b.Self(), b.Addrs()); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		back := b.hub().everyLink()
+		if len(back) != 2 {
+			t.Fatalf("%d links", len(back))
+		}
+		swapped.Store(true)
+		wantRefusal(t, back[0].Reattest(testContext(t)), false, attest.CodeMeasurementNotAllowed)
+		if left := b.hub().everyLink(); len(left) != 0 {
+			t.Errorf("%d links to a refused peer are left", len(left))
+		}
+		for _, l := range back {
+			<-l.Done()
+			if l.Cause().Code != attest.CodeMeasurementNotAllowed {
+				t.Errorf("cause %v", l.Cause())
 			}
 		}
 	})
