@@ -22,6 +22,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -238,6 +239,7 @@ func TestAlice(t *testing.T) {
 	t.Run("middlebox", m.middlebox)
 	t.Run("appraise", m.appraise)
 	t.Run("browser", m.browser)
+	t.Run("flood", m.flood)
 	t.Run("cut off", m.cutOff)
 }
 
@@ -464,6 +466,45 @@ func (m *trial) browser(t *testing.T) {
 	if err != nil || !bytes.Contains(dom, []byte("meshnode appraise --genesis genesis.json https://"+m.https["beta"])) {
 		t.Errorf("%v: %.300s", err, dom)
 	}
+}
+
+// flood is one client with more challenges than anybody needs: those within its share are
+// answered together, the rest is told to wait, and a well-behaved one is answered afterwards.
+func (m *trial) flood(t *testing.T) {
+	c := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}}
+	defer c.CloseIdleConnections()
+	var mu sync.Mutex
+	statuses := map[int]int{}
+	var wg sync.WaitGroup
+	for range 100 {
+		wg.Go(func() {
+			var r ratls.Request
+			_, _ = rand.Read(r.Nonce[:])
+			resp, err := c.Post("https://"+m.https["gamma"]+ratls.Path, "application/json", bytes.NewReader(r.Encode()))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer resp.Body.Close()
+			raw, err := io.ReadAll(resp.Body)
+			if a, malformed := ratls.DecodeAnswer(raw); resp.StatusCode == http.StatusOK && (malformed != nil || len(a.Heads.Statements) < 2) {
+				t.Errorf("%v, %v", err, malformed)
+			}
+			if why, ok := ratls.DecodeRefusal(raw); resp.StatusCode != http.StatusOK && (!ok || why.Code != attest.CodeBusy) {
+				t.Errorf("%s: %+v", resp.Status, why)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			statuses[resp.StatusCode]++
+		})
+	}
+	wg.Wait()
+	if statuses[http.StatusOK] < 40 || statuses[http.StatusTooManyRequests] < 1 || len(statuses) != 2 {
+		t.Errorf("statuses %v, want a share answered and the rest told to wait", statuses)
+	}
+	m.await(func() bool {
+		return exec.Command("meshnode", "appraise", "--genesis", m.path("genesis.json"), "https://"+m.https["gamma"]).Run() == nil
+	})
 }
 
 // cutOff stops two of three seats: the third vouches for nothing any more.
