@@ -46,6 +46,8 @@ type endpoint struct {
 	n           *Node
 	host        string // as configured; in certificates
 	certificate atomic.Pointer[tls.Certificate]
+	head        [32]byte // in its evidence; renew's alone, as jitter is
+	jitter      float64
 	heads       *headBatches
 	challenges  throttle.Requests
 }
@@ -103,16 +105,19 @@ func (e *endpoint) tls() *tls.Config {
 // the runtime log, until ctx ends. Each has a key of its own: one that leaked serves nobody
 // longer than a window.
 func (e *endpoint) renew(ctx context.Context) {
-	for {
+	for ctx.Err() == nil {
 		changed := e.n.changed.wait()
 		wait := e.untilRenewal()
 		if wait <= 0 {
-			if err := e.makeCertificate(ctx); err != nil && ctx.Err() == nil {
-				e.n.log.Warn("no certificate for clients", "error", err)
-				wait = certificateRetry
-			} else {
+			err := e.makeCertificate(ctx)
+			if err == nil {
 				continue
 			}
+			if ctx.Err() == nil {
+				e.n.log.Warn("no certificate for clients", "error", err)
+			}
+			// A device that fails is not asked at every change of the state.
+			wait, changed = certificateRetry, nil
 		}
 		timer := time.NewTimer(wait)
 		select {
@@ -121,25 +126,18 @@ func (e *endpoint) renew(ctx context.Context) {
 		case <-ctx.Done():
 		}
 		timer.Stop()
-		if ctx.Err() != nil {
-			return
-		}
 	}
 }
 
-// untilRenewal is the time left until the present certificate must be replaced: 20 % of its
-// life before its end, give or take, so that the nodes of a mesh do not quote in step.
+// untilRenewal is the time left until the present certificate must be replaced: 10 to 20 % of
+// its life before its end, so that the nodes of a mesh do not quote in step.
 func (e *endpoint) untilRenewal() time.Duration {
 	cert := e.certificate.Load()
-	if cert == nil {
-		return 0
-	}
-	if c, err := ratls.ParseCertificate(cert.Leaf, e.n.now()); err != nil || c.Proof.RuntimeHead != e.n.runtime.Head() {
+	if cert == nil || e.head != e.n.runtime.Head() {
 		return 0
 	}
 	life := cert.Leaf.NotAfter.Sub(cert.Leaf.NotBefore)
-	jitter := time.Duration(float64(life) * 0.1 * rand.Float64()) // #nosec: spreads load
-	return cert.Leaf.NotAfter.Add(-life/10 - jitter).Sub(e.n.now())
+	return cert.Leaf.NotAfter.Add(-life/10 - time.Duration(e.jitter*float64(life)/10)).Sub(e.n.now())
 }
 
 func (e *endpoint) makeCertificate(ctx context.Context) error {
@@ -161,6 +159,7 @@ func (e *endpoint) makeCertificate(ctx context.Context) error {
 		return err
 	}
 	e.certificate.Store(&cert)
+	e.head, e.jitter = proof.RuntimeHead, rand.Float64()
 	return nil
 }
 

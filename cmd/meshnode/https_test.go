@@ -288,7 +288,7 @@ func (m *trial) stockTLS(t *testing.T) {
 				t.Errorf("resumed %v, %s, %s, %s", cs.DidResume, tls.VersionName(cs.Version), cs.CurveID, cs.NegotiatedProtocol)
 			}
 			c, err := ratls.ParseCertificate(cs.PeerCertificates[0], time.Now())
-			if err != nil || c.NotAfter.Sub(time.Now()) > ratls.MaxLifetime {
+			if err != nil || time.Until(c.NotAfter) > ratls.MaxLifetime {
 				t.Errorf("certificate: %v, until %s", err, c.NotAfter)
 			}
 		}
