@@ -134,7 +134,8 @@ type clientHeads struct {
 // headBatches has seats sign heads for clients, one batch at a time: challenges that arrive
 // while one is out share the next. run is its only goroutine.
 type headBatches struct {
-	n    *Node
+	// ask returns heads over the root of a batch and the policy chain that they name.
+	ask  func(ctx context.Context, root [32]byte) (statements, chain [][]byte, err error)
 	wake chan struct{}
 
 	mu      sync.Mutex
@@ -148,8 +149,8 @@ type headWaiter struct {
 	err  error
 }
 
-func newHeadBatches(n *Node) *headBatches {
-	return &headBatches{n: n, wake: make(chan struct{}, 1)}
+func newHeadBatches(ask func(context.Context, [32]byte) (statements, chain [][]byte, err error)) *headBatches {
+	return &headBatches{ask: ask, wake: make(chan struct{}, 1)}
 }
 
 // get waits for a batch with leaf.
@@ -218,13 +219,13 @@ func (b *headBatches) serve(ctx context.Context, batch []*headWaiter) {
 	}
 }
 
-// ask returns heads over root and the chain that they name. Around a change of the policy
-// the seats and this node may be a step apart: then it asks again.
-func (b *headBatches) ask(ctx context.Context, root [32]byte) (statements, chain [][]byte, err error) {
+// headsOver returns heads over root and the chain that they name. Around a change of the
+// policy the seats and this node may be a step apart: then it asks again.
+func (n *Node) headsOver(ctx context.Context, root [32]byte) (statements, chain [][]byte, err error) {
 	for range headTries {
-		changed := b.n.changed.wait()
-		digest, chain, quorum, seats := b.n.policyToShow()
-		heads := b.n.clientHeads(ctx, root[:], digest, quorum, seats)
+		changed := n.changed.wait()
+		digest, chain, quorum, seats := n.policyToShow()
+		heads := n.clientHeads(ctx, root[:], digest, quorum, seats)
 		if len(heads) >= quorum && quorum > 0 {
 			for _, h := range heads {
 				statements = append(statements, h.raw)

@@ -58,7 +58,7 @@ func (n *Node) serveHTTPS(ctx context.Context, l net.Listener) error {
 	if err != nil {
 		host = ""
 	}
-	e := &endpoint{n: n, host: host, heads: newHeadBatches(n),
+	e := &endpoint{n: n, host: host, heads: newHeadBatches(n.headsOver),
 		challenges: throttle.Requests{Rate: challengeRate, Burst: challengeBurst, Remotes: challengers}}
 	n.tasks.Go(func() { e.renew(ctx) })
 	n.tasks.Go(func() { e.heads.run(ctx) })
