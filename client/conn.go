@@ -23,6 +23,7 @@ import (
 type Conn struct {
 	address string
 	http    *http.ClientConn
+	post    func(*http.Request) (*http.Response, error) // a challenge; http's, or the dialler's
 	state   tls.ConnectionState
 
 	challenging chan struct{} // holds a token while a challenge is out
@@ -96,6 +97,7 @@ func Connect(ctx context.Context, address string, dial func(ctx context.Context,
 		}
 		return nil, fmt.Errorf("connect to %s: %w", address, err)
 	}
+	c.post = c.http.RoundTrip
 	c.http.SetStateHook(func(*http.ClientConn) {
 		select {
 		case c.moved <- struct{}{}:
@@ -172,7 +174,7 @@ func (c *Conn) ask(ctx context.Context, challenge []byte) ([]byte, error) {
 		return nil, err
 	}
 	req.Header.Set("Content-Type", "application/json")
-	resp, err := c.http.RoundTrip(req)
+	resp, err := c.post(req)
 	if err != nil {
 		return nil, fmt.Errorf("challenge to %s: %w", c.address, err)
 	}
