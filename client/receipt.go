@@ -39,8 +39,8 @@ type Receipts struct {
 	Keep func(Kept) error
 
 	mu    sync.Mutex
-	shown map[shownBy]Sighting // guarded by mu; the newest of each
-	order []shownBy            // guarded by mu; the oldest first
+	shown map[shownBy]Session // guarded by mu; the newest of each
+	order []shownBy           // guarded by mu; the oldest first
 }
 
 // ReceiptError is why an answer was held back: its receipt is missing, or is not for what was
@@ -68,7 +68,7 @@ func (k *Receipts) Session(s Session) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.shown == nil {
-		k.shown = map[shownBy]Sighting{}
+		k.shown = map[shownBy]Session{}
 	}
 	if _, ok := k.shown[key]; !ok {
 		if len(k.order) >= maxShown {
@@ -77,7 +77,7 @@ func (k *Receipts) Session(s Session) {
 		}
 		k.order = append(k.order, key)
 	}
-	k.shown[key] = s.Sighting
+	k.shown[key] = s
 }
 
 // Over returns a RoundTripper that asks t and verifies the receipts of services.
@@ -233,7 +233,10 @@ func (x *asked) check(header string, status int, body service.Digest) error {
 		Method: x.method, Path: x.path, RequestBody: x.body, Status: status, Body: body, Nonce: x.nonce}); err != nil {
 		return err
 	}
-	return x.k.Keep(Kept{Receipt: raw, Sighting: s})
+	if err := r.Runs(s.Events); err != nil {
+		return err
+	}
+	return x.k.Keep(Kept{Receipt: raw, Sighting: s.Sighting})
 }
 
 // Kept is a receipt with what proves who signed it, for somebody who was not there.

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/attestmesh/meshnode/attest/runtimelog"
 	"github.com/attestmesh/meshnode/internal/envelope"
 	"github.com/attestmesh/meshnode/internal/identity"
 	"github.com/attestmesh/meshnode/service"
@@ -103,7 +104,8 @@ func TestReceiptsAreDemanded(t *testing.T) {
 		n := &signedNode{t: t, key: key, stream: stream, body: "answer"}
 		newKeeper := func() *Receipts {
 			k := &Receipts{Mesh: identity.MeshID{1}, Keep: func(Kept) error { kept++; return nil }}
-			k.Session(Session{Peer: n.peer(), RuntimeHead: service.Digest{4}})
+			k.Session(Session{Peer: n.peer(), RuntimeHead: service.Digest{4}, Events: []runtimelog.Event{{Type: service.EventType, Name: "triage",
+				Digests: []runtimelog.Digest{{Role: service.RoleManifest, SHA256: [32]byte{1}}, {Role: service.RoleModel, SHA256: [32]byte{3}}, {Role: service.RoleProgram, SHA256: [32]byte{2}}}}}})
 			return k
 		}
 		for _, n.twice = range []bool{false, true} {
@@ -122,6 +124,8 @@ func TestReceiptsAreDemanded(t *testing.T) {
 			"another nonce":   func(_ *http.Response, r *service.Receipt) { r.Nonce = strings.Repeat("0", 64) },
 			"another service": func(_ *http.Response, r *service.Receipt) { r.Service = "other" },
 			"another head":    func(_ *http.Response, r *service.Receipt) { r.RuntimeHead[0]++ },
+			"another program": func(_ *http.Response, r *service.Receipt) { r.Program[0]++ },
+			"another model":   func(_ *http.Response, r *service.Receipt) { r.Model[0]++ },
 			"another mesh":    func(_ *http.Response, r *service.Receipt) { r.MeshID[0]++ },
 		} {
 			n.change = change

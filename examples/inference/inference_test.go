@@ -16,7 +16,7 @@ import (
 )
 
 // reattest is the period after which Alice believes no proof any more.
-const reattest = 4 * time.Second
+const reattest = 10 * time.Second
 
 // story is the world with what its people know.
 type story struct {

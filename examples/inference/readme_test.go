@@ -16,7 +16,7 @@ import (
 )
 
 // pageWithin bounds the whole page.
-const pageWithin = 3 * time.Minute
+const pageWithin = 5 * time.Minute
 
 var (
 	blocks    = regexp.MustCompile("(?ms)((?:^<!-- [a-z]+: [^\n]* -->\n)*)^```sh\n(.*?)^```$")

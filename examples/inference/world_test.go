@@ -21,9 +21,9 @@ import (
 
 // Deadlines; the machine may be slow and busy.
 const (
-	readyWithin   = 30 * time.Second
-	commandWithin = 60 * time.Second
-	meshWithin    = 90 * time.Second
+	readyWithin   = 60 * time.Second
+	commandWithin = 2 * time.Minute
+	meshWithin    = 3 * time.Minute
 	askAgain      = 100 * time.Millisecond
 )
 
