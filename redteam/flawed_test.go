@@ -1,6 +1,7 @@
 package redteam
 
 import (
+	"bytes"
 	"context"
 	"crypto/subtle"
 	"crypto/tls"
@@ -105,7 +106,7 @@ func (f *flawed) one(conn net.Conn) {
 		return
 	}
 	if f.has("muxer first") {
-		f.streams(secured, nil)
+		f.streams(secured)
 		return
 	}
 	e := &flawedExchange{flawed: f, conn: secured, remote: remote}
@@ -122,7 +123,7 @@ func (f *flawed) one(conn net.Conn) {
 		}
 		return
 	}
-	f.streams(secured, e)
+	f.streams(secured)
 }
 
 func (f *flawed) tls(conn net.Conn) (*tls.Conn, identity.PeerID, error) {
@@ -172,8 +173,22 @@ func ticketConfig(c *tls.Config) *tls.Config {
 }
 
 // streams serves every stream: a protocol of seats only to nobody, unless that is the flaw.
-func (f *flawed) streams(conn *tls.Conn, _ *flawedExchange) {
-	_ = conn.SetDeadline(time.Time{})
+func (f *flawed) streams(secured *tls.Conn) {
+	_ = secured.SetDeadline(time.Time{})
+	var conn net.Conn = secured
+	if f.has("no ACK") {
+		head := make([]byte, 1)
+		if _, err := io.ReadFull(secured, head); err != nil {
+			return
+		}
+		if exchange.FrameType(head[0]) == exchange.FrameAck {
+			head = nil
+			if _, err := io.CopyN(io.Discard, secured, 4+32); err != nil {
+				return
+			}
+		}
+		conn = prefixed{secured, io.MultiReader(bytes.NewReader(head), secured)}
+	}
 	mux, err := yamux.DefaultTransport.NewConn(conn, true, nil)
 	if err != nil {
 		return
@@ -187,6 +202,14 @@ func (f *flawed) streams(conn *tls.Conn, _ *flawedExchange) {
 		f.stream(s)
 	}
 }
+
+// prefixed is a connection of which something was read already.
+type prefixed struct {
+	net.Conn
+	r io.Reader
+}
+
+func (p prefixed) Read(b []byte) (int, error) { return p.r.Read(b) }
 
 func (f *flawed) stream(s network.MuxedStream) {
 	defer s.Close()
@@ -433,7 +456,7 @@ func (e *flawedExchange) prove() error {
 
 func (e *flawedExchange) ack() error {
 	if e.has("no ACK") {
-		return nil
+		return nil // streams skips it, if it comes
 	}
 	want := exchange.Transcript(e.ekm, e.bodies...)
 	got, err := e.read(exchange.FrameAck, 32)

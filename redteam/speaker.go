@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
+
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/mesh/exchange"
 )
@@ -241,6 +243,15 @@ func (c *Campaign) honest(ctx context.Context) string {
 	}
 	if err := a.acknowledge(); err != nil {
 		return err.Error()
+	}
+	mux, err := yamux.DefaultTransport.NewConn(a.channel, false, nil)
+	if err != nil {
+		return err.Error()
+	}
+	defer mux.Close()
+	// An answer on a stream, whatever it is, shows that the node counts us as connected.
+	if o := openOne(ctx, mux, unknownStream, attest.CodeProtocol); o.Status == Held && len(o.Codes) == 0 {
+		return "accepted, but no stream is served: " + o.Evidence
 	}
 	return ""
 }

@@ -16,6 +16,9 @@ import (
 	"github.com/attestmesh/meshnode/mesh/exchange"
 )
 
+// unknownStream is a protocol that no mesh has.
+const unknownStream = "/meshnode/redteam/unknown/1"
+
 // streamAttacks open streams that the session must not have.
 func streamAttacks() []Attack {
 	return []Attack{
@@ -23,7 +26,7 @@ func streamAttacks() []Attack {
 			Flaw: "let any attested peer send Raft messages, which own its log", Needs: NeedSelf | NeedAccepted | NeedSeat, run: seatAttack},
 		{Name: "unknown-stream", Tries: "be accepted, then open a stream of a protocol that no mesh has",
 			Flaw: "hand it to some handler", Needs: NeedSelf | NeedAccepted, run: func(ctx context.Context, c *Campaign) Outcome {
-				return c.openAll(ctx, []string{"/meshnode/redteam/unknown/1"}, attest.CodeProtocol)
+				return c.openAll(ctx, []string{unknownStream}, attest.CodeProtocol)
 			}},
 	}
 }
