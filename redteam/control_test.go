@@ -138,7 +138,7 @@ func TestAttacksSucceedOnFlawedChannels(t *testing.T) {
 					t.Fatalf("the honest attempt was refused: %s", c.rejection)
 				}
 				c.patience = 2 * time.Second
-				ctx, cancel := context.WithTimeout(testContext(t), 25*time.Second)
+				ctx, cancel := context.WithTimeout(testContext(t), 12*time.Second)
 				if name == "older-boot" {
 					ctx, cancel = context.WithTimeout(ctx, 2*time.Second)
 				}

@@ -91,7 +91,9 @@ func httpBody(ctx context.Context, c *Campaign) Outcome {
 type spaces struct{}
 
 func (spaces) Read(p []byte) (int, error) {
-	copy(p, bytes.Repeat([]byte{' '}, len(p)))
+	for i := range p {
+		p[i] = ' '
+	}
 	return len(p), nil
 }
 

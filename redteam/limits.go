@@ -35,7 +35,7 @@ const (
 	maxAnswer = 1 << 20
 	// bigBody is what an oversize request announces; at most bodySent bytes of it are sent.
 	bigBody  = 1 << 30
-	bodySent = 24 << 20
+	bodySent = 8 << 20
 	// bigHeader is the size of an oversize header.
 	bigHeader = 256 << 10
 	// retireWait is how long an older boot may still be accepted after a newer one was
