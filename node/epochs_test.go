@@ -19,6 +19,7 @@ import (
 	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/internal/envelope"
 	"github.com/attestmesh/meshnode/internal/identity"
+	"github.com/attestmesh/meshnode/internal/ratio"
 	"github.com/attestmesh/meshnode/mesh"
 	"github.com/attestmesh/meshnode/transparency"
 )
@@ -27,7 +28,7 @@ import (
 // evidence, exchanges, links, machines and the tasks that watch the policy. What Raft would
 // order is applied to each machine by the test.
 type crowd struct {
-	t         *testing.T
+	t         testing.TB
 	genesis   *consensus.Genesis
 	forger    *attesttest.Forger
 	network   mesh.MemoryNetwork
@@ -39,7 +40,7 @@ type crowd struct {
 
 var crowdOrgs = []string{"alpha", "beta", "delta", "epsilon", "eta", "gamma", "zeta"}
 
-func crowdSigner(t *testing.T, org, role string) signature.Signer {
+func crowdSigner(t testing.TB, org, role string) signature.Signer {
 	t.Helper()
 	s, err := envelope.NewSigner(crowdKey(org, role))
 	if err != nil {
@@ -86,7 +87,7 @@ func (noDirectory) Policy(context.Context, string) (PolicyDocument, error) {
 
 // newCrowd returns n nodes of seven organisations before Bootstrap. The first seven are the
 // seats; release says what each runs, which must be "new" or "old".
-func newCrowd(t *testing.T, n int, release func(i int) string) *crowd {
+func newCrowd(t testing.TB, n int, release func(i int) string) *crowd {
 	t.Helper()
 	c := &crowd{t: t, forger: attesttest.New("crowd")}
 	g := &consensus.Genesis{
@@ -318,6 +319,18 @@ func (c *crowd) awaitEpoch(epoch identity.Epoch) {
 	}
 }
 
+// change orders that many changes of the policy that hit nobody, and waits until everybody
+// knows that everybody else judges under them.
+func (c *crowd) change(times int) {
+	c.t.Helper()
+	for i := range times / 2 {
+		release := fmt.Sprintf("r%d", i)
+		c.propose(consensus.Action{AddEntry: &consensus.AddEntry{Entry: c.entry(release)}})
+		c.propose(consensus.Action{RemoveEntry: &consensus.RemoveEntry{Measurement: attesttest.Measurement(release)}})
+		c.awaitEpoch(identity.Epoch(2 * (i + 1)))
+	}
+}
+
 // Two hundred nodes and ten changes of the policy: not one new quote, and not one link of
 // those who still pass is made anew. Then a change that hits every tenth node closes their
 // links, at both ends and no others.
@@ -337,12 +350,7 @@ func TestEpochChangesCostNoQuotes(t *testing.T) {
 	if len(c.nodes[hub].mesh.Links()) != nodes-1 || len(links) < 2*5*(nodes-10) || quotes < nodes {
 		t.Fatalf("%d links at the hub, %d ends in all, %d quotes", len(c.nodes[hub].mesh.Links()), len(links), quotes)
 	}
-	for i := range changes / 2 {
-		release := fmt.Sprintf("r%d", i)
-		c.propose(consensus.Action{AddEntry: &consensus.AddEntry{Entry: c.entry(release)}})
-		c.propose(consensus.Action{RemoveEntry: &consensus.RemoveEntry{Measurement: attesttest.Measurement(release)}})
-		c.awaitEpoch(identity.Epoch(2 * (i + 1)))
-	}
+	c.change(changes)
 	if now := c.quotes(); now != quotes {
 		t.Errorf("%d new quotes for %d changes", now-quotes, changes)
 	}
@@ -380,5 +388,22 @@ func TestEpochChangesCostNoQuotes(t *testing.T) {
 	}
 	if now := c.quotes(); now != quotes {
 		t.Errorf("%d new quotes for the last change", now-quotes)
+	}
+}
+
+// BenchmarkRatioEpochChanges is how many quotes two hundred nodes with some two thousand ends
+// of links make for ten changes of the policy, for each node and change. Asking everybody
+// for evidence again would make it at least one, since a quote can serve all links of a
+// node. No time is compared.
+func BenchmarkRatioEpochChanges(b *testing.B) {
+	const nodes, changes = 200, 10
+	for range b.N {
+		c := newCrowd(b, nodes, func(int) string { return "new" })
+		c.found()
+		c.link(4)
+		quotes := c.quotes()
+		c.change(changes)
+		ratio.Print("channel.quotes_per_node_and_epoch", float64(c.quotes()-quotes)/(nodes*changes))
+		c.close()
 	}
 }
