@@ -449,6 +449,11 @@ func TestMachine(t *testing.T) {
 	if err := CheckMemory(&service.Manifest{Program: service.Blob{Size: 1}, Model: service.Blob{Size: 1 << 50}}); err == nil {
 		t.Error("a PiB fits")
 	}
+	for table, want := range map[string]bool{"         0          0 4294967295\n": true, "0 1000 1\n1 100000 65536\n": false, "": false, "x\n": false} {
+		if maps(table, firstUID) != want {
+			t.Errorf("%q: %v", table, !want)
+		}
+	}
 	for _, tc := range []struct {
 		version string
 		ok      bool

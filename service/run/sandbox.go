@@ -176,13 +176,26 @@ func (c *closers) close() {
 	}
 }
 
-// identityOf is who the sandbox is on the machine; nil: who the node is.
+// identityOf is who the sandbox is on the machine; nil: who the node is, where it is not root
+// or only root of a namespace that has no such id.
 func identityOf(slot int) *syscall.Credential {
-	if os.Geteuid() != 0 {
+	id := uint32(firstUID + slot%(lastUID-firstUID+1))
+	users, err := os.ReadFile("/proc/self/uid_map")
+	if os.Geteuid() != 0 || err != nil || !maps(string(users), id) {
 		return nil
 	}
-	id := uint32(firstUID + slot%(lastUID-firstUID+1))
 	return &syscall.Credential{Uid: id, Gid: id}
+}
+
+// maps reports whether an id map (user_namespaces(7): inside, outside, count) has id inside.
+func maps(table string, id uint32) bool {
+	for line := range strings.Lines(table) {
+		var inside, outside, count uint64
+		if _, err := fmt.Sscan(line, &inside, &outside, &count); err == nil && uint64(id) >= inside && uint64(id)-inside < count {
+			return true
+		}
+	}
+	return false
 }
 
 // release waits until bubblewrap has made the process that will become the program, limits
