@@ -29,10 +29,10 @@ const seatProtocol = "/meshnode/test/seat/1"
 
 // world is one pretended mesh with an attacker in it.
 type world struct {
-	t                        *testing.T
-	root                     *meshtest.Root
-	victim                   *meshtest.Node
-	self, other, older, fake *meshtest.Node
+	t                  *testing.T
+	root               *meshtest.Root
+	victim             *meshtest.Node
+	self, other, older *meshtest.Node
 }
 
 func newWorld(t *testing.T) *world {

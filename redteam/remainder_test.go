@@ -60,18 +60,6 @@ func TestMuxerPipelinedBehindEvidence(t *testing.T) {
 	})
 }
 
-// wants is what the victim asks of id in HELLO_R: a pair key that it holds, or nothing.
-func (s *scene) wants(t *testing.T, id *Identity) []byte {
-	t.Helper()
-	a := s.c.attemptOnce(testContext(t), s.c.addrs[0], id, lies{instead: func(*speaker) (exchange.FrameType, []byte) { return exchange.FrameAck, nil }})
-	a.close()
-	h, reason := exchange.DecodeHello(a.helloR)
-	if reason != nil {
-		t.Fatalf("no HELLO_R: %v", a.err)
-	}
-	return h.Want
-}
-
 // Whoever leaves after ATT_I has proved itself and accepted nobody: no verdict is kept.
 func TestAbandonedExchangeLeavesNoVerdict(t *testing.T) {
 	t.Parallel()

@@ -5,7 +5,6 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -172,13 +171,4 @@ func hostPort(a string) (string, error) {
 	}
 	_, addr, err := manet.DialArgs(m)
 	return addr, err
-}
-
-func port(a string) string {
-	addr, err := hostPort(a)
-	if err != nil {
-		return ""
-	}
-	_, p, _ := net.SplitHostPort(addr)
-	return p
 }
