@@ -32,10 +32,10 @@ func (s *services) handleAsk(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer leave()
+	// The endpoint's own limit would break off HTTP/2 while the program thinks.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(s.requestWithin + s.answerStall))
 	ctx, cancel := context.WithTimeout(r.Context(), s.requestWithin)
 	defer cancel()
-	// Whoever does not read the answer holds a place too.
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(s.requestWithin))
 	x, err := s.accept(w, r)
 	if err == nil {
 		err = x.ask(ctx, r)
@@ -86,6 +86,7 @@ type exchange struct {
 	body    []byte
 	receipt service.Receipt
 	resp    *http.Response
+	stall   time.Duration // between two writes of the answer
 }
 
 // accept reads a request and decides who answers it.
@@ -130,7 +131,7 @@ func (s *services) accept(w http.ResponseWriter, r *http.Request) (*exchange, er
 		return nil, err
 	}
 	m := d.manifest
-	return &exchange{n: s.n, program: d, body: body, receipt: service.Receipt{
+	return &exchange{n: s.n, program: d, body: body, stall: s.answerStall, receipt: service.Receipt{
 		MeshID: s.n.genesis.MeshID(), Incarnation: s.n.incarnation(), Node: s.n.ref, Peer: s.n.self,
 		Service: sl.name, Version: m.Version, Manifest: m.Digest(), Program: m.Program.SHA256, Model: m.Model.SHA256,
 		RuntimeHead: head, Nonce: r.Header.Get(service.HeaderNonce),
@@ -187,8 +188,7 @@ func (x *exchange) answer(w http.ResponseWriter) error {
 	}
 	control := http.NewResponseController(w)
 	// A client that stops reading holds one of few places: it loses it.
-	stall := func() { _ = control.SetWriteDeadline(time.Now().Add(answerStall)) }
-	defer func() { _ = control.SetWriteDeadline(time.Time{}) }()
+	stall := func() { _ = control.SetWriteDeadline(time.Now().Add(x.stall)) }
 	stall()
 	w.WriteHeader(x.resp.StatusCode)
 	buf := make([]byte, 32<<10)
@@ -229,8 +229,7 @@ func (x *exchange) answerShort(w http.ResponseWriter, sum hash.Hash) error {
 	}
 	w.Header().Set(http.TrailerPrefix+service.HeaderReceipt, w.Header().Get(service.HeaderReceipt))
 	control := http.NewResponseController(w)
-	_ = control.SetWriteDeadline(time.Now().Add(answerStall))
-	defer func() { _ = control.SetWriteDeadline(time.Time{}) }()
+	_ = control.SetWriteDeadline(time.Now().Add(x.stall))
 	w.WriteHeader(x.resp.StatusCode)
 	if len(body) == 0 {
 		return nil

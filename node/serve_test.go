@@ -124,7 +124,7 @@ func TestRequestsEndInTime(t *testing.T) {
 			if resp, raw := h.do("GET", "/services/inference/slow", nil); resp.StatusCode != 200 || string(raw) != "at last" {
 				t.Errorf("%d %s, want an answer that takes longer than a request may", resp.StatusCode, raw)
 			}
-			h.services.requestWithin = 300 * time.Millisecond
+			h.services.requestWithin, h.services.answerStall = 300*time.Millisecond, 300*time.Millisecond
 			req, err := http.NewRequestWithContext(t.Context(), "GET", h.url+"/services/inference/endless", nil)
 			if err != nil {
 				t.Fatal(err)

@@ -53,7 +53,7 @@ type services struct {
 	uploads chan struct{}    // holds a token while there is a deployment
 	asked   places
 
-	requestWithin, requestRead time.Duration
+	requestWithin, requestRead, answerStall time.Duration
 }
 
 // slot is one name of the configuration.
@@ -77,7 +77,7 @@ type deployed struct {
 
 func newServices(n *Node, configured []ServiceConfig) (*services, error) {
 	s := &services{n: n, slots: map[string]*slot{}, uploads: make(chan struct{}, maxDeployments),
-		asked: places{max: maxAsked, remotes: map[string]int{}}, requestWithin: requestWithin, requestRead: requestRead}
+		asked: places{max: maxAsked, remotes: map[string]int{}}, requestWithin: requestWithin, requestRead: requestRead, answerStall: answerStall}
 	for i, c := range configured {
 		owner, err := c.owner()
 		if err != nil {
