@@ -63,6 +63,25 @@ func TestEveryProtocolHasAClass(t *testing.T) {
 	}
 }
 
+// A seat whose newer Credential does not grant the role speaks nothing of seats any more.
+func TestSeatStreamsEndWithTheRole(t *testing.T) {
+	sevenSeats(t, func(t *testing.T, c *crowd) {
+		n := c.nodes[0]
+		now := *n.mesh.Links()[0].Session()
+		now.Roles = []string{RoleTrainer}
+		for _, p := range []mesh.Protocol{n.protocols.found, n.protocols.raft, n.protocols.cosign, n.protocols.clock} {
+			for what, why := range map[string]*attest.Reason{"permit": judge{n}.Permit(&now, p), "keep": judge{n}.Keep(&now, p)} {
+				if why == nil || why.Code != attest.CodeNotSeat {
+					t.Errorf("%s %s: %v", what, p, why)
+				}
+			}
+		}
+		if why := (judge{n}).Keep(&now, n.protocols.follow); why != nil {
+			t.Errorf("following: %v", why)
+		}
+	})
+}
+
 // After max_staleness without a tick nothing is fresh; the next tick alone does not mend it,
 // a proof that began before the gap does not, a new one does. Control, policy and log are
 // permitted all the time.

@@ -78,14 +78,19 @@ func (j judge) Permit(s *mesh.Session, p mesh.Protocol) *attest.Reason {
 	return reason(attest.CodeProtocol, "protocol", string(p), "a protocol of this mesh")
 }
 
-// Keep decides about each open stream when something has changed. Roles do not change
-// while a link is up; what an ordered decision takes from a seat closes its link or ends
-// its part in Raft.
+// Keep decides about each open stream when something has changed. A peer's roles are those of
+// the Credential of its newest attestation; what an ordered decision takes from a seat closes
+// its link or ends its part in Raft.
 func (j judge) Keep(s *mesh.Session, p mesh.Protocol) *attest.Reason {
-	if j.n.protocols.class(p) != classData {
-		return nil
+	switch j.n.protocols.class(p) {
+	case classControl:
+		if !slices.Contains(s.Roles, RoleSeat) {
+			return reason(attest.CodeNotSeat, string(p), fmt.Sprint(s.Roles), RoleSeat)
+		}
+	case classData:
+		return j.n.withheld(s)
 	}
-	return j.n.withheld(s)
+	return nil
 }
 
 // withheld says why this node exchanges no data with a peer now, or nil. Whatever closes
