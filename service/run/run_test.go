@@ -210,6 +210,35 @@ func TestProgramSeesNothingElse(t *testing.T) {
 	}
 }
 
+// What the node's own starter left open does not reach a program.
+func TestProgramInheritsNothing(t *testing.T) {
+	var ends [2]int
+	if err := unix.Pipe(ends[:]); err != nil { // as a starter does, without close-on-exec
+		t.Fatal(err)
+	}
+	defer unix.Close(ends[0])
+	defer unix.Close(ends[1])
+	secret, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(ends[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := started(t, io.Discard)
+	if err := ready(t, s); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := ask(t, s, "GET", "/see")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got sight
+	if err := json.Unmarshal(raw, &got); err != nil {
+		t.Fatal(err)
+	}
+	if slices.Contains(got.Files, secret) {
+		t.Errorf("it holds %s, an open file of the node's starter: %q", secret, got.Files)
+	}
+}
+
 // A program that ends is started again; after too many times it is given up. What it wrote
 // is counted and not kept.
 func TestRestartAndGiveUp(t *testing.T) {

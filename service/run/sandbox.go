@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -147,6 +148,10 @@ func (s Sandbox) start(spec *Spec, listener *os.File, slot int) (*confined, erro
 		return nil, err
 	}
 	files.add(statusWrite)
+	// What this process was started with, and does not know of, is not for the program.
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return nil, fmt.Errorf("%w: keep this node's files from it: %w", ErrNoSandbox, err)
+	}
 	argv := s.arguments(spec.Args)
 	c := &confined{cmd: exec.Command(argv[0], argv[1:]...), words: &meter{}, status: statusRead}
 	c.cmd.ExtraFiles = []*os.File{listener, model, spec.Program.file, blockRead, statusWrite}
