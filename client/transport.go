@@ -62,7 +62,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 			closeBody(req)
 			return nil, err
 		}
-		resp, err := t.send(c, fresh, req)
+		resp, err := t.send(c, req)
 		if again := rewound(req); try == 0 && again != nil && (err != nil && !fresh && c.http.Err() != nil && harmless(req) || changed(resp)) {
 			// The server had closed a kept connection, or its node has started something
 			// since the proof and gave the request to nobody: once more, with another proof.
@@ -77,7 +77,7 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // send sends req on a verified connection.
-func (t *Transport) send(c *Conn, fresh bool, req *http.Request) (*http.Response, error) {
+func (t *Transport) send(c *Conn, req *http.Request) (*http.Response, error) {
 	out := req.Clone(req.Context())
 	if len(t.cfg.Policy.Services) > 0 {
 		// What was appraised, and nothing that was started since, may answer.
@@ -90,9 +90,6 @@ func (t *Transport) send(c *Conn, fresh bool, req *http.Request) (*http.Response
 		out.Body, out.GetBody = gate, nil // a second body would go around the gate
 	}
 	c.touch(t.cfg.Now())
-	if fresh {
-		t.keep(c)
-	}
 	resp, err := c.http.RoundTrip(out)
 	if why := gate.refusal(); why != nil {
 		if err == nil { // the answer to half a request
@@ -145,19 +142,16 @@ func rewound(req *http.Request) *http.Request {
 // Attest makes sure that a connection to address (host:port) is there, and returns what it
 // has proved.
 func (t *Transport) Attest(ctx context.Context, address string) (Session, error) {
-	c, fresh, err := t.conn(ctx, address)
+	c, _, err := t.conn(ctx, address)
 	if err != nil {
 		return Session{}, err
 	}
 	c.http.Release()
-	if fresh {
-		t.keep(c)
-	}
 	return c.proved(), nil
 }
 
-// conn returns a connection whose proof is believed now, with a reservation for one request.
-// A fresh one is not kept yet.
+// conn returns a kept connection whose proof is believed now, with a reservation for one
+// request; fresh says that it was made for it.
 func (t *Transport) conn(ctx context.Context, address string) (c *Conn, fresh bool, err error) {
 	if c, err = t.believed(ctx, address); c != nil || err != nil {
 		return c, false, err
@@ -178,6 +172,9 @@ func (t *Transport) conn(ctx context.Context, address string) (c *Conn, fresh bo
 		c.Close()
 		return nil, false, err
 	}
+	// Kept before the next one enters, or that one would make another.
+	c.touch(t.cfg.Now())
+	t.keep(c)
 	return c, true, nil
 }
 
