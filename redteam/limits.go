@@ -9,6 +9,8 @@ const (
 	// answerTimeout is how long an honest attempt may take at a node that serves: two quotes
 	// of a slow device, and the exchange around them.
 	answerTimeout = 10 * time.Second
+	// aliveTries is how often somebody honest tries to connect during or after an attack.
+	aliveTries = 3
 	// cutTimeout is how long a node may keep a connection that makes no progress. libp2p
 	// gives up after 15 s whatever the stage.
 	cutTimeout = 17 * time.Second

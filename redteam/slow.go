@@ -55,9 +55,11 @@ func (c *Campaign) servesMeanwhile(ctx context.Context) error {
 	if !c.accepted {
 		return c.alive(ctx)
 	}
-	a := c.attempt(ctx, c.addrs[0], c.arsenal.Self, lies{})
-	a.close()
-	return a.err
+	return connects(ctx, func() error {
+		a := c.attempt(ctx, c.addrs[0], c.arsenal.Self, lies{})
+		a.close()
+		return a.err
+	})
 }
 
 // holdSlow holds one connection at a stage and says what was wrong, or "".

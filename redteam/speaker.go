@@ -258,14 +258,27 @@ func (c *Campaign) honest(ctx context.Context) string {
 
 // alive reports whether the target answers a stranger's HELLO with any frame at all.
 func (c *Campaign) alive(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	ctx, cancel := context.WithTimeout(ctx, aliveTries*answerTimeout)
 	defer cancel()
-	a := c.attemptOnce(ctx, c.addrs[0], stranger(), lies{})
-	defer a.close()
-	if a.err == nil || a.refused || a.heard != 0 {
-		return nil
+	return connects(ctx, func() error {
+		a := c.attemptOnce(ctx, c.addrs[0], stranger(), lies{})
+		defer a.close()
+		if a.err == nil || a.refused || a.heard != 0 {
+			return nil
+		}
+		return a.err
+	})
+}
+
+// connects tries again what ended before anything was said: attacker and target may share a
+// machine that is busy with the attack itself.
+func connects(ctx context.Context, try func() error) (err error) {
+	for range aliveTries {
+		if err = try(); !errors.Is(err, errNoConnection) || ctx.Err() != nil {
+			return err
+		}
 	}
-	return a.err
+	return err
 }
 
 // stranger returns an identity without a Credential.
