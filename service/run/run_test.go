@@ -194,7 +194,7 @@ func TestProgramSeesNothingElse(t *testing.T) {
 	}
 	for _, want := range []string{
 		`Max core file size +1 +1 `, `Max data size +` + strconv.Itoa(memoryBase+memoryPerModel*len(weights)) + ` `,
-		`Max processes +` + strconv.Itoa(maxProcesses) + ` `, `Max open files +` + strconv.Itoa(maxFiles) + ` `, `Max locked memory +0 `,
+		`Max processes +` + strconv.Itoa(maxProcesses) + ` `, `Max open files +` + strconv.Itoa(maxFiles) + ` `, `Max locked memory +0 `, `oom_score_adj 1000\n`,
 	} {
 		if !regexp.MustCompile(want).MatchString(got.Limits) {
 			t.Errorf("limits lack %q:\n%s", want, got.Limits)

@@ -222,6 +222,11 @@ func (s Sandbox) release(c *confined, block *os.File, spec *Spec, slot int) erro
 	if err := json.Unmarshal(line, &answer); err != nil || answer.Child < 2 {
 		return fmt.Errorf("bubblewrap names no process: %.100q", line)
 	}
+	// Not all memory counts towards the limit (shared memory, files without a name): where it
+	// runs out, the kernel ends the program and not the node.
+	if err := os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", answer.Child), []byte("1000"), 0); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), setupWithin)
 	defer cancel()
 	limit := exec.CommandContext(ctx, s.prlimit, append([]string{"--pid", strconv.Itoa(answer.Child)}, limitsFor(spec)...)...)

@@ -111,7 +111,7 @@ func see() sight {
 			}
 		}
 	}
-	s.Limits, s.Status = text("/proc/self/limits"), text("/proc/self/status")
+	s.Limits, s.Status = text("/proc/self/limits")+"oom_score_adj "+text("/proc/self/oom_score_adj"), text("/proc/self/status")
 	s.try("dial", func() error { _, err := net.DialTimeout("tcp", "127.0.0.1:1", time.Second); return err })
 	s.try("write /", func() error { return os.WriteFile("/x", nil, 0o600) })
 	s.try("write /dev/shm", func() error { return os.WriteFile("/dev/shm/x", nil, 0o600) })
