@@ -2,14 +2,19 @@ package node
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/binary"
 	"fmt"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/attestmesh/meshnode/internal/envelope"
 )
 
 // raw opens a connection from a local address and says something on it.
@@ -136,5 +141,23 @@ func TestRequestsEndInTime(t *testing.T) {
 			defer resp.Body.Close()
 			h.eventually("the place of who does not read is free", func() bool { return h.placesTaken() == 0 })
 		})
+	}
+}
+
+// A length is no memory: a stranger can announce one on each of tens of thousands of streams.
+func TestAnnouncedManifestTakesNoMemory(t *testing.T) {
+	s, sl := &services{}, &slot{name: "inference"}
+	var before, after runtime.MemStats
+	const times = 64
+	runtime.ReadMemStats(&before)
+	for range times {
+		body := bytes.NewReader(binary.BigEndian.AppendUint32(nil, envelope.MaxSize))
+		if _, err := s.readManifest(body, 1<<20, sl); err == nil {
+			t.Fatal("nothing passed for a manifest")
+		}
+	}
+	runtime.ReadMemStats(&after)
+	if got := (after.TotalAlloc - before.TotalAlloc) / times; got > envelope.MaxSize/4 {
+		t.Errorf("%d bytes for four that came", got)
 	}
 }

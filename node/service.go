@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"encoding/binary"
@@ -276,10 +277,11 @@ func (s *services) readManifest(body io.Reader, length int64, sl *slot) (*servic
 	if n > envelope.MaxSize {
 		return nil, malformed("manifest", fmt.Errorf("%d bytes", n), fmt.Sprintf("at most %d", envelope.MaxSize))
 	}
-	raw := make([]byte, n)
-	if _, err := io.ReadFull(body, raw); err != nil {
+	var buf bytes.Buffer // grows with what comes: strangers can say a length on many streams
+	if _, err := io.CopyN(&buf, body, int64(n)); err != nil {
 		return nil, malformed("manifest", err, fmt.Sprintf("%d bytes", n))
 	}
+	raw := buf.Bytes()
 	if _, err := envelope.Parse(raw); err != nil {
 		return nil, malformed("manifest", err, "an envelope")
 	}
