@@ -14,7 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/attestmesh/meshnode/attest/runtimelog"
 	"github.com/attestmesh/meshnode/internal/envelope"
+	"github.com/attestmesh/meshnode/service"
 )
 
 // raw opens a connection from a local address and says something on it.
@@ -159,5 +161,27 @@ func TestAnnouncedManifestTakesNoMemory(t *testing.T) {
 	runtime.ReadMemStats(&after)
 	if got := (after.TotalAlloc - before.TotalAlloc) / times; got > envelope.MaxSize/4 {
 		t.Errorf("%d bytes for four that came", got)
+	}
+}
+
+// One owner's deployments leave room in the runtime log for those of the others.
+func TestRuntimeLogIsShared(t *testing.T) {
+	h := newHost(t, false)
+	sl := h.services.slots["inference"]
+	if resp, raw := h.deploy(1, nil); resp.StatusCode != 200 || sl.events() != 1 {
+		t.Fatalf("%d %s, %d events", resp.StatusCode, raw, sl.events())
+	}
+	sl.mu.Lock()
+	sl.starts = runtimelog.MaxEvents / len(h.services.slots)
+	sl.mu.Unlock()
+	if resp, raw := h.deploy(2, nil); resp.StatusCode != http.StatusInsufficientStorage || code(raw) != "limit" {
+		t.Errorf("more than its share: %d %s", resp.StatusCode, raw)
+	}
+	if resp, _ := h.do("POST", "/services/inference/echo", nil); resp.StatusCode != http.StatusTeapot {
+		t.Errorf("the program before it: %d", resp.StatusCode)
+	}
+	body := bytes.NewReader(h.deployment(1, func(m *service.Manifest) { m.Service = "other" }))
+	if resp, raw := h.do("PUT", service.PathDeploy+"other", body); resp.StatusCode != 200 {
+		t.Errorf("another service: %d %s", resp.StatusCode, raw)
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/attest/runtimelog"
 	"github.com/attestmesh/meshnode/internal/envelope"
 	"github.com/attestmesh/meshnode/service"
 	"github.com/attestmesh/meshnode/service/run"
@@ -65,6 +66,7 @@ type slot struct {
 
 	mu      sync.Mutex
 	version uint64    // guarded by mu; the newest that was ever started here
+	starts  int       // guarded by mu; its events in the runtime log
 	current *deployed // guarded by mu; nil while nothing runs or something is being started
 }
 
@@ -232,6 +234,9 @@ func (s *services) deploy(w http.ResponseWriter, r *http.Request, sl *slot) erro
 	if !sl.newer(m) {
 		return decline(http.StatusForbidden, attest.CodeReplayed, "version", fmt.Sprint(m.Version), "above what was deployed before")
 	}
+	if share := runtimelog.MaxEvents / len(s.slots); sl.events() >= share {
+		return decline(http.StatusInsufficientStorage, attest.CodeLimit, "runtime log", fmt.Sprintf("%d starts of %s", share, sl.name), "fewer since the node started; restart it")
+	}
 	ctx, cancel = context.WithTimeout(r.Context(), uploadWithin)
 	defer cancel()
 	box, err := s.ableTo(ctx, m)
@@ -262,6 +267,14 @@ func (sl *slot) newer(m *service.Manifest) bool {
 	sl.mu.Lock()
 	defer sl.mu.Unlock()
 	return m.Version > sl.version
+}
+
+// events is how many of the runtime log are this service's. The log is never cut: each
+// service has a share of it, so that no owner uses up the others'.
+func (sl *slot) events() int {
+	sl.mu.Lock()
+	defer sl.mu.Unlock()
+	return sl.starts
 }
 
 // readManifest reads the first part of a deployment: nothing else is read for a stranger.
@@ -361,7 +374,11 @@ func (s *services) start(sl *slot, m *service.Manifest, box run.Sandbox, spec ru
 	sl.replace(nil) // before the event: no receipt names a program that is not the newest
 	var head [32]byte
 	program, err := run.Start(s.n.ctx, run.Config{Sandbox: box, Slot: sl.number, Log: s.n.log, Record: func() (err error) {
-		head, err = s.n.runtime.Append(m.Event())
+		if head, err = s.n.runtime.Append(m.Event()); err == nil {
+			sl.mu.Lock()
+			sl.starts++
+			sl.mu.Unlock()
+		}
 		return err
 	}}, spec)
 	if err != nil {
