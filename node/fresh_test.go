@@ -82,6 +82,29 @@ func TestSeatStreamsEndWithTheRole(t *testing.T) {
 	})
 }
 
+// A peer that is linked is not one that the policy refuses, whatever was shown in its name.
+func TestLinkedPeerIsWanted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrowd(t, len(crowdOrgs), func(int) string { return "new" })
+		defer c.close()
+		c.found()
+		n := c.nodes[0]
+		for _, other := range c.nodes {
+			n.peers.refuse(other.self, attest.NewReason(attest.CodeMeasurementNotAllowed, "measurement", "x", "y"), n.epoch())
+		}
+		c.link(1)
+		synctest.Wait()
+		if len(n.links()) == 0 {
+			t.Fatal("no links")
+		}
+		for _, l := range n.links() {
+			if why := n.peers.refused(l.Peer(), n.epoch()); why != nil {
+				t.Errorf("a linked peer would not be dialled: %v", why)
+			}
+		}
+	})
+}
+
 // After max_staleness without a tick nothing is fresh; the next tick alone does not mend it,
 // a proof that began before the gap does not, a new one does. Control, policy and log are
 // permitted all the time.

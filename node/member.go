@@ -263,7 +263,9 @@ func (n *Node) linked(l mesh.Link) {
 	// The policy may have changed between the verdict and this moment.
 	if result := (judge{n}).Rejudge(s.Subject, s.Claims); !result.Affirming() {
 		n.evict(l, result, n.machine.DecidedAt(n.machine.Epoch()))
+		return
 	}
+	n.peers.accept(s.Peer)
 }
 
 func (n *Node) hasLink(peer identity.PeerID) bool {

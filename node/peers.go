@@ -120,6 +120,14 @@ func (b *peerBook) refuse(peer identity.PeerID, why attest.Reason, epoch identit
 	b.unwanted[peer] = unwanted{why, epoch}
 }
 
+// accept forgets that a peer was refused: it has shown something else since. Who stole its
+// identity key can have shown what was refused in its name.
+func (b *peerBook) accept(peer identity.PeerID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.unwanted, peer)
+}
+
 // refused returns why our policy of epoch refuses a peer, as far as it was asked, or nil.
 func (b *peerBook) refused(peer identity.PeerID, epoch identity.Epoch) *attest.Reason {
 	b.mu.Lock()
