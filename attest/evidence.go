@@ -82,15 +82,15 @@ func DecodeEvidence(raw []byte) (Evidence, error) {
 	if err := cborDecode.Unmarshal(raw, &e); err != nil {
 		return Evidence{}, fmt.Errorf("evidence: %w", err)
 	}
-	if err := SameEncoding(cborEncode, e, raw); err != nil {
+	if err := sameEncoding(cborEncode, e, raw); err != nil {
 		return Evidence{}, fmt.Errorf("evidence: %w", err)
 	}
 	return e, e.Check()
 }
 
-// SameEncoding returns an error unless mode encodes v as exactly raw. It is how a decoder
+// sameEncoding returns an error unless mode encodes v as exactly raw. It is how a decoder
 // finds out whether what it read was the one encoding; it makes no copy.
-func SameEncoding(mode cbor.EncMode, v any, raw []byte) error {
+func sameEncoding(mode cbor.EncMode, v any, raw []byte) error {
 	same := comparison{raw}
 	if err := mode.NewEncoder(&same).Encode(v); err != nil || len(same.rest) != 0 {
 		return errNotCanonical

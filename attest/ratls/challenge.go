@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/internal/canonical"
 	"github.com/attestmesh/meshnode/internal/identity"
 )
 
@@ -22,7 +23,7 @@ type wireRequest struct {
 
 // Encode returns the canonical bytes of r.
 func (r Request) Encode() []byte {
-	raw, err := canonical(wireRequest{hex.EncodeToString(r.Nonce[:])})
+	raw, err := canonical.JSON(wireRequest{hex.EncodeToString(r.Nonce[:])})
 	if err != nil {
 		panic(err) // a string always encodes
 	}
@@ -35,7 +36,7 @@ func DecodeRequest(raw []byte) (Request, error) {
 		return Request{}, fmt.Errorf("challenge: %d bytes, the limit is %d", len(raw), MaxRequest)
 	}
 	var w wireRequest
-	if err := decodeStrict(raw, &w); err != nil {
+	if err := canonical.DecodeJSON(raw, &w); err != nil {
 		return Request{}, fmt.Errorf("challenge: %w", err)
 	}
 	nonce, err := hexOf32(w.Nonce)
@@ -102,7 +103,7 @@ func (a Answer) Encode() ([]byte, error) {
 	for _, h := range a.Heads.Inclusion.Path {
 		w.Heads.Inclusion.Path = append(w.Heads.Inclusion.Path, hex.EncodeToString(h))
 	}
-	raw, err := canonical(w)
+	raw, err := canonical.JSON(w)
 	if err != nil {
 		return nil, fmt.Errorf("answer: %w", err)
 	}
@@ -219,33 +220,4 @@ func noneNil(s [][]byte) [][]byte {
 		out[i] = notNil(b)
 	}
 	return out
-}
-
-// canonical is compact JSON in field order without HTML escapes.
-func canonical(v any) ([]byte, error) {
-	var buf bytes.Buffer
-	enc := json.NewEncoder(&buf)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil {
-		return nil, err
-	}
-	return bytes.TrimSuffix(buf.Bytes(), []byte("\n")), nil
-}
-
-// decodeStrict decodes raw into v and requires that v encodes back to raw: no unknown,
-// duplicate, missing or reordered field and no trailing data survives that.
-func decodeStrict(raw []byte, v any) error {
-	dec := json.NewDecoder(bytes.NewReader(raw))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(v); err != nil {
-		return err
-	}
-	back, err := canonical(v)
-	if err != nil {
-		return err
-	}
-	if !bytes.Equal(back, raw) {
-		return fmt.Errorf("not in canonical form (re-encoded to %d bytes, got %d)", len(back), len(raw))
-	}
-	return nil
 }

@@ -1,13 +1,10 @@
 package ratls
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
 
-	"github.com/fxamacker/cbor/v2"
-
 	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/internal/canonical"
 )
 
 type wireProof struct {
@@ -33,7 +30,7 @@ func EncodeProof(p attest.Proof) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("proof: %w", err)
 	}
-	raw, err := cborEncode.Marshal(wireProof{Evidence: evidence, RuntimeHead: p.RuntimeHead[:], Inclusion: p.Inclusion})
+	raw, err := codec.Encode(wireProof{Evidence: evidence, RuntimeHead: p.RuntimeHead[:], Inclusion: p.Inclusion})
 	if err != nil {
 		return nil, fmt.Errorf("proof: %w", err)
 	}
@@ -50,7 +47,7 @@ func DecodeProof(raw []byte) (attest.Proof, error) {
 		return attest.Proof{}, fmt.Errorf("proof: %d bytes, the limit is %d", len(raw), MaxProof)
 	}
 	var w wireProof
-	if err := decodeCanonical(raw, &w); err != nil {
+	if err := codec.Decode(raw, &w); err != nil {
 		return attest.Proof{}, fmt.Errorf("proof: %w", err)
 	}
 	if len(w.RuntimeHead) != 32 || len(w.Inclusion.Path) > attest.MaxPath {
@@ -65,12 +62,12 @@ func DecodeProof(raw []byte) (attest.Proof, error) {
 
 // encodeRecord wraps a proof as a CBOR CMW record.
 func encodeRecord(proof []byte) ([]byte, error) {
-	return cborEncode.Marshal(wireRecord{Type: ProofType, Value: proof, Indicator: cmwEvidence})
+	return codec.Encode(wireRecord{Type: ProofType, Value: proof, Indicator: cmwEvidence})
 }
 
 func decodeRecord(raw []byte) ([]byte, error) {
 	var w wireRecord
-	if err := decodeCanonical(raw, &w); err != nil {
+	if err := codec.Decode(raw, &w); err != nil {
 		return nil, fmt.Errorf("conceptual message: %w", err)
 	}
 	if w.Type != ProofType || w.Indicator != cmwEvidence {
@@ -79,39 +76,4 @@ func decodeRecord(raw []byte) ([]byte, error) {
 	return w.Value, nil
 }
 
-var (
-	cborEncode = must(encOptions().EncMode())
-	cborDecode = must(cbor.DecOptions{
-		DupMapKey:        cbor.DupMapKeyEnforcedAPF,
-		IndefLength:      cbor.IndefLengthForbidden,
-		TagsMd:           cbor.TagsForbidden,
-		MaxArrayElements: 16,
-		MaxNestedLevels:  4,
-	}.DecMode())
-)
-
-// encOptions is deterministic CBOR without null: what is empty is encoded as such.
-func encOptions() cbor.EncOptions {
-	o := cbor.CoreDetEncOptions()
-	o.NilContainers = cbor.NilContainerAsEmpty
-	return o
-}
-
-func must[T any](v T, err error) T {
-	if err != nil { // constant options: cannot fail
-		panic(err)
-	}
-	return v
-}
-
-// decodeCanonical decodes raw into out and requires that raw is out's only encoding.
-func decodeCanonical[T any](raw []byte, out *T) error {
-	if err := cborDecode.Unmarshal(raw, out); err != nil {
-		return err
-	}
-	back, err := cborEncode.Marshal(*out)
-	if err != nil || !bytes.Equal(back, raw) {
-		return errors.New("not in canonical form")
-	}
-	return nil
-}
+var codec = canonical.NewCBOR(16)

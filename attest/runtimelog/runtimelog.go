@@ -21,16 +21,14 @@
 package runtimelog
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
 	"sync"
 
-	"github.com/fxamacker/cbor/v2"
-
 	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/internal/canonical"
 )
 
 // Limits of a log. A log of MaxEvents events of the largest size stays below attest.MaxLog.
@@ -135,7 +133,7 @@ func (l *Log) Head() [32]byte {
 func (l *Log) Snapshot() ([]byte, [32]byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	raw, err := cborEncode.Marshal(l.events)
+	raw, err := codec.Encode(l.events)
 	if err != nil {
 		panic(err) // byte strings always encode
 	}
@@ -151,7 +149,7 @@ func Replay(raw []byte) ([]Event, [32]byte, error) {
 		return nil, head, fmt.Errorf("runtime log: %d bytes, the limit is %d", len(raw), attest.MaxLog)
 	}
 	var encoded [][]byte
-	if err := decodeCanonical(raw, &encoded); err != nil {
+	if err := codec.Decode(raw, &encoded); err != nil {
 		return nil, head, fmt.Errorf("runtime log: %w", err)
 	}
 	if len(encoded) > MaxEvents {
@@ -206,12 +204,12 @@ func (e Event) encode() ([]byte, error) {
 	for _, d := range e.Digests {
 		w.Digests = append(w.Digests, wireDigest{Role: d.Role, SHA256: d.SHA256[:]})
 	}
-	return cborEncode.Marshal(w)
+	return codec.Encode(w)
 }
 
 func decode(raw []byte) (Event, error) {
 	var w wireEvent
-	if err := decodeCanonical(raw, &w); err != nil {
+	if err := codec.Decode(raw, &w); err != nil {
 		return Event{}, err
 	}
 	e := Event{Type: w.Type, Name: w.Name}
@@ -224,39 +222,4 @@ func decode(raw []byte) (Event, error) {
 	return e, e.check()
 }
 
-var (
-	cborEncode = must(encOptions().EncMode())
-	cborDecode = must(cbor.DecOptions{
-		DupMapKey:        cbor.DupMapKeyEnforcedAPF,
-		IndefLength:      cbor.IndefLengthForbidden,
-		TagsMd:           cbor.TagsForbidden,
-		MaxArrayElements: MaxEvents,
-		MaxNestedLevels:  4,
-	}.DecMode())
-)
-
-// encOptions is deterministic CBOR without null: what is empty is encoded as such.
-func encOptions() cbor.EncOptions {
-	o := cbor.CoreDetEncOptions()
-	o.NilContainers = cbor.NilContainerAsEmpty
-	return o
-}
-
-func must[T any](v T, err error) T {
-	if err != nil {
-		panic(err)
-	}
-	return v
-}
-
-// decodeCanonical decodes raw into out and requires that raw is out's only encoding.
-func decodeCanonical[T any](raw []byte, out *T) error {
-	if err := cborDecode.Unmarshal(raw, out); err != nil {
-		return err
-	}
-	back, err := cborEncode.Marshal(*out)
-	if err != nil || !bytes.Equal(back, raw) {
-		return errors.New("not in canonical form")
-	}
-	return nil
-}
+var codec = canonical.NewCBOR(MaxEvents)

@@ -30,11 +30,12 @@ package envelope
 import (
 	"bytes"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 
 	"github.com/secure-systems-lab/go-securesystemslib/dsse"
+
+	"github.com/attestmesh/meshnode/internal/canonical"
 )
 
 // PayloadType is the only payload type that meshnode signs or accepts.
@@ -81,7 +82,7 @@ func (e *Envelope) Marshal() []byte {
 	for _, s := range e.Signatures {
 		w.Signatures = append(w.Signatures, wireSignature{s.KeyID, b64.EncodeToString(s.Sig)})
 	}
-	out, err := canonical(w)
+	out, err := canonical.JSON(w)
 	if err != nil { // strings only: cannot fail
 		panic(err)
 	}
@@ -94,7 +95,7 @@ func Parse(raw []byte) (*Envelope, error) {
 		return nil, fmt.Errorf("envelope: %d bytes, the limit is %d", len(raw), MaxSize)
 	}
 	var w wireEnvelope
-	if err := decodeStrict(raw, &w); err != nil {
+	if err := canonical.DecodeJSON(raw, &w); err != nil {
 		return nil, fmt.Errorf("envelope: %w", err)
 	}
 	if w.PayloadType != PayloadType {
@@ -123,32 +124,3 @@ func Parse(raw []byte) (*Envelope, error) {
 
 // pae is the DSSE pre-authentication encoding of a payload of our type.
 func pae(payload []byte) []byte { return dsse.PAE(PayloadType, payload) }
-
-// canonical is compact JSON in field order without HTML escaping.
-func canonical(v any) ([]byte, error) {
-	var buf bytes.Buffer
-	enc := json.NewEncoder(&buf)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil {
-		return nil, err
-	}
-	return bytes.TrimSuffix(buf.Bytes(), []byte("\n")), nil
-}
-
-// decodeStrict decodes raw into v and requires that v encodes back to raw: no unknown,
-// duplicate, missing or reordered field and no trailing data survives that.
-func decodeStrict(raw []byte, v any) error {
-	dec := json.NewDecoder(bytes.NewReader(raw))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(v); err != nil {
-		return err
-	}
-	back, err := canonical(v)
-	if err != nil {
-		return err
-	}
-	if !bytes.Equal(back, raw) {
-		return fmt.Errorf("not in canonical form (re-encoded to %d bytes, got %d)", len(back), len(raw))
-	}
-	return nil
-}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	intoto "github.com/in-toto/attestation/go/v1"
+
+	"github.com/attestmesh/meshnode/internal/canonical"
 )
 
 // Predicate types of everything meshnode signs. A type is never re-used for another
@@ -49,14 +51,14 @@ type Statement[P any] struct {
 
 // NewPayload encodes the payload of a Statement: the bytes that get signed.
 func NewPayload[P any](predicateType string, subject Subject, predicate P) ([]byte, error) {
-	return canonical(Statement[P]{intoto.StatementTypeUri, []Subject{subject}, predicateType, predicate})
+	return canonical.JSON(Statement[P]{intoto.StatementTypeUri, []Subject{subject}, predicateType, predicate})
 }
 
 // Decode decodes a payload of the expected predicate type. The payload must be in
 // canonical form and have exactly one subject with a sha256 digest.
 func Decode[P any](payload []byte, predicateType string) (Statement[P], error) {
 	var st, zero Statement[P]
-	if err := decodeStrict(payload, &st); err != nil {
+	if err := canonical.DecodeJSON(payload, &st); err != nil {
 		if other, loose := PredicateType(payload); loose == nil && other != predicateType {
 			return zero, fmt.Errorf("statement: predicate type %.100q, want %q", other, predicateType)
 		}

@@ -8,7 +8,7 @@ import (
 
 // EncodeEpoch returns the body of an EPOCH frame.
 func EncodeEpoch(e identity.Epoch) []byte {
-	out, err := cborEncode.Marshal(uint64(e))
+	out, err := codec.Encode(uint64(e))
 	if err != nil {
 		panic(err) // integers always encode
 	}
@@ -21,7 +21,7 @@ func DecodeEpoch(body []byte) (identity.Epoch, error) {
 		return 0, fmt.Errorf("epoch: %d bytes, the limit is %d", len(body), MaxEpoch)
 	}
 	var e uint64
-	if err := decodeCanonical(body, &e); err != nil {
+	if err := codec.Decode(body, &e); err != nil {
 		return 0, fmt.Errorf("epoch: %w", err)
 	}
 	return identity.Epoch(e), nil

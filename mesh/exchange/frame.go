@@ -7,9 +7,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/fxamacker/cbor/v2"
-
 	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/internal/canonical"
 )
 
 // FrameType is the first byte of a frame.
@@ -158,7 +157,7 @@ func EncodeReasons(reasons []attest.Reason) []byte {
 		}
 		wire = append(wire, wireReason{Code: string(r.Code), Claim: printable(r.Claim), Got: printable(r.Got), Want: printable(r.Want)})
 	}
-	out, err := cborEncode.Marshal(wire)
+	out, err := codec.Encode(wire)
 	if err != nil {
 		panic(err) // strings always encode
 	}
@@ -172,7 +171,7 @@ func DecodeReasons(body []byte) ([]attest.Reason, error) {
 		return nil, fmt.Errorf("reasons: %d bytes, the limit is %d", len(body), MaxRefusal)
 	}
 	var wire []wireReason
-	if err := decodeCanonical(body, &wire); err != nil {
+	if err := codec.Decode(body, &wire); err != nil {
 		return nil, fmt.Errorf("reasons: %w", err)
 	}
 	if len(wire) > MaxReasons {
@@ -214,41 +213,5 @@ func printable(s string) string {
 	}, s)
 }
 
-var (
-	cborEncode = must(encOptions().EncMode())
-	cborDecode = must(cbor.DecOptions{
-		DupMapKey:        cbor.DupMapKeyEnforcedAPF,
-		IndefLength:      cbor.IndefLengthForbidden,
-		TagsMd:           cbor.TagsForbidden,
-		MaxArrayElements: 16,
-		MaxNestedLevels:  4,
-	}.DecMode())
-)
-
-// encOptions is deterministic CBOR in which null does not exist: what is empty is encoded
-// as such, so that null decoded is never what was encoded.
-func encOptions() cbor.EncOptions {
-	o := cbor.CoreDetEncOptions()
-	o.NilContainers = cbor.NilContainerAsEmpty
-	return o
-}
-
-func must[T any](v T, err error) T {
-	if err != nil {
-		panic(err)
-	}
-	return v
-}
-
-// decodeCanonical decodes body into out and requires that body is out's only encoding.
-func decodeCanonical[T any](body []byte, out *T) error {
-	var tmp T
-	if err := cborDecode.Unmarshal(body, &tmp); err != nil {
-		return err
-	}
-	if err := attest.SameEncoding(cborEncode, tmp, body); err != nil {
-		return err
-	}
-	*out = tmp
-	return nil
-}
+// codec is the encoding of every body but FAST and ACK.
+var codec = canonical.NewCBOR(16)

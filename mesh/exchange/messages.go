@@ -39,7 +39,7 @@ type wireHello struct {
 
 // Encode returns the body of the frame, or an error if no peer could accept it.
 func (h Hello) Encode() ([]byte, error) {
-	body, err := cborEncode.Marshal(wireHello{Version: h.Version, MeshID: h.MeshID[:], Incarnation: h.Incarnation,
+	body, err := codec.Encode(wireHello{Version: h.Version, MeshID: h.MeshID[:], Incarnation: h.Incarnation,
 		Epoch: h.Epoch, Nonce: h.Nonce[:], Kinds: h.Kinds, Want: h.Want, Credential: h.Credential})
 	if err != nil {
 		return nil, fmt.Errorf("hello: %w", err)
@@ -61,10 +61,10 @@ func DecodeHello(body []byte) (Hello, *attest.Reason) {
 		return refuse(attest.CodeProtocol, "hello", fmt.Sprintf("%d bytes", len(body)), fmt.Sprintf("at most %d", MaxHello))
 	}
 	var w wireHello
-	if err := decodeCanonical(body, &w); err != nil || w.Version != Version {
+	if err := codec.Decode(body, &w); err != nil || w.Version != Version {
 		var parts []cbor.RawMessage
 		var version uint64
-		if err := cborDecode.Unmarshal(body, &parts); err != nil || len(parts) == 0 || cborDecode.Unmarshal(parts[0], &version) != nil {
+		if err := codec.Peek(body, &parts); err != nil || len(parts) == 0 || codec.Peek(parts[0], &version) != nil {
 			return refuse(attest.CodeMalformed, "hello", "no version", "an array that starts with the version")
 		}
 		if version != Version {
@@ -122,7 +122,7 @@ func NewAttestation(transcript [32]byte, proof attest.Proof) ([]byte, error) {
 
 // Encode returns the body of the frame.
 func (a Attestation) Encode() ([]byte, error) {
-	body, err := cborEncode.Marshal(wireAttestation{Transcript: a.Transcript[:], Evidence: a.Evidence,
+	body, err := codec.Encode(wireAttestation{Transcript: a.Transcript[:], Evidence: a.Evidence,
 		RuntimeHead: a.RuntimeHead[:], Inclusion: a.Inclusion})
 	if err != nil {
 		return nil, fmt.Errorf("attestation: %w", err)
@@ -139,7 +139,7 @@ func DecodeAttestation(body []byte) (Attestation, error) {
 		return Attestation{}, fmt.Errorf("attestation: %d bytes, the limit is %d", len(body), MaxAttestation)
 	}
 	var w wireAttestation
-	if err := decodeCanonical(body, &w); err != nil {
+	if err := codec.Decode(body, &w); err != nil {
 		return Attestation{}, fmt.Errorf("attestation: %w", err)
 	}
 	a := Attestation{Evidence: w.Evidence, Inclusion: w.Inclusion}
