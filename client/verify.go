@@ -15,9 +15,7 @@ import (
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/attest/ratls"
 	"github.com/attestmesh/meshnode/attest/runtimelog"
-	"github.com/attestmesh/meshnode/attest/sevsnp"
-	"github.com/attestmesh/meshnode/attest/sim"
-	"github.com/attestmesh/meshnode/attest/tdx"
+	"github.com/attestmesh/meshnode/attest/schemes"
 	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/internal/identity"
 	"github.com/attestmesh/meshnode/service"
@@ -50,7 +48,7 @@ type Verifier struct {
 
 // NewVerifier reads genesis and makes the schemes for which there are roots, unless some are
 // given.
-func NewVerifier(genesis []byte, policy Policy, schemes ...attest.Scheme) (*Verifier, error) {
+func NewVerifier(genesis []byte, policy Policy, given ...attest.Scheme) (*Verifier, error) {
 	g, err := consensus.ParseGenesis(bytes.TrimSuffix(genesis, []byte("\n")))
 	if err != nil {
 		return nil, err
@@ -63,38 +61,16 @@ func NewVerifier(genesis []byte, policy Policy, schemes ...attest.Scheme) (*Veri
 			return nil, fmt.Errorf("policy: organisations: %s is none of mesh %s", o, g.MeshID().Short())
 		}
 	}
-	if len(schemes) == 0 {
-		if schemes, err = Schemes(g); err != nil {
+	if len(given) == 0 {
+		if given, err = schemes.Under(g.SimRoots()...); err != nil {
 			return nil, err
 		}
 	}
 	v := &Verifier{genesis: g, policy: policy, schemes: map[string]attest.Scheme{}}
-	for _, s := range schemes {
+	for _, s := range given {
 		v.schemes[s.Kind()] = s
 	}
 	return v, nil
-}
-
-// Schemes returns a scheme for every kind that can be verified under genesis: the hardware
-// ones with their vendors' compiled-in roots, and sim where genesis allows it.
-func Schemes(g *consensus.Genesis) ([]attest.Scheme, error) {
-	snp, err := sevsnp.New()
-	if err != nil {
-		return nil, err
-	}
-	td, err := tdx.New()
-	if err != nil {
-		return nil, err
-	}
-	schemes := []attest.Scheme{snp, td}
-	if !g.AllowSim {
-		return schemes, nil
-	}
-	s, err := sim.NewScheme(g.SimRoots()...)
-	if err != nil {
-		return nil, err
-	}
-	return append(schemes, s), nil
 }
 
 // MeshID is that of the mesh whose nodes are accepted.

@@ -11,9 +11,8 @@ import (
 	"strings"
 
 	"github.com/attestmesh/meshnode/attest"
-	"github.com/attestmesh/meshnode/attest/sevsnp"
+	"github.com/attestmesh/meshnode/attest/schemes"
 	"github.com/attestmesh/meshnode/attest/sim"
-	"github.com/attestmesh/meshnode/attest/tdx"
 	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/enroll"
 	"github.com/attestmesh/meshnode/internal/envelope"
@@ -34,7 +33,7 @@ func SystemDeps(cfg Config) (Deps, error) {
 	if err := checkKind(cfg, g, attest.KindSim); err != nil {
 		return Deps{}, err
 	}
-	schemes, err := systemSchemes(g)
+	known, err := schemes.Under(g.SimRoots()...)
 	if err != nil {
 		return Deps{}, err
 	}
@@ -43,7 +42,7 @@ func SystemDeps(cfg Config) (Deps, error) {
 		return Deps{}, err
 	}
 	return Deps{
-		Genesis: g, Schemes: schemes, Data: data, Directory: NewHTTPDirectory(nil),
+		Genesis: g, Schemes: known, Data: data, Directory: NewHTTPDirectory(nil),
 		Attester: sim.NewAttester(cfg.Attester.Sim),
 		Enroller: func(keys Keys) Enroller {
 			return systemEnroller{enrollClient(cfg, g, org, keys)}
@@ -91,28 +90,6 @@ func checkKind(cfg Config, g *consensus.Genesis, kind string) error {
 		}
 	}
 	return nil
-}
-
-// systemSchemes returns a scheme for every kind that can be verified: the hardware ones
-// with their vendors' compiled-in roots, and sim where genesis allows it.
-func systemSchemes(g *consensus.Genesis) ([]attest.Scheme, error) {
-	snp, err := sevsnp.New()
-	if err != nil {
-		return nil, err
-	}
-	td, err := tdx.New()
-	if err != nil {
-		return nil, err
-	}
-	schemes := []attest.Scheme{snp, td}
-	if !g.AllowSim {
-		return schemes, nil
-	}
-	s, err := sim.NewScheme(g.SimRoots()...)
-	if err != nil {
-		return nil, err
-	}
-	return append(schemes, s), nil
 }
 
 func publicKeys(org consensus.Organisation, role string) []crypto.PublicKey {

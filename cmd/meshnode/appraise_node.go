@@ -11,6 +11,7 @@ import (
 
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/attest/ratls"
+	"github.com/attestmesh/meshnode/attest/schemes"
 	"github.com/attestmesh/meshnode/client"
 	"github.com/attestmesh/meshnode/consensus"
 )
@@ -106,14 +107,14 @@ func (a *appraiser) appraiseNode(ctx context.Context, address string) (appraised
 // verifierOf returns what judges nodes under a genesis, and lets this appraiser believe the
 // roots in it.
 func (a *appraiser) verifierOf(g *consensus.Genesis) (*client.Verifier, error) {
-	schemes, err := client.Schemes(g)
+	known, err := schemes.Under(g.SimRoots()...)
 	if err != nil {
 		return nil, usageError("make the genesis again", "%v", err)
 	}
-	for _, s := range schemes {
+	for _, s := range known {
 		a.schemes[s.Kind()] = s
 	}
-	return client.NewVerifier(g.Raw(), client.Policy{}, schemes...)
+	return client.NewVerifier(g.Raw(), client.Policy{}, known...)
 }
 
 // judgeNode comes to the verdict on a challenge's answer, and returns the policy that it was

@@ -8,11 +8,7 @@ import (
 	"net"
 	"time"
 
-	"github.com/attestmesh/meshnode/attest"
-	"github.com/attestmesh/meshnode/attest/sevsnp"
-	"github.com/attestmesh/meshnode/attest/sim"
-	"github.com/attestmesh/meshnode/attest/tdx"
-	"github.com/attestmesh/meshnode/consensus"
+	"github.com/attestmesh/meshnode/attest/schemes"
 	"github.com/attestmesh/meshnode/enroll"
 	"github.com/attestmesh/meshnode/internal/durable"
 	"github.com/spf13/cobra"
@@ -123,33 +119,11 @@ func enrollerConfig(f enrollFlags) (enroll.Config, error) {
 	if err != nil {
 		return enroll.Config{}, usageError("see meshnode enroll serve --help for the form", "releases: %v", err)
 	}
-	schemes, err := schemesOf(g)
+	known, err := schemes.Under(g.SimRoots()...)
 	if err != nil {
 		return enroll.Config{}, usageError("make the genesis again", "%s: %v", f.genesis, err)
 	}
-	return enroll.Config{Genesis: g, Key: ed, Releases: releases, Schemes: schemes, Now: time.Now}, nil
-}
-
-// schemesOf returns what can be verified under a genesis: vendors whose roots are compiled
-// in, and simulated nodes where genesis admits them.
-func schemesOf(g *consensus.Genesis) ([]attest.Scheme, error) {
-	snp, err := sevsnp.New()
-	if err != nil {
-		return nil, err
-	}
-	td, err := tdx.New()
-	if err != nil {
-		return nil, err
-	}
-	schemes := []attest.Scheme{snp, td}
-	if roots := g.SimRoots(); len(roots) > 0 {
-		s, err := sim.NewScheme(roots...)
-		if err != nil {
-			return nil, err
-		}
-		schemes = append(schemes, s)
-	}
-	return schemes, nil
+	return enroll.Config{Genesis: g, Key: ed, Releases: releases, Schemes: known, Now: time.Now}, nil
 }
 
 func newEnroller(cfg enroll.Config, dir string) (*enroll.Server, error) {
