@@ -597,6 +597,30 @@ func TestNoNode(t *testing.T) {
 	}
 }
 
+// After a switch of protocols nobody would ask for another proof before the next byte.
+func TestNoSwitchOfProtocols(t *testing.T) {
+	m := newMesh(t, "switch", orgs...)
+	n := serve(t, m, bob, "one", "http/1.1")
+	tr := transport(t, m, client.Policy{}, nil)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+n.address+"/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Connection", "Upgrade")
+	req.Header.Set("Upgrade", "raw")
+	resp, err := tr.RoundTrip(req)
+	if code(err) != attest.CodeProtocol {
+		t.Errorf("got %v", err)
+	}
+	if err == nil {
+		if w, ok := resp.Body.(io.Writer); ok {
+			_, err := w.Write([]byte("unverified"))
+			t.Errorf("%s, and what follows can be written: %v", resp.Status, err)
+		}
+		resp.Body.Close()
+	}
+}
+
 // A server without the hybrid key exchange proves everything else, and is refused for it.
 func TestKeyExchange(t *testing.T) {
 	m := newMesh(t, "classic", orgs...)

@@ -130,6 +130,18 @@ func (n *node) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var redirect string
 	var stream chan string
 	n.set(func(n *node) { redirect, stream = n.redirect, n.stream })
+	if r.Header.Get("Upgrade") != "" && r.ProtoMajor == 1 {
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			n.t.Error(err)
+			return
+		}
+		defer conn.Close()
+		fmt.Fprint(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: raw\r\n\r\n")
+		said, _ := io.ReadAll(conn)
+		n.set(func(n *node) { n.bodies = append(n.bodies, string(said)) })
+		return
+	}
 	if redirect != "" {
 		w.Header().Set("Alt-Svc", `h3=":443"`)
 		w.Header().Set("Location", redirect)

@@ -100,6 +100,14 @@ func (t *Transport) send(c *Conn, req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		// What is written behind it would pass no gate.
+		c.Close()
+		resp.Body.Close()
+		r := refuse(attest.CodeProtocol, "answer", resp.Status, "HTTP, of which each request is let out by itself")
+		r.Address = c.address
+		return nil, r
+	}
 	if changed(resp) {
 		c.expire()
 	}
