@@ -206,15 +206,9 @@ func (e *edges) flush(ctx context.Context) {
 	if len(batch) == 0 {
 		return
 	}
-	var envelopes [][]byte
-	for peer, ed := range batch {
-		n.orderCredential(ctx, peer, ed.subject.Credential)
-		raw, err := n.signEdge(ed)
-		if err != nil {
-			n.log.Error("a finding cannot be signed", "peer", peer.String(), "error", err)
-			continue
-		}
-		envelopes = append(envelopes, raw)
+	envelopes := n.signEdges(ctx, batch)
+	if len(envelopes) == 0 {
+		return
 	}
 	command, err := consensus.NewCommand(consensus.KindResults, envelopes...)
 	if err != nil {
@@ -230,6 +224,29 @@ func (e *edges) flush(ctx context.Context) {
 		}
 		n.log.Warn("findings not ordered", "kept", count, "error", err)
 	}
+}
+
+// signEdges signs a batch. What is about a peer whose Credential the machine refuses would be
+// refused as well: it leaves nothing here either, since an organisation can invent such peers.
+func (n *Node) signEdges(ctx context.Context, batch map[identity.PeerID]edge) (envelopes [][]byte) {
+	for peer, ed := range batch {
+		n.orderCredential(ctx, peer, ed.subject.Credential)
+		known := false
+		n.machine.View(func(s *consensus.State, _ *federated.Ledger) { _, known = s.Node(peer) })
+		n.mu.Lock()
+		refused := n.badCredentials[peer] != nil
+		n.mu.Unlock()
+		if refused && !known {
+			continue
+		}
+		raw, err := n.signEdge(ed)
+		if err != nil {
+			n.log.Error("a finding cannot be signed", "peer", peer.String(), "error", err)
+			continue
+		}
+		envelopes = append(envelopes, raw)
+	}
+	return envelopes
 }
 
 // take removes at most one command's worth of pending findings.

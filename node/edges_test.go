@@ -3,6 +3,7 @@ package node
 import (
 	"crypto/ed25519"
 	"fmt"
+	"log/slog"
 	"os"
 	"testing"
 	"time"
@@ -138,5 +139,36 @@ func TestSignEdgeKeepsTheOpening(t *testing.T) {
 	}
 	if st, err := os.Stat(dir.Path(r.Evidence)); err != nil || st.Mode().Perm() != 0o600 {
 		t.Errorf("%v, %v: the opening is private", st.Mode(), err)
+	}
+}
+
+// A finding about a peer whose Credential the machine refuses fills no disk.
+func TestRefusedCredentialLeavesNoEvidence(t *testing.T) {
+	m, _ := testMachine(t)
+	at := t.TempDir()
+	dir, err := durable.Open(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused, unknown := testSubject(t, 2), testSubject(t, 3)
+	n := &Node{machine: m, genesis: m.state.Genesis(), key: key, self: identity.PeerIDFromKey(public), log: slog.New(slog.DiscardHandler),
+		ref: identity.NodeRef{Org: "alpha", Name: "n1"}, evidenceDir: dir, badCredentials: map[identity.PeerID]error{refused.Peer: errMalformed}}
+	files := func() int {
+		entries, err := os.ReadDir(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries)
+	}
+	before := files()
+	if got := n.signEdges(t.Context(), map[identity.PeerID]edge{refused.Peer: {refused, []byte("evidence"), affirming(time.Now())}}); len(got) != 0 || files() != before {
+		t.Errorf("%d statements, %d files", len(got), files()-before)
+	}
+	if got := n.signEdges(t.Context(), map[identity.PeerID]edge{unknown.Peer: {unknown, []byte("evidence"), affirming(time.Now())}}); len(got) != 1 || files() != before+1 {
+		t.Errorf("of one whose Credential may still come: %d statements, %d files", len(got), files()-before)
 	}
 }
