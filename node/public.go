@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/attestmesh/meshnode/internal/identity"
+	"github.com/attestmesh/meshnode/internal/throttle"
 )
 
 // Announcement is what /.well-known/meshnode/node serves: how to reach this node and the
@@ -45,15 +46,22 @@ const (
 // Limits of the public listener and of reading others'.
 const (
 	publicTimeout   = 5 * time.Second
+	publicWrite     = time.Minute // of one answer: who reads slower than 8 MiB a minute comes again
 	maxAnnouncement = 64 << 10
 	maxPolicy       = 8 << 20
+	// maxVisitors and maxVisitorsPerRemote bound the connections of others, and of one address
+	// among them, behind which there may be all nodes of a mesh.
+	maxVisitors          = 512
+	maxVisitorsPerRemote = 256
 )
 
 // servePublic serves addresses, policy and log tiles until ctx ends.
 func (n *Node) servePublic(ctx context.Context, l net.Listener) error {
 	mux := http.NewServeMux()
 	n.publicRoutes(mux)
-	return serveHTTP(ctx, l, mux, n.log)
+	s := newServer(ctx, mux, n.log)
+	s.WriteTimeout = publicWrite
+	return serveUntil(ctx, s, throttle.NewListener(l, maxVisitors, maxVisitorsPerRemote))
 }
 
 // publicRoutes are what anybody may read.
