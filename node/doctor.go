@@ -225,13 +225,19 @@ func (d *doctor) ports() {
 			d.good(check, addr, want)
 		}
 	}
-	try("public port", d.cfg.Public, func() error {
-		l, err := net.Listen("tcp", d.cfg.Public)
-		if err != nil {
-			return err
+	tcp := func(addr string) func() error {
+		return func() error {
+			l, err := net.Listen("tcp", addr)
+			if err != nil {
+				return err
+			}
+			return l.Close()
 		}
-		return l.Close()
-	})
+	}
+	try("public port", d.cfg.Public, tcp(d.cfg.Public))
+	if d.cfg.HTTPS != "" {
+		try("https port", d.cfg.HTTPS, tcp(d.cfg.HTTPS))
+	}
 	for _, addr := range d.cfg.Listen {
 		try("mesh port", addr, func() error { return probeListen(addr) })
 	}
