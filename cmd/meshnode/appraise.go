@@ -82,10 +82,11 @@ type appraiser struct {
 	want    []byte
 	at      time.Time
 	schemes map[string]attest.Scheme
+	within  time.Duration // everything that is asked of one node
 }
 
 func newAppraiser(f appraiseFlags) (*appraiser, error) {
-	a := &appraiser{flags: f, policy: attest.StrictPolicy(), at: time.Now().UTC()}
+	a := &appraiser{flags: f, policy: attest.StrictPolicy(), at: time.Now().UTC(), within: nodeWithin}
 	var err error
 	if f.at != "" {
 		if a.at, err = time.Parse(time.RFC3339, f.at); err != nil || a.at.IsZero() {

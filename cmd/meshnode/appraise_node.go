@@ -78,14 +78,14 @@ func (a *appraiser) appraiseNode(ctx context.Context, address string) (appraised
 			return appraised{}, err
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, nodeWithin)
+	within, cancel := context.WithTimeout(ctx, a.within)
 	defer cancel()
-	conn, err := client.Connect(ctx, to.Host, nil)
-	if err != nil {
+	conn, err := client.Connect(within, to.Host, nil)
+	if err != nil { // whose ctx has ended was interrupted; a node that took too long was not there
 		return appraised{}, clientFailure(ctx, err)
 	}
 	defer conn.Close()
-	s, err := conn.Challenge(ctx, time.Now())
+	s, err := conn.Challenge(within, time.Now())
 	if err != nil {
 		return appraised{}, clientFailure(ctx, err)
 	}
@@ -97,8 +97,8 @@ func (a *appraiser) appraiseNode(ctx context.Context, address string) (appraised
 	if c, err := consensus.ParseCredential(s.Answer.Credential); err == nil {
 		out.Connection.Node, out.Connection.MeshID = c.Ref().String(), c.MeshID.String()
 	}
-	claims, policy, result := a.judgeNode(ctx, s, verifier)
-	out.Connection.Certificate = a.lookAt(ctx, s, policy)
+	claims, policy, result := a.judgeNode(within, s, verifier)
+	out.Connection.Certificate = a.lookAt(within, s, policy)
 	out.Connection.Verified = verifier != nil && result.Affirming()
 	out.complete(claims, result)
 	return out, nil

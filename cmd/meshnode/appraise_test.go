@@ -5,10 +5,12 @@ import (
 	"context"
 	"encoding/hex"
 	"encoding/json"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	snpdata "github.com/google/go-sev-guest/verify/testdata"
 
@@ -243,5 +245,23 @@ func TestAppraiseSamples(t *testing.T) {
 		if status, _, _ := strings.Cut(s.TCBStatus, "("); l.Claims.TDX != nil && l.Claims.TDX.TCBStatus != status {
 			t.Errorf("%s: status %q, want %q", s.Name, l.Claims.TDX.TCBStatus, status)
 		}
+	}
+}
+
+// Who answers nothing in time cannot be judged: that is no mistake of whoever asked.
+func TestAppraiseSilentAddress(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	a, err := newAppraiser(appraiseFlags{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.within = 50 * time.Millisecond
+	_, err = a.appraiseNode(t.Context(), "https://"+ln.Addr().String())
+	if f := asFailure(t.Context(), err); f.exit != exitUnavailable || f.code != "unavailable" {
+		t.Errorf("exit %d, code %q, want %d, unavailable: %v", f.exit, f.code, exitUnavailable, err)
 	}
 }
