@@ -121,7 +121,8 @@ func (s *services) accept(w http.ResponseWriter, r *http.Request) (*exchange, er
 	if err != nil {
 		var tooLarge *http.MaxBytesError
 		if errors.As(err, &tooLarge) {
-			return nil, decline(http.StatusRequestEntityTooLarge, attest.CodeLimit, "body", "more", fmt.Sprintf("at most %d bytes", service.MaxRequest))
+			return nil, decline(http.StatusRequestEntityTooLarge, attest.CodeLimit, "body", "more", fmt.Sprintf("at most %d bytes", service.MaxRequest)).
+				try("send a smaller request")
 		}
 		return nil, malformed("body", err.Error(), "a whole body")
 	}
@@ -149,7 +150,8 @@ func (s *services) choose(sl *slot, heads []string) (*deployed, service.Digest, 
 		return nil, head, decline(http.StatusPreconditionFailed, attest.CodeRuntimeChanged, "runtime head", head.String(), fmt.Sprintf("%.64q", heads[0]))
 	}
 	if d == nil {
-		return nil, head, decline(http.StatusServiceUnavailable, attest.CodeUnavailable, "service "+sl.name, "no program", "one that its owner has deployed")
+		return nil, head, decline(http.StatusServiceUnavailable, attest.CodeUnavailable, "service "+sl.name, "no program", "one that its owner has deployed").
+			try("have the owner deploy it; a restarted node has none until then")
 	}
 	return d, head, nil
 }

@@ -180,6 +180,13 @@ func decline(status int, code attest.Code, claim, got, want string) *declined {
 	return &declined{status, attest.NewReason(code, claim, got, want)}
 }
 
+// try replaces the code's remedy, which is for members of a mesh, by one for an owner or a
+// client.
+func (r *declined) try(remedy string) *declined {
+	r.reason.Remedy = remedy
+	return r
+}
+
 func writeDeclined(w http.ResponseWriter, err error) {
 	var r *declined
 	if !errors.As(err, &r) {
@@ -231,11 +238,13 @@ func (s *services) deploy(w http.ResponseWriter, r *http.Request, sl *slot) erro
 	default:
 		return decline(http.StatusServiceUnavailable, attest.CodeBusy, "deployment", "another one goes on", "one at a time")
 	}
-	if !sl.newer(m) {
-		return decline(http.StatusForbidden, attest.CodeReplayed, "version", fmt.Sprint(m.Version), "above what was deployed before")
+	if newest := sl.newest(); m.Version <= newest {
+		return decline(http.StatusForbidden, attest.CodeReplayed, "version", fmt.Sprint(m.Version), fmt.Sprintf("above %d, which ran before", newest)).
+			try("deploy with a higher --version")
 	}
 	if share := runtimelog.MaxEvents / len(s.slots); sl.events() >= share {
-		return decline(http.StatusInsufficientStorage, attest.CodeLimit, "runtime log", fmt.Sprintf("%d starts of %s", share, sl.name), "fewer since the node started; restart it")
+		return decline(http.StatusInsufficientStorage, attest.CodeLimit, "runtime log", fmt.Sprintf("%d starts of %s", share, sl.name), "fewer since the node started").
+			try("have the node restarted; its runtime log is never cut")
 	}
 	ctx, cancel = context.WithTimeout(r.Context(), uploadWithin)
 	defer cancel()
@@ -257,16 +266,17 @@ func (s *services) deploy(w http.ResponseWriter, r *http.Request, sl *slot) erro
 		if errors.Is(err, run.ErrNoSandbox) {
 			return decline(http.StatusServiceUnavailable, attest.CodeNoSandbox, "sandbox", err.Error(), "a sandbox around every program")
 		}
-		return decline(http.StatusBadGateway, attest.CodeUnavailable, "program", err.Error(), "an answer to GET /healthz")
+		return decline(http.StatusBadGateway, attest.CodeUnavailable, "program", err.Error(), "an answer to GET /healthz").
+			try("see that it serves HTTP on descriptor 3, reads its model from descriptor 4 and needs no network and no files; deploy it again under a higher --version")
 	}
 	return nil
 }
 
-// newer reports whether m may follow what was started before.
-func (sl *slot) newer(m *service.Manifest) bool {
+// newest is the highest version that was started since the node's boot.
+func (sl *slot) newest() uint64 {
 	sl.mu.Lock()
 	defer sl.mu.Unlock()
-	return m.Version > sl.version
+	return sl.version
 }
 
 // events is how many of the runtime log are this service's. The log is never cut: each
@@ -300,7 +310,8 @@ func (s *services) readManifest(body io.Reader, length int64, sl *slot) (*servic
 	}
 	m, err := service.ParseManifest(raw, sl.owner, s.n.genesis.MeshID())
 	if err != nil {
-		return nil, decline(http.StatusForbidden, attest.CodeWrongSigner, "manifest", err.Error(), "a manifest signed by the owner of "+sl.name+" for this mesh")
+		return nil, decline(http.StatusForbidden, attest.CodeWrongSigner, "manifest", strings.TrimPrefix(err.Error(), "manifest: "), "one signed by the owner of "+sl.name+" for this mesh").
+			try("sign with the key whose public half the node's configuration lists for this service, or have yours listed there")
 	}
 	if m.Service != sl.name {
 		return nil, decline(http.StatusForbidden, attest.CodeMalformed, "manifest", "one of "+m.Service, "one of "+sl.name)
@@ -319,7 +330,8 @@ func (s *services) ableTo(ctx context.Context, m *service.Manifest) (run.Sandbox
 		return box, decline(http.StatusServiceUnavailable, attest.CodeNoSandbox, "sandbox", err.Error(), "a sandbox around every program")
 	}
 	if err := run.CheckMemory(m); err != nil {
-		return box, decline(http.StatusInsufficientStorage, attest.CodeLimit, "memory", err.Error(), "room for program and model in memory")
+		return box, decline(http.StatusInsufficientStorage, attest.CodeLimit, "memory", err.Error(), "room for program and model in memory").
+			try("deploy a smaller model, or to a larger machine")
 	}
 	areas, err := run.Swap()
 	if err != nil {
@@ -350,11 +362,13 @@ func receive(body io.Reader, m *service.Manifest) (run.Spec, error) {
 	spec := run.Spec{Name: m.Service, Args: m.Args}
 	var err error
 	if spec.Program, err = run.Receive(m.Program, true, body); err != nil {
-		return spec, decline(http.StatusBadRequest, attest.CodeRootMismatch, "program", err.Error(), "the program that the manifest names")
+		return spec, decline(http.StatusBadRequest, attest.CodeRootMismatch, "program", err.Error(), "the program that the manifest names").
+			try("deploy again; the program is one static executable of the node's kind of machine (Go: CGO_ENABLED=0; C: -static)")
 	}
 	if spec.Model, err = run.Receive(m.Model, false, body); err != nil {
 		spec.Program.Close()
-		return spec, decline(http.StatusBadRequest, attest.CodeRootMismatch, "model", err.Error(), "the model that the manifest names")
+		return spec, decline(http.StatusBadRequest, attest.CodeRootMismatch, "model", err.Error(), "the model that the manifest names").
+			try("deploy again; leave the file alone meanwhile")
 	}
 	if n, err := io.CopyN(io.Discard, body, 1); n != 0 || !errors.Is(err, io.EOF) {
 		spec.Program.Close()

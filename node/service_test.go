@@ -270,6 +270,12 @@ func TestDeploymentRefused(t *testing.T) {
 		if resp.StatusCode != tc.status || code(raw) != string(tc.code) {
 			t.Errorf("%s: %d %s, want %d %s", name, resp.StatusCode, raw, tc.status, tc.code)
 		}
+		switch tc.code { // whose remedies in the table are for other statements than manifests
+		case attest.CodeReplayed, attest.CodeWrongSigner, attest.CodeRootMismatch:
+			if strings.Contains(string(raw), attest.NewReason(tc.code, "", "", "").Remedy) {
+				t.Errorf("%s: the remedy is not for an owner: %s", name, raw)
+			}
+		}
 	}
 	if h.runtime.Head() != head {
 		t.Error("a refused deployment is in the runtime log")
