@@ -116,7 +116,10 @@ func (r *Refusal) Error() string {
 	if r.Node {
 		s = "the node refuses: "
 	}
-	s = r.Address + ": " + s + strings.Join(parts, "; ")
+	if r.Address != "" {
+		s = r.Address + ": " + s
+	}
+	s += strings.Join(parts, "; ")
 	if r.Err != nil {
 		s += ": " + r.Err.Error()
 	}
@@ -131,6 +134,34 @@ func (r *Refusal) Code() attest.Code { return r.Reasons[0].Code }
 
 func refuse(code attest.Code, claim, got, want string) *Refusal {
 	return &Refusal{Reasons: []attest.Reason{attest.NewReason(code, claim, got, want)}}
+}
+
+// forClients puts the remedies of somebody outside the mesh in the place of those that its
+// operators have.
+func (r *Refusal) forClients() *Refusal {
+	for i, why := range r.Reasons {
+		if other := clientRemedy(why.Code); other != "" && why.Remedy == attest.NewReason(why.Code, "", "", "").Remedy {
+			r.Reasons[i].Remedy = other
+		}
+	}
+	return r
+}
+
+// clientRemedy is what a client can do, or nothing where everybody can do the same.
+func clientRemedy(code attest.Code) string {
+	switch code {
+	case attest.CodeWrongMesh:
+		return "this node is of another mesh than your genesis file: compare the file with whoever gave it to you, or use another node"
+	case attest.CodeMeasurementNotAllowed, attest.CodeRevoked, attest.CodeExpired, attest.CodeKindNotAllowed:
+		return "use another node; this one runs what the mesh, or your policy, does not allow"
+	case attest.CodeBehind:
+		return "use another node; this one is cut off from its mesh, or lies"
+	case attest.CodeStale:
+		return "wait, or use another node; nobody vouches that what this one shows is new"
+	case attest.CodeNoCredential, attest.CodeCredentialExpired:
+		return "use another node; this one's organisation does not vouch for it now"
+	}
+	return ""
 }
 
 // refuseErr turns an error of another room, which mostly carries a reason, into a refusal.

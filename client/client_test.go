@@ -274,8 +274,13 @@ func TestRefusedBeforeTheFirstByte(t *testing.T) {
 func TestAnotherMeshsGenesis(t *testing.T) {
 	n := serve(t, newMesh(t, "theirs", orgs...), bob, "one")
 	tr := transport(t, newMesh(t, "ours", orgs...), client.Policy{}, nil)
-	if _, _, err := ask(tr, n.address, "a secret"); code(err) != attest.CodeWrongMesh || n.requests.Load() != 0 {
+	_, _, err := ask(tr, n.address, "a secret")
+	if code(err) != attest.CodeWrongMesh || n.requests.Load() != 0 {
 		t.Errorf("got %v and %d requests, want %s", err, n.requests.Load(), attest.CodeWrongMesh)
+	}
+	var r *client.Refusal
+	if errors.As(err, &r) && !strings.Contains(r.Reasons[0].Remedy, "your genesis file") {
+		t.Errorf("a remedy for operators: %s", r.Reasons[0].Remedy)
 	}
 }
 

@@ -189,7 +189,7 @@ func (c *Conn) ask(ctx context.Context, challenge []byte) ([]byte, error) {
 	}
 	if resp.StatusCode != http.StatusOK {
 		if why, ok := ratls.DecodeRefusal(raw); ok {
-			return nil, &Refusal{Address: c.address, Reasons: []attest.Reason{why}, Node: true}
+			return nil, (&Refusal{Address: c.address, Reasons: []attest.Reason{why}, Node: true}).forClients()
 		}
 		return nil, c.refusal(attest.CodeProtocol, "challenge", "status "+resp.Status, "an answer: is this the https address of a node?")
 	}

@@ -63,12 +63,34 @@ func ReadPolicy(path string) (Policy, error) {
 	}
 	p, err := f.policy()
 	if err == nil {
+		err = f.noEmptyList()
+	}
+	if err == nil {
 		err = p.Validate()
 	}
 	if err != nil {
 		return Policy{}, &strictyaml.Error{File: path, Problem: err.Error()}
 	}
 	return p, nil
+}
+
+// noEmptyList refuses lists that are there and name nothing: a program that wrote one did not
+// mean any organisation, or whatever the mesh allows.
+func (f policyFile) noEmptyList() error {
+	for key, empty := range map[string]bool{"organisations": f.Organisations != nil && len(f.Organisations) == 0,
+		"measurements": f.Measurements != nil && len(f.Measurements) == 0} {
+		if empty {
+			return fmt.Errorf("%s: an empty list would mean any; name at least one, or leave it out", key)
+		}
+	}
+	for name, e := range f.Services {
+		for key, list := range map[string][]string{"models": e.Models, "manifests": e.Manifests} {
+			if list != nil && len(list) == 0 {
+				return fmt.Errorf("services.%.32s.%s: an empty list would mean any; name at least one, or leave it out", name, key)
+			}
+		}
+	}
+	return nil
 }
 
 func (f policyFile) policy() (Policy, error) {

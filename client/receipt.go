@@ -17,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/attest/ratls"
 	"github.com/attestmesh/meshnode/internal/identity"
 	"github.com/attestmesh/meshnode/service"
@@ -138,7 +139,9 @@ func wholeBody(req *http.Request) ([]byte, error) {
 	defer req.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(req.Body, service.MaxRequest+1))
 	if err == nil && len(body) > service.MaxRequest {
-		err = fmt.Errorf("a request of more than %d bytes", service.MaxRequest)
+		r := refuse(attest.CodeLimit, "request", "a longer body", fmt.Sprintf("at most %d bytes", service.MaxRequest))
+		r.Reasons[0].Remedy = "send a smaller request"
+		err = r
 	}
 	return body, err
 }
@@ -172,6 +175,7 @@ func (x *asked) judge(resp *http.Response) (*http.Response, error) {
 		return nil, err
 	}
 	resp.Body = io.NopCloser(bytes.NewReader(body))
+	resp.Trailer.Del(service.HeaderReceipt) // the same once more
 	return resp, nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/attest/runtimelog"
 	"github.com/attestmesh/meshnode/internal/envelope"
 	"github.com/attestmesh/meshnode/internal/identity"
@@ -154,6 +155,49 @@ func TestReceiptsAreDemanded(t *testing.T) {
 	}
 	if got, err := n.ask(k); err != nil || got != "no" {
 		t.Errorf("a node's error: %q, %v", got, err)
+	}
+}
+
+// HTTP/2 brings the receipt of a short answer twice; a client of the proxy gets it once.
+func TestReceiptComesOnce(t *testing.T) {
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &signedNode{t: t, key: key, body: "answer", change: func(resp *http.Response, _ *service.Receipt) {
+		resp.Trailer.Set(service.HeaderReceipt, "again")
+	}}
+	req, err := http.NewRequestWithContext(t.Context(), "POST", "https://h/services/triage/classify?x=1", strings.NewReader("question"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := &Receipts{Mesh: identity.MeshID{1}, Keep: func(Kept) error { return nil }}
+	k.Session(Session{Peer: n.peer(), RuntimeHead: service.Digest{4}, Events: []runtimelog.Event{{Type: service.EventType, Name: "triage",
+		Digests: []runtimelog.Digest{{Role: service.RoleManifest, SHA256: [32]byte{1}}, {Role: service.RoleModel, SHA256: [32]byte{3}}, {Role: service.RoleProgram, SHA256: [32]byte{2}}}}}})
+	resp, err := k.Over(n).RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.Header.Get(service.HeaderReceipt) == "" || len(resp.Trailer) != 0 {
+		t.Errorf("headers %v, trailers %v", resp.Header, resp.Trailer)
+	}
+}
+
+// What no service takes is not sent, and whose limit that is is said.
+func TestRequestAboveTheLimit(t *testing.T) {
+	n := &signedNode{t: t, change: func(*http.Response, *service.Receipt) { t.Error("sent") }}
+	req, err := http.NewRequestWithContext(t.Context(), "POST", "https://h/services/triage/classify", bytes.NewReader(make([]byte, service.MaxRequest+1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := (&Receipts{}).Over(n).RoundTrip(req)
+	var r *Refusal
+	if err == nil {
+		resp.Body.Close()
+	}
+	if !errors.As(err, &r) || r.Code() != attest.CodeLimit || strings.HasPrefix(err.Error(), ":") {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -81,7 +81,7 @@ func (v *Verifier) Judge(ctx context.Context, s Sighting) (Session, error) {
 	session, refusal := v.judge(ctx, s)
 	if refusal != nil {
 		refusal.Address = s.Address
-		return Session{}, refusal
+		return Session{}, refusal.forClients()
 	}
 	return session, nil
 }
