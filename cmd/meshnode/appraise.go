@@ -34,6 +34,16 @@ read and a fresh challenge answered, whose evidence must carry that connection's
 With --genesis the mesh's policy, the Credential and the majority's word for both are verified
 too; without it the best verdict is "warning", whoever's node it is.
 
+--policy says which evidence is good enough and which software is wanted (what a client demands
+of a node, organisations and services, is in the policy of meshnode proxy):
+
+  kinds: [sevsnp, tdx, vtpm]     # each has its section; what is left out of it refuses
+  sevsnp: {vmpl: [0], minimum_tcb: {Milan: {boot_loader: 3, snp: 8, microcode: 115}}}
+  tdx: {xfam_allowed: 0x6dbe7, tcb_statuses: [UpToDate]}
+  vtpm: {required_pcrs: [0, 7], banks: [sha256]}    # and roots: [PEM files]
+  references:                    # software that is wanted; a list "revoked" has what is not
+    - {kind: sevsnp, measurement: HEX}
+
 Without --policy the strictest demands are made but no software is named as wanted, so the
 best verdict is "warning". Logs alone prove nothing: verdict "none", with the registers
 they replay to.
@@ -42,7 +52,7 @@ Exit codes: 0 affirming, warning, or a log · 1 refused or not genuine · 2 no e
 3 cannot decide. Of several files the worst by 2, 1, 3, 0.`
 
 // notEvidence is the remedy for files that are none.
-const notEvidence = "give a report, quote, attestation or log, or the folder of one"
+const notEvidence = "give a report, quote, attestation or log, or the folder of one; a node is https://HOST:PORT"
 
 // appraiseFlags are the options of meshnode appraise.
 type appraiseFlags struct {
@@ -121,7 +131,7 @@ type appraised struct {
 	File    string          `json:"file"`
 	Verdict attest.Verdict  `json:"verdict"`
 	Kind    string          `json:"kind"`
-	Genuine *bool           `json:"genuine"` // nil: nothing that could be, or not to be decided by this release
+	Genuine *bool           `json:"genuine"` // nil: nothing that could be, not to be decided by this release, or refused for something else
 	Bound   bool            `json:"bound"`
 	Claims  any             `json:"claims"`
 	Reasons []attest.Reason `json:"reasons"`
@@ -307,6 +317,9 @@ func (a *appraiser) print(w io.Writer, r appraised) error {
 		genuine = "nothing to be genuine: a log without a quote"
 		if r.EAR != nil {
 			genuine = "not decided by this release"
+		}
+		if r.Verdict == attest.VerdictContraindicated {
+			genuine = "refused for what follows"
 		}
 	case *r.Genuine && r.claims.VTPM != nil && r.claims.VTPM.AKTrust == "":
 		genuine = "consistent, under a key nobody vouches for"

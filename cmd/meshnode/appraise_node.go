@@ -118,31 +118,35 @@ func (a *appraiser) verifierOf(g *consensus.Genesis) (*client.Verifier, error) {
 }
 
 // judgeNode comes to the verdict on a challenge's answer, and returns the policy that it was
-// judged under.
-func (a *appraiser) judgeNode(ctx context.Context, s client.Sighting, verifier *client.Verifier) (attest.Claims, attest.Policy, attest.Result) {
+// judged under: nil where it was refused before.
+func (a *appraiser) judgeNode(ctx context.Context, s client.Sighting, verifier *client.Verifier) (attest.Claims, *attest.Policy, attest.Result) {
 	if verifier == nil {
 		claims, result := a.judgeUnknown(ctx, s)
-		return claims, a.policy, result
+		return claims, &a.policy, result
 	}
 	session, err := verifier.Judge(ctx, s)
 	var refusal *client.Refusal
 	switch {
 	case errors.As(err, &refusal):
-		r := refused("", refusal.Reasons[0], s.At)
+		var kind string
+		if proof, err := ratls.DecodeProof(s.Answer.Proof); err == nil {
+			kind = proof.Evidence.Kind
+		}
+		r := refused(kind, refusal.Reasons[0], s.At)
 		r.Reasons = refusal.Reasons
 		if undecided(refusal) {
 			r.Verdict = attest.VerdictNone
 		}
-		return attest.Claims{}, a.policy, r
+		return attest.Claims{}, nil, r
 	case err != nil:
-		return attest.Claims{}, a.policy, attest.Refuse(s.At, attest.NewReason(attest.CodeMalformed, "answer", err.Error(), ""))
+		return attest.Claims{}, nil, attest.Refuse(s.At, attest.NewReason(attest.CodeMalformed, "answer", err.Error(), ""))
 	}
 	if a.flags.policy != "" { // then both must be content
 		if own := attest.Appraise(session.Claims, a.policy, s.At); !own.Affirming() {
-			return session.Claims, session.Policy, own
+			return session.Claims, &session.Policy, own
 		}
 	}
-	return session.Claims, session.Policy, session.Result
+	return session.Claims, &session.Policy, session.Result
 }
 
 // judgeUnknown judges evidence of a node of whose mesh nothing is known: is it genuine and
@@ -197,8 +201,8 @@ func (a *appraiser) open(ctx context.Context, ev attest.Evidence, data attest.Re
 	return attest.Claims{}, attest.Refuse(at, attest.NewReason(attest.CodeNotGenuine, "evidence", err.Error(), "authentic evidence"))
 }
 
-// lookAt judges the certificate by itself.
-func (a *appraiser) lookAt(ctx context.Context, s client.Sighting, policy attest.Policy) certificateLook {
+// lookAt judges the certificate by itself; without a policy, only whether it is genuine.
+func (a *appraiser) lookAt(ctx context.Context, s client.Sighting, policy *attest.Policy) certificateLook {
 	out := certificateLook{Verdict: attest.VerdictContraindicated, NotAfter: s.Leaf.NotAfter.UTC(), Reasons: []attest.Reason{}}
 	var data attest.ReportData
 	c, err := ratls.ParseCertificate(s.Leaf, s.At)
@@ -209,8 +213,16 @@ func (a *appraiser) lookAt(ctx context.Context, s client.Sighting, policy attest
 		out.Reasons = append(out.Reasons, *consensus.ReasonOf(err))
 		return out
 	}
-	claims, result := a.open(ctx, c.Proof.Evidence, data, policy, s.At)
+	under := a.policy
+	if policy != nil {
+		under = *policy
+	}
+	claims, result := a.open(ctx, c.Proof.Evidence, data, under, s.At)
 	out.Verdict, out.Genuine, out.Bound = result.Verdict, claims.Genuine, claims.Bound
+	if policy == nil && claims.Genuine {
+		out.Verdict = attest.VerdictNone
+		return out
+	}
 	out.Reasons = append(out.Reasons, result.Reasons...)
 	return out
 }
@@ -223,7 +235,8 @@ func (out *appraised) complete(claims attest.Claims, result attest.Result) {
 	} else {
 		out.Kind = result.Kind
 	}
-	if genuine := claims.Genuine; result.Code() != attest.CodeUnsupported {
+	// Of a node that was refused for another reason it is not said whether it is genuine.
+	if genuine := claims.Genuine; claims.Kind != "" || result.Code() == attest.CodeNotGenuine {
 		out.Genuine = &genuine
 	}
 	out.Verdict = result.Verdict

@@ -73,7 +73,7 @@ func readAppraisalPolicy(path string) (attest.Policy, vtpmRoots, error) {
 		if errors.Is(err, fs.ErrNotExist) {
 			return attest.Policy{}, nil, usageError("check the path", "%v", err)
 		}
-		return attest.Policy{}, nil, usageError("correct the file", "%v", err)
+		return attest.Policy{}, nil, usageError("correct the file; meshnode appraise --help shows its form", "%v", err)
 	}
 	p := attest.Policy{Kinds: f.Kinds, AllowUnbound: true}
 	var err error

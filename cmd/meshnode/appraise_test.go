@@ -265,3 +265,21 @@ func TestAppraiseSilentAddress(t *testing.T) {
 		t.Errorf("exit %d, code %q, want %d, unavailable: %v", f.exit, f.code, exitUnavailable, err)
 	}
 }
+
+// The policy that the help shows is one.
+func TestAppraiseHelpPolicy(t *testing.T) {
+	var text strings.Builder
+	for line := range strings.Lines(appraiseHelp) {
+		if strings.HasPrefix(line, "  ") {
+			text.WriteString(strings.TrimPrefix(line, "  "))
+		}
+	}
+	path := filepath.Join(t.TempDir(), "policy.yaml")
+	if err := os.WriteFile(path, []byte(strings.ReplaceAll(text.String(), "HEX", strings.Repeat("ab", 48))), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p, _, err := readAppraisalPolicy(path)
+	if err != nil || len(p.Kinds) != 3 || len(p.References) != 1 || p.SEVSNP == nil || p.TDX.XFAMAllowed != 0x6dbe7 || p.VTPM == nil {
+		t.Errorf("%+v, %v", p, err)
+	}
+}

@@ -440,7 +440,8 @@ func (m *trial) appraise(t *testing.T) {
 	m.run(exitUsage, "appraise", "--at", "2026-01-01T00:00:00Z", address)
 	// A genesis of other people.
 	other := filepath.Join("..", "..", "audit", "testdata", "published", "genesis.json")
-	if out := m.run(exitRefused, "appraise", "--genesis", other, address); !strings.Contains(out, "wrong_mesh") {
+	if out := m.run(exitRefused, "appraise", "--genesis", other, address); !strings.Contains(out, "contraindicated (sim, refused for what follows)") ||
+		!strings.Contains(out, "wrong_mesh") || strings.Contains(out, "kind_not_allowed") {
 		t.Error(out)
 	}
 }
