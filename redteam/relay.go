@@ -24,11 +24,11 @@ func relayAttacks() []Attack {
 			Flaw: "believe that evidence comes from whoever sends it", Needs: needs, run: func(ctx context.Context, c *Campaign) Outcome {
 				return c.relay(ctx, newKey(), "", attest.CodeNotBound)
 			}},
-		{Name: "relay-stolen-key", Tries: "the same with the genuine node's identity key in hand, as if stolen; the node takes the attacker for the target",
+		{Name: "relay-stolen-key", Tries: "stand there with the genuine node's identity key in hand, as if stolen; the node takes the attacker for the target",
 			Flaw: "bind evidence to identities and nonces, but not to the TLS connection", Needs: needs, run: func(ctx context.Context, c *Campaign) Outcome {
 				return c.relay(ctx, c.arsenal.Self.Key, c.target.Peer, attest.CodeNotBound)
 			}},
-		{Name: "diversion", Tries: "the same with the stolen key, while the genuine node means to speak to somebody else",
+		{Name: "diversion", Tries: "stand there with the stolen key, while the genuine node means to speak to somebody else",
 			Flaw: "accept evidence that was made for another verifier over another connection", Needs: needs, run: func(ctx context.Context, c *Campaign) Outcome {
 				return c.relay(ctx, c.arsenal.Self.Key, identity.PeerIDFromKey(newKey().Public().(ed25519.PublicKey)), attest.CodeNotBound)
 			}},
