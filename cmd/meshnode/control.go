@@ -29,7 +29,7 @@ const maxControlReply = 256 << 20
 
 // nodeFlag adds --node to a command that talks to a running node.
 func nodeFlag(cmd *cobra.Command) *string {
-	return cmd.Flags().String("node", "", "control socket of the node (DATA/"+node.SocketName+")")
+	return cmd.Flags().String("node", "", "data directory of the node, or the control socket in it ("+node.SocketName+")")
 }
 
 // control is a client of one node's control socket.
@@ -47,7 +47,7 @@ func newControl(socket string) (*control, error) {
 		socket = filepath.Join(socket, node.SocketName)
 	}
 	if _, err := os.Stat(socket); err != nil {
-		return nil, unavailableError("unavailable", "name the control socket with --node DATA/"+node.SocketName+"; is the node running?", "no node here: %v", err)
+		return nil, unavailableError("unavailable", "name the node's data directory with --node DATA; is the node running?", "no node here: %v", err)
 	}
 	return &control{socket, &http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -73,6 +74,9 @@ func proxyCommand() *cobra.Command {
 }
 
 func runProxy(cmd *cobra.Command, f proxyFlags) error {
+	if f.to == "" {
+		return usageError("name the https address of a node with --to HOST:PORT", "no node")
+	}
 	to, err := nodeURL(f.to)
 	if err != nil {
 		return err
@@ -119,11 +123,8 @@ func newTransport(genesis, policy string, onSession func(client.Session)) (*clie
 	}
 	var p client.Policy
 	if policy != "" {
-		if p, err = client.ReadPolicy(policy); err != nil {
-			if errors.Is(err, fs.ErrNotExist) {
-				return nil, usageError("check the path", "%v", err)
-			}
-			return nil, usageError("correct the file; meshnode proxy --help shows its form", "%v", err)
+		if p, err = readClientPolicy(policy); err != nil {
+			return nil, err
 		}
 	}
 	t, err := client.New(client.Config{Genesis: g.Raw(), Policy: p, OnSession: onSession})
@@ -131,6 +132,18 @@ func newTransport(genesis, policy string, onSession func(client.Session)) (*clie
 		return nil, usageError("compare policy and genesis", "%v", err)
 	}
 	return t, nil
+}
+
+// readClientPolicy reads what a client demands beyond the mesh.
+func readClientPolicy(path string) (client.Policy, error) {
+	p, err := client.ReadPolicy(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return client.Policy{}, usageError("check the path", "%v", err)
+	case err != nil:
+		return client.Policy{}, usageError("correct the file; meshnode proxy --help shows its form", "%v", err)
+	}
+	return p, nil
 }
 
 // nodeURL reads HOST:PORT or https://HOST[:PORT][/PATH].
@@ -197,6 +210,8 @@ func clientFailure(ctx context.Context, err error) error {
 	switch {
 	case ctx.Err() != nil:
 		return err
+	case errors.As(err, new(tls.RecordHeaderError)):
+		return unavailableError("unavailable", "give the address that the node's https names; its public one speaks plain HTTP", "%v", err)
 	case !errors.As(err, &refusal):
 		return unavailableError("unavailable", "see whether the node runs and can be reached", "%v", err)
 	}
@@ -245,10 +260,13 @@ type attestedLine struct {
 	NotAfter    time.Time      `json:"not_after"`
 }
 
+// serviceLine is one start. The log keeps those before it; Newest is what runs, if anything
+// does.
 type serviceLine struct {
 	Service string `json:"service"`
 	Program string `json:"program"`
 	Model   string `json:"model"`
+	Newest  bool   `json:"newest"`
 }
 
 type checkpointLine struct {
@@ -271,7 +289,10 @@ func newAttestedLine(s client.Session) attestedLine {
 		}
 		program, _ := e.Find(service.RoleProgram)
 		model, _ := e.Find(service.RoleModel)
-		l.Services = append(l.Services, serviceLine{e.Name, hex.EncodeToString(program[:]), hex.EncodeToString(model[:])})
+		l.Services = append(l.Services, serviceLine{e.Name, hex.EncodeToString(program[:]), hex.EncodeToString(model[:]), true})
+		for i := range l.Services[:len(l.Services)-1] {
+			l.Services[i].Newest = l.Services[i].Newest && l.Services[i].Service != e.Name
+		}
 	}
 	return l
 }
@@ -288,6 +309,10 @@ func (p *proxyLines) attested(s client.Session) {
 	text := fmt.Sprintf("%s: %s runs %s, epoch %d, vouched for by %s, until %s", word, l.Node, l.Measurement, l.Epoch,
 		strings.Join(l.Heads, ", "), s.NotAfter.Format(time.TimeOnly))
 	for _, e := range l.Services {
+		if !e.Newest {
+			text += fmt.Sprintf("\n  before, %s: program %s", e.Service, e.Program)
+			continue
+		}
 		text += fmt.Sprintf("\n  service %s: program %s, model %s", e.Service, e.Program, e.Model)
 	}
 	p.print(l, text)

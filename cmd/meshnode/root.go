@@ -87,6 +87,9 @@ func execute(ctx context.Context, args []string, stdin io.Reader, stdout, stderr
 		return int(status)
 	}
 	f := asFailure(ctx, err)
+	if f.remedy == "" && f.exit == exitUsage {
+		f.remedy = "run " + cmd.CommandPath() + " --help"
+	}
 	// The flag itself is unset where parsing failed before it was reached.
 	if asJSON, _ := cmd.Flags().GetBool("json"); asJSON || slices.Contains(args, "--json") {
 		_ = json.NewEncoder(stdout).Encode(map[string]any{"error": map[string]string{
@@ -109,7 +112,7 @@ func asFailure(ctx context.Context, err error) *failure {
 		return &failure{exit: exitInterrupted, code: "interrupted", message: "interrupted"}
 	}
 	// What cobra itself refuses (unknown command, wrong number of arguments) is usage.
-	return &failure{exit: exitUsage, code: "usage", message: err.Error(), remedy: "run meshnode --help"}
+	return &failure{exit: exitUsage, code: "usage", message: err.Error()}
 }
 
 // printable replaces control characters, so that a peer's or file's text cannot drive the

@@ -24,6 +24,7 @@ import (
 type deployOptions struct {
 	to, genesis, policy, key, name, program, model string
 	version                                        uint64
+	versioned                                      bool // --version was given
 	asJSON                                         bool
 }
 
@@ -48,13 +49,14 @@ service; the node's configuration lists its public half under this name.`,
 			if cmd.ArgsLenAtDash() != 0 && len(args) > 0 {
 				return usageError("put the program's arguments behind --", "unexpected argument %q", args[0])
 			}
+			o.versioned = cmd.Flags().Changed("version")
 			return runDeploy(cmd, o, args)
 		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.to, "to", "", "https URL of the node")
 	f.StringVar(&o.genesis, "genesis", "", "the mesh's signed genesis file")
-	f.StringVar(&o.policy, "policy", "", "what you demand of the node (YAML)")
+	f.StringVar(&o.policy, "policy", "", "what you demand of the node (YAML; meshnode proxy --help shows its form)")
 	f.StringVar(&o.key, "key", "", "your service key")
 	f.StringVar(&o.name, "name", "", "the service's name on the node")
 	f.StringVar(&o.program, "program", "", "a static executable")
@@ -79,9 +81,9 @@ func runDeploy(cmd *cobra.Command, o deployOptions, args []string) error {
 	if err != nil {
 		return err
 	}
-	policy, err := client.ReadPolicy(o.policy)
+	policy, err := readClientPolicy(o.policy)
 	if err != nil {
-		return usageError("mend the policy file", "%v", err)
+		return err
 	}
 	// The program is not there before it is deployed: what this policy wants of services is
 	// for those who ask them.
@@ -94,7 +96,7 @@ func runDeploy(cmd *cobra.Command, o deployOptions, args []string) error {
 	var proved client.Session
 	t, err := client.New(client.Config{Genesis: g.Raw(), Policy: policy, OnSession: func(s client.Session) { proved = s }})
 	if err != nil {
-		return usageError("mend the policy file", "%v", err)
+		return usageError("compare policy and genesis", "%v", err)
 	}
 	defer t.Close()
 	req, err := http.NewRequestWithContext(cmd.Context(), http.MethodPut, target, up.body(cmd))
@@ -151,6 +153,9 @@ func prepareUpload(o deployOptions, mesh identity.MeshID, args []string) (*uploa
 	}
 	if _, ok := key.(ed25519.PrivateKey); !ok {
 		return nil, usageError("make one with meshnode keygen --role service", "key %s: is no Ed25519 key", o.key)
+	}
+	if o.versioned && o.version == 0 {
+		return nil, usageError("leave --version out for the present second", "--version 0: want 1 or more")
 	}
 	u := &upload{manifest: service.Manifest{MeshID: mesh, Service: o.name, Version: o.version, Args: args}, endProgress: func() {}}
 	if u.manifest.Version == 0 {

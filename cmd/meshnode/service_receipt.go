@@ -39,8 +39,8 @@ asked and answered, by digest; it says nothing about today.`,
 			}
 			p := client.Policy{}
 			if policy != "" {
-				if p, err = client.ReadPolicy(policy); err != nil {
-					return usageError("mend the policy file", "%v", err)
+				if p, err = readClientPolicy(policy); err != nil {
+					return err
 				}
 			}
 			file, err := readLimited(args[0], client.MaxKept)
@@ -53,7 +53,7 @@ asked and answered, by digest; it says nothing about today.`,
 			}
 			v, err := client.NewVerifier(g.Raw(), p)
 			if err != nil {
-				return usageError("mend the policy file", "%v", err)
+				return usageError("compare policy and genesis", "%v", err)
 			}
 			r, s, err := v.VerifyKept(cmd.Context(), kept)
 			if err != nil {
@@ -66,7 +66,7 @@ asked and answered, by digest; it says nothing about today.`,
 		},
 	}
 	cmd.Flags().StringVar(&genesis, "genesis", "", "the mesh's signed genesis file")
-	cmd.Flags().StringVar(&policy, "policy", "", "what you demanded of the node (YAML)")
+	cmd.Flags().StringVar(&policy, "policy", "", "what you demanded of the node (YAML; meshnode proxy --help shows its form)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	return cmd
 }
