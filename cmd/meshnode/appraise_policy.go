@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -86,6 +87,9 @@ func readAppraisalPolicy(path string) (attest.Policy, vtpmRoots, error) {
 	for _, k := range f.Kinds {
 		if _, err := attest.ParseKinds(k); err != nil {
 			return attest.Policy{}, nil, usageError("use sevsnp, tdx or vtpm", "%s: kinds: %v", path, err)
+		}
+		if slices.Contains(strings.Split(k, ","), attest.KindSim) {
+			return attest.Policy{}, nil, usageError("leave --policy out: simulated evidence is judged under --genesis alone", "%s: kinds: %s", path, k)
 		}
 	}
 	if s := f.SEVSNP; s != nil {
