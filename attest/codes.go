@@ -52,6 +52,7 @@ const (
 	CodeBehind                Code = "behind"
 	CodeStale                 Code = "stale"
 	CodeQuarantined           Code = "quarantined"
+	CodeSuspended             Code = "suspended"
 	CodeUnavailable           Code = "unavailable"
 	CodeBusy                  Code = "busy"
 	CodeShutdown              Code = "shutdown"
@@ -79,14 +80,17 @@ const (
 	CodeNoSandbox      Code = "no_sandbox"
 	CodeSwap           Code = "swap"
 	// Refusals of ordered commands.
-	CodeThreshold       Code = "threshold"
-	CodeWrongSigner     Code = "wrong_signer"
-	CodeStaleBase       Code = "stale_base"
-	CodeReplayed        Code = "replayed"
-	CodeProposalExpired Code = "proposal_expired"
-	CodeQuorumLoss      Code = "quorum_loss"
-	CodeUnknownEntry    Code = "unknown_entry"
-	CodeLimit           Code = "limit"
+	CodeThreshold         Code = "threshold"
+	CodeWrongSigner       Code = "wrong_signer"
+	CodeStaleBase         Code = "stale_base"
+	CodeReplayed          Code = "replayed"
+	CodeProposalExpired   Code = "proposal_expired"
+	CodeQuorumLoss        Code = "quorum_loss"
+	CodeUnknownEntry      Code = "unknown_entry"
+	CodeUnknownNode       Code = "unknown_node"
+	CodeUnknownSuspension Code = "unknown_suspension"
+	CodeSuspensionEnded   Code = "suspension_ended"
+	CodeLimit             Code = "limit"
 )
 
 // remedies says what a person does about a code.
@@ -135,6 +139,7 @@ var remedies = map[Code]string{
 	CodeBehind:                "fetch the newest policy state and connect again",
 	CodeStale:                 "restore the connection to a majority of the seats",
 	CodeQuarantined:           "restore this node's connection to the seats; its verdict on the peer must get into the published log",
+	CodeSuspended:             "wait until the suspension ends, or have the organisations lift it (meshnode policy lift)",
 	CodeUnavailable:           "try again when the service answers",
 	CodeBusy:                  "try again later",
 	CodeShutdown:              "the peer is stopping",
@@ -167,6 +172,9 @@ var remedies = map[Code]string{
 	CodeProposalExpired:       "make the proposal again with a later expiry",
 	CodeQuorumLoss:            "move the seats to another measurement first, or set confirm_quorum_loss in the proposal",
 	CodeUnknownEntry:          "compare with the entries that meshnode policy show lists",
+	CodeUnknownNode:           "compare with the nodes that meshnode peers lists",
+	CodeUnknownSuspension:     "compare with the suspensions that meshnode policy show lists",
+	CodeSuspensionEnded:       "nothing is suspended by it any more; suspend again if that is still needed",
 	CodeLimit:                 "remove what is no longer needed and try again",
 }
 

@@ -80,11 +80,15 @@ func (m *mesh) entry(name string, change ...func(*consensus.Entry)) consensus.En
 
 // newMesh returns a mesh of three organisations before Bootstrap, which allows "old" and
 // "new", and "brief" for an hour.
-func newMesh(t testing.TB) *mesh {
+func newMesh(t testing.TB) *mesh { return newMeshOf(t, consensus.FSMVersion) }
+
+// newMeshOf is newMesh of a version of the state machine. Organisations have emergency keys
+// where that knows suspensions.
+func newMeshOf(t testing.TB, version int) *mesh {
 	t.Helper()
 	m := &mesh{t: t, at: time.Now().UTC().Truncate(time.Second)}
 	g := &consensus.Genesis{Name: "trial", Nonce: strings.Repeat("ab", 32), CreatedAt: m.at, LogOrigin: "sim.example.org/trial",
-		FSMVersion: consensus.FSMVersion, StoreKind: consensus.StoreMemory, AllowSim: true,
+		FSMVersion: version, StoreKind: consensus.StoreMemory, AllowSim: true,
 		Kinds:     consensus.Kinds{Member: []string{"sim"}, Seat: []string{"sim"}, Aggregator: []string{"sim"}},
 		Roots:     consensus.Roots{Sim: []envelope.PublicKey{public("sim root")}, VTPM: []envelope.PublicKey{}},
 		Witnesses: []string{}, Limits: consensus.Limits{Nodes: 3}}
@@ -94,6 +98,10 @@ func newMesh(t testing.TB) *mesh {
 	for _, org := range []string{"alpha", "beta", "gamma"} {
 		g.Organisations = append(g.Organisations, consensus.Organisation{ID: identity.OrgID(org), Roles: []string{consensus.OrgMember}, Keys: []consensus.Key{
 			{Role: consensus.KeyGovern, Public: public(org + " govern")}, {Role: consensus.KeyEnroll, Public: public(org + " enroll")}}})
+		if version > 1 {
+			o := &g.Organisations[len(g.Organisations)-1]
+			o.Keys = append(o.Keys, consensus.Key{Role: consensus.KeyEmergency, Public: public(org + " emergency")})
+		}
 		signers = append(signers, m.signer(org+" govern"))
 	}
 	var err error
@@ -105,8 +113,9 @@ func newMesh(t testing.TB) *mesh {
 
 // started returns a mesh after Bootstrap, its first tick, and an affirming edge between
 // every two seats, all of which run "new": leaves 0 to 7.
-func started(t testing.TB) *mesh {
-	m := newMesh(t)
+func started(t testing.TB) *mesh { return newMesh(t).start() }
+
+func (m *mesh) start() *mesh {
 	m.command(consensus.KindBootstrap, m.g.Raw(), m.bootstrap())
 	m.tick(0)
 	m.attestAll("new")

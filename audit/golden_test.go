@@ -13,13 +13,13 @@ import (
 
 var update = flag.Bool("update", false, "write testdata/published anew")
 
-// testdata/published is the whole log of a small mesh with its genesis, byte for byte:
+// testdata/published is the whole log of a small mesh of version 1 with its genesis, byte for byte:
 // what was published once must audit for ever, by other programs too. In the bubble the
 // clock stands at 2000-01-01T00:00:00Z.
 func TestGoldenLog(t *testing.T) {
 	const golden = "testdata/published"
 	synctest.Test(t, func(t *testing.T) {
-		m := started(t)
+		m := newMeshOf(t, 1).start()
 		m.command(consensus.KindCredential, m.credential("beta/n2"))
 		m.command(consensus.KindProposal, m.proposal(m.add("newer"), "alpha", "gamma"))
 		m.command(consensus.KindResults, m.result("alpha/n1", "beta/n2", "newer"), m.result("gamma/n1", "beta/n2", "newer"))

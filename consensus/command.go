@@ -24,6 +24,8 @@ const (
 	KindResults     Kind = "results"
 	KindProposal    Kind = "proposal"
 	KindTick        Kind = "tick"
+	KindSuspension  Kind = "suspension"
+	KindLift        Kind = "suspension-lift"
 	KindJob         Kind = "job"
 	KindRoundOpen   Kind = "round-open"
 	KindRoundClose  Kind = "round-close"
@@ -92,7 +94,7 @@ func (c codec) decode(raw []byte, v any) error {
 
 func knownKind(k Kind) bool {
 	switch k {
-	case KindBootstrap, KindCredential, KindResults, KindProposal, KindTick, KindJob, KindRoundOpen, KindRoundClose, KindRoundCommit:
+	case KindBootstrap, KindCredential, KindResults, KindProposal, KindTick, KindSuspension, KindLift, KindJob, KindRoundOpen, KindRoundClose, KindRoundCommit:
 		return true
 	}
 	return false
@@ -146,7 +148,7 @@ func envelopeCount(kind Kind) (lo, hi int, ok bool) {
 	switch kind {
 	case KindBootstrap:
 		return 2, 2, true
-	case KindCredential, KindProposal:
+	case KindCredential, KindProposal, KindSuspension, KindLift:
 		return 1, 1, true
 	case KindResults:
 		return 1, MaxResults, true

@@ -52,6 +52,21 @@ type retiredImage struct {
 	Ref  string
 }
 
+type suspensionImage struct {
+	_       struct{} `cbor:",toarray"`
+	ID      []byte   // which names all that was signed
+	Ordered int64    // Unix ms
+	Ends    int64    // Unix ms
+	Lifted  bool
+}
+
+// suspendingImage is that of a state with suspensions.
+type suspendingImage struct {
+	_           struct{} `cbor:",toarray"`
+	State       []byte   // the digest without them
+	Suspensions []suspensionImage
+}
+
 type stateImage struct {
 	_       struct{} `cbor:",toarray"`
 	Policy  []byte
@@ -65,7 +80,7 @@ type stateImage struct {
 // PolicyDigest is equal exactly if two policy states are: what seats sign so that others
 // can tell that a chain they replayed is the newest.
 func (s *PolicyState) PolicyDigest() [32]byte {
-	im := policyImage{Version: FSMVersion, MeshID: s.genesis.meshID[:], Incarnation: uint64(s.incarnation), Epoch: uint64(s.epoch), Base: s.base,
+	im := policyImage{Version: s.genesis.FSMVersion, MeshID: s.genesis.meshID[:], Incarnation: uint64(s.incarnation), Epoch: uint64(s.epoch), Base: s.base,
 		Entries: slices.Sorted(maps.Keys(s.entries)), Revoked: slices.Sorted(maps.Keys(s.revoked)), ChainLength: len(s.chain), ChainBytes: s.chainBytes}
 	for id := range s.seen {
 		im.Seen = append(im.Seen, id[:])
@@ -104,7 +119,16 @@ func (s *State) Digest() [32]byte {
 	for _, peer := range sortedPeers(s.retired) {
 		im.Retired = append(im.Retired, retiredImage{Peer: []byte(peer), Ref: s.retired[peer].String()})
 	}
-	return digestOf(im)
+	without := digestOf(im)
+	if len(s.suspensions) == 0 {
+		return without // as it was before there were suspensions
+	}
+	with := suspendingImage{State: without[:]}
+	for id, x := range s.suspensions {
+		with.Suspensions = append(with.Suspensions, suspensionImage{ID: id[:], Ordered: x.ordered.UnixMilli(), Ends: x.ends.UnixMilli(), Lifted: x.lifted})
+	}
+	slices.SortFunc(with.Suspensions, func(a, b suspensionImage) int { return bytes.Compare(a.ID, b.ID) })
+	return digestOf(with)
 }
 
 func sortedPeers[V any](m map[identity.PeerID]V) []identity.PeerID {

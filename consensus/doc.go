@@ -14,6 +14,8 @@
 //	proposal            govern keys of enough member organisations subject: "mesh", the mesh id
 //	attestation-result  the verifier's peer key                    subject: org/node, SHA-256 of the subject's peer id
 //	time-sample         a seat's peer key                          subject: "mesh", the mesh id
+//	suspension          an emergency key of one member organisation  subject: "mesh", the mesh id
+//	suspension-lift     govern keys of enough others, or its own     subject: "mesh", the mesh id
 //	membership          nobody: derived by Apply, checked by replay  subject: org/node, SHA-256 of the peer id
 //
 // The mesh id is the SHA-256 of the genesis payload. Approvals of a proposal are signatures
@@ -50,12 +52,14 @@
 //	results     [result, …]             leaves: those accepted
 //	proposal    [proposal]              leaf: itself, then one membership leaf per removed seat
 //	tick        [time-sample, …]        leaves: one membership leaf per removed seat
+//	suspension  [suspension]            leaf: itself
+//	suspension-lift [suspension-lift]   leaf: itself
 //
 // An unknown version or kind is ErrUnknownCommand: the replica must halt, on every node
 // alike, because skipping a removal would fail open. A command that Apply refuses changes
 // nothing and has no leaf. Apply checks every signature except those of results, which
 // CheckResults checks before an entry is stored, so that they can be verified in parallel.
-// New action or command kinds need a higher fsm_version in genesis.
+// New action or command kinds need a higher fsm_version in genesis; suspensions came with 2.
 //
 // # Time
 //
@@ -74,6 +78,20 @@
 // good, while its organisation keeps its vote on proposals. A proposal that would evict
 // so many seats that the rest is no quorum is refused unless it is confirmed in its signed bytes; a
 // tick that would (an entry passing its not_after) evicts no seat.
+//
+// # Suspensions
+//
+// One member organisation alone can withhold data: that of one node, by name, or that of
+// every node that runs what an entry allows, for at most MaxSuspension, with a quota. It
+// changes nothing else: not the allowed set, the epoch, edges or the Raft configuration, so
+// that seats go on voting and a lift can be ordered even if everything is suspended. Who is
+// suspended is not eligible. An entry that was suspended stays so under whatever other entry
+// allows the same measurement, unless its registers tell them apart. A suspension ends by a
+// tick, at its until and at most MaxSuspension after it was ordered.
+//
+// Its own organisation lifts it, or min(⌊N/2⌋+1, N−1) others do. Lifts are signed by govern
+// keys: an emergency key takes away and gives nothing back, so that whoever steals one can
+// neither undo what its owner suspended nor keep it from lifting what the thief did.
 //
 // Sources: DESIGN §7, §8, §13; TUF's threshold rules (theupdateframework.io, §5.3) for
 // counting organisations and not keys.

@@ -98,12 +98,41 @@ func FuzzStatements(f *testing.F) {
 	})
 }
 
+// FuzzSuspensions mutates payloads of suspensions and lifts below their decoders.
+func FuzzSuspensions(f *testing.F) {
+	m := suspending(f, 2)
+	raw, id := m.suspend("alpha emergency")
+	for _, seed := range [][]byte{raw, must1(m.suspend("alpha emergency", onEntry(f, "new"))), m.lift(id, "beta govern")} {
+		f.Add(must(envelope.Parse(seed)).Payload)
+	}
+	f.Fuzz(func(t *testing.T, payload []byte) {
+		if len(payload) > 32<<10 {
+			return
+		}
+		raw := (&envelope.Envelope{Payload: payload}).Marshal()
+		if x, _, err := ParseSuspension(raw); err == nil {
+			if again := must(envelope.NewPayload(envelope.TypeSuspension, meshSubject(x.MeshID), *x)); !bytes.Equal(again, payload) {
+				t.Fatalf("a suspension with two encodings: %q", payload)
+			}
+		}
+		if l, _, err := ParseSuspensionLift(raw); err == nil {
+			if again := must(l.Payload()); !bytes.Equal(again, payload) {
+				t.Fatalf("a lift with two encodings: %q", payload)
+			}
+		}
+	})
+}
+
 func FuzzCommand(f *testing.F) {
 	m := started(f, 2)
 	for _, c := range m.log {
 		f.Add(must(EncodeCommand(c)))
 	}
 	f.Add(must(EncodeCommand(must(NewCommand(KindResults, m.result("alpha/n1", "beta/n1", "new"))))))
+	v2 := suspending(f, 2)
+	raw, id := v2.suspend("alpha emergency")
+	f.Add(must(EncodeCommand(must(NewCommand(KindSuspension, raw)))))
+	f.Add(must(EncodeCommand(must(NewCommand(KindLift, v2.lift(id, "beta govern"))))))
 	f.Add(must(EncodeCommand(must(NewCommand(KindProposal, m.sign(m.payload(m.propose(remove("old"))), m.governors(2)...))))))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		c, err := DecodeCommand(raw)

@@ -18,14 +18,18 @@ import (
 	"github.com/sigstore/sigstore/pkg/signature"
 )
 
-// FSMVersion is the version of the state machine that this package is. Genesis fixes it.
-const FSMVersion = 1
+// FSMVersion is the version of the state machine that this package is, and that of new
+// meshes. Genesis fixes it; the meshes of older versions stay as they are.
+const FSMVersion = 2
+
+// fsmSuspensions is the first version that orders suspensions.
+const fsmSuspensions = 2
 
 // Key roles. A key has exactly one.
 const (
 	KeyGovern    = "govern"    // signs genesis and proposals; Ed25519 or P-256
 	KeyEnroll    = "enroll"    // signs Bootstrap and Credentials; Ed25519, online
-	KeyEmergency = "emergency" // reserved to suspensions
+	KeyEmergency = "emergency" // signs suspensions and nothing else; Ed25519 or P-256
 )
 
 // Roles of organisations. A member organisation has a vote on proposals and a seat; a
@@ -324,8 +328,8 @@ func (g *Genesis) validate() error {
 	if err := checkTime("created_at", g.CreatedAt); err != nil {
 		return err
 	}
-	if g.FSMVersion != FSMVersion {
-		return fmt.Errorf("fsm_version: got %d, this release runs %d", g.FSMVersion, FSMVersion)
+	if g.FSMVersion < 1 || g.FSMVersion > FSMVersion {
+		return fmt.Errorf("fsm_version: got %d, this release runs 1 to %d", g.FSMVersion, FSMVersion)
 	}
 	if g.StoreKind != StoreMemory && g.StoreKind != StoreDisk {
 		return fmt.Errorf("store: got %.20q, want %q or %q", g.StoreKind, StoreMemory, StoreDisk)

@@ -53,7 +53,7 @@ func TestGenesisRefuses(t *testing.T) {
 		"zero time":                   {func(g *Genesis) { g.CreatedAt = time.Time{} }, "created_at"},
 		"other zone":                  {func(g *Genesis) { g.CreatedAt = start.In(time.FixedZone("x", 3600)) }, "created_at"},
 		"nanoseconds":                 {func(g *Genesis) { g.CreatedAt = start.Add(1) }, "created_at"},
-		"fsm version":                 {func(g *Genesis) { g.FSMVersion = 2 }, "fsm_version"},
+		"fsm version":                 {func(g *Genesis) { g.FSMVersion = FSMVersion + 1 }, "fsm_version"},
 		"store":                       {func(g *Genesis) { g.StoreKind = "tape" }, "store"},
 		"origin":                      {func(g *Genesis) { g.LogOrigin = "sim.Example.org" }, "origin"},
 		"origin not sim":              {func(g *Genesis) { g.LogOrigin = "example.org" }, "origin"},

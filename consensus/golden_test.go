@@ -23,6 +23,10 @@ func TestGolden(t *testing.T) {
 		Code: attest.CodeRevoked, Cause: "tick 7"}))
 	command := must(EncodeCommand(must(NewCommand(KindCredential, m.credential("alpha/n2", 1)))))
 	digest := m.s.Digest()
+	v2 := suspending(t, 3)
+	suspension, id := v2.suspend("alpha emergency")
+	v2.ok(v2.command(KindSuspension, suspension))
+	suspendedDigest := v2.s.Digest()
 	for name, got := range map[string][]byte{
 		"genesis.json":            m.g.Raw(),
 		"bootstrap.json":          newMesh(t, 2).bootstrap(1),
@@ -31,6 +35,10 @@ func TestGolden(t *testing.T) {
 		"attestation-result.json": m.result("alpha/n1", "beta/n1", "new"),
 		"time-sample.json":        m.sample("alpha/n1", 1),
 		"membership.json":         removed,
+		"suspension.json":         suspension,
+		"suspension-entry.json":   must1(v2.suspend("beta emergency", func(x *Suspension) { x.Organisation = "beta" }, onEntry(t, "new"))),
+		"suspension-lift.json":    v2.lift(id, "beta govern", "gamma govern"),
+		"digest-suspended.hex":    []byte(hex.EncodeToString(suspendedDigest[:]) + "\n"),
 		"command.hex":             []byte(hex.EncodeToString(command) + "\n"),
 		"digest.hex":              []byte(hex.EncodeToString(digest[:]) + "\n"),
 	} {

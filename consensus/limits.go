@@ -25,6 +25,16 @@ const (
 	MaxActions = 32
 	// MaxProposalLifetime is the longest time from creation to expiry.
 	MaxProposalLifetime = 14 * 24 * time.Hour
+	// MaxSuspension is the longest time that one organisation can withhold data by itself,
+	// MaxSuspensionSize bounds an encoded suspension or lift.
+	MaxSuspension     = 24 * time.Hour
+	MaxSuspensionSize = 16 << 10
+	// MaxSuspensionsLive and MaxSuspensionsDaily bound the suspensions of one organisation:
+	// in force together, and ordered within suspensionDay. Who has stolen an emergency key
+	// must not outlast those who lift what it does.
+	MaxSuspensionsLive  = 3
+	MaxSuspensionsDaily = 6
+	suspensionDay       = 24 * time.Hour
 	// MaxCredential bounds an encoded Credential: it must fit a HELLO of 4 KiB.
 	MaxCredential = 3 << 10
 	// MaxCredentialLifetime is the longest validity of a Credential, ClockSkew what we

@@ -48,6 +48,10 @@ func (s *State) Replay(leaf []byte) (Outcome, error) {
 		return s.orderProposal(leaf)
 	case envelope.TypeMembership:
 		return s.replayExpiry(leaf)
+	case envelope.TypeSuspension:
+		return s.orderSuspension(leaf)
+	case envelope.TypeSuspensionLift:
+		return s.orderLift(leaf)
 	}
 	return Outcome{}, refuse(attest.CodeMalformed, "leaf", fmt.Sprintf("predicate type %.100q", predicate), "a kind of leaf that governance writes")
 }

@@ -23,6 +23,8 @@ type State struct {
 	retired map[identity.PeerID]identity.NodeRef
 	// edges[subject][verifier] is the newest edge between two current peers.
 	edges map[identity.PeerID]map[identity.PeerID]*AttestationResult
+	// suspensions are those that still decide something.
+	suspensions map[SuspensionID]*suspended
 }
 
 // node is the newest boot of one node.
@@ -40,7 +42,8 @@ type node struct {
 // NewState returns the state before the first command. g must come from ParseGenesis.
 func NewState(g *Genesis) *State {
 	return &State{PolicyState: newPolicyState(g), nodes: map[identity.NodeRef]*node{}, peers: map[identity.PeerID]identity.NodeRef{},
-		retired: map[identity.PeerID]identity.NodeRef{}, edges: map[identity.PeerID]map[identity.PeerID]*AttestationResult{}}
+		retired: map[identity.PeerID]identity.NodeRef{}, edges: map[identity.PeerID]map[identity.PeerID]*AttestationResult{},
+		suspensions: map[SuspensionID]*suspended{}}
 }
 
 // Outcome is what one command did.
@@ -56,6 +59,8 @@ type Outcome struct {
 	Retired []identity.PeerID
 	// SeatsChanged says that Seats is another list than before.
 	SeatsChanged bool
+	// SuspensionsChanged says that something else is suspended than before.
+	SuspensionsChanged bool
 	// Skipped are the results of a batch that were left out.
 	Skipped []Skip
 	// Proposal describes the proposal that took effect.
@@ -108,6 +113,8 @@ func (s *State) apply(c Command) (Outcome, error) {
 		return s.applyResults(envelopes)
 	case KindProposal:
 		return s.applyProposal(envelopes[0])
+	case KindSuspension, KindLift:
+		return s.applySuspension(c.Kind, envelopes[0])
 	default: // KindTick: envelopeCount knows no other
 		return s.applyTick(envelopes)
 	}
@@ -129,6 +136,17 @@ func (s *State) applyProposal(raw []byte) (Outcome, error) {
 		return Outcome{}, refuse(attest.CodeNotStarted, "proposal", "before the first tick", "a known time, to judge expiry")
 	}
 	return s.orderProposal(raw)
+}
+
+// applySuspension executes a suspension or a lift.
+func (s *State) applySuspension(kind Kind, raw []byte) (Outcome, error) {
+	if s.now.IsZero() {
+		return Outcome{}, refuse(attest.CodeNotStarted, string(kind), "before the first tick", "a known time, to judge when it ends")
+	}
+	if kind == KindLift {
+		return s.orderLift(raw)
+	}
+	return s.orderSuspension(raw)
 }
 
 // orderProposal is applyProposal whether or not the time is known; without, nothing
@@ -156,11 +174,12 @@ func (s *State) applyTick(envelopes [][]byte) (Outcome, error) {
 	if err != nil {
 		return Outcome{}, err
 	}
+	then := s.now
 	s.now = next
 	s.tickSeq++
 	// Time alone must not stop the mesh: see the package comment.
 	evictSeats := len(s.Seats())-len(s.seatsLost()) >= s.Quorum()
-	var out Outcome
+	out := Outcome{SuspensionsChanged: s.expireSuspensions(then)}
 	err = s.reevaluate(&out, fmt.Sprintf("tick %d", s.tickSeq), evictSeats)
 	return out, err
 }

@@ -155,8 +155,8 @@ func (s *State) allowed(n *node, now time.Time) bool {
 }
 
 // Eligible returns the nodes that may take part in a round at now, sorted by name: their
-// measurement is allowed, their Credential valid, and verifiers of at least min(2, n−1)
-// other organisations affirm them.
+// measurement is allowed, their Credential valid, verifiers of at least min(2, n−1) other
+// organisations affirm them, and nobody suspends them.
 func (s *State) Eligible(now time.Time) []Node {
 	var out []Node
 	for _, ref := range s.refs() {
@@ -168,6 +168,15 @@ func (s *State) Eligible(now time.Time) []Node {
 }
 
 func (s *State) eligible(n *node, now time.Time) bool {
+	if !s.affirmed(n, now) {
+		return false
+	}
+	_, suspended := s.SuspendedNode(n.cred.Ref(), now)
+	return !suspended
+}
+
+// affirmed is eligible but for suspensions.
+func (s *State) affirmed(n *node, now time.Time) bool {
 	if !s.allowed(n, now) || !now.Before(n.cred.Expires) {
 		return false
 	}
@@ -176,6 +185,13 @@ func (s *State) eligible(n *node, now time.Time) bool {
 		orgs[e.Verifier.Node.Org] = true
 	}
 	return len(orgs) >= min(2, s.consensusN()-1)
+}
+
+// IsAffirmed reports whether peer would be among Eligible(now) if nothing were suspended:
+// for auditors, who do not know when a suspension ended.
+func (s *State) IsAffirmed(peer identity.PeerID, now time.Time) bool {
+	ref, ok := s.peers[peer]
+	return ok && s.affirmed(s.nodes[ref], now)
 }
 
 // IsEligible reports whether peer is among Eligible(now).

@@ -18,6 +18,8 @@ const (
 	TypeCredential        = "https://attestmesh.github.io/meshnode/credential/v1"
 	TypeProposal          = "https://attestmesh.github.io/meshnode/proposal/v1"
 	TypeAttestationResult = "https://attestmesh.github.io/meshnode/attestation-result/v1"
+	TypeSuspension        = "https://attestmesh.github.io/meshnode/suspension/v1"
+	TypeSuspensionLift    = "https://attestmesh.github.io/meshnode/suspension-lift/v1"
 	TypeMembership        = "https://attestmesh.github.io/meshnode/membership/v1"
 	TypeJob               = "https://attestmesh.github.io/meshnode/job/v1"
 	TypeUpdate            = "https://attestmesh.github.io/meshnode/update/v1"
