@@ -76,8 +76,8 @@ func (e *endpoint) challenge(w http.ResponseWriter, r *http.Request) {
 // answer puts together what the challenge asks for, or says why there is none.
 func (e *endpoint) answer(ctx context.Context, r *http.Request, nonce [ratls.NonceSize]byte) (ratls.Answer, *attest.Reason) {
 	n := e.n
-	if stale := n.stale(); stale != nil {
-		return ratls.Answer{}, stale
+	if why := n.withdrawn(); why != nil {
+		return ratls.Answer{}, why
 	}
 	checkpoint, _ := n.lastPublished()
 	if checkpoint.note == nil {

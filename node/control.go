@@ -24,6 +24,8 @@ import (
 //	GET  /v1/status                          Status
 //	GET  /v1/policy                          PolicyView
 //	POST /v1/proposals        envelope       Submission
+//	POST /v1/suspensions      envelope       Submission
+//	POST /v1/lifts            envelope       Submission
 //	GET  /v1/jobs                            [JobStatus]
 //	POST /v1/jobs             envelope       Submission
 //	GET  /v1/jobs/{id}[?follow=1]            JobStatus, or one a line at every change
@@ -85,6 +87,8 @@ func (n *Node) serveControl(ctx context.Context, l net.Listener) error {
 		writeJSON(w, http.StatusOK, n.policyView())
 	})
 	mux.HandleFunc("POST /v1/proposals", n.handleSubmit(n.propose))
+	mux.HandleFunc("POST /v1/suspensions", n.handleSubmit(n.suspend))
+	mux.HandleFunc("POST /v1/lifts", n.handleSubmit(n.lift))
 	mux.HandleFunc("POST /v1/jobs", n.handleSubmit(n.submitJob))
 	mux.HandleFunc("GET /v1/jobs", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, n.jobStatuses())

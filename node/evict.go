@@ -52,10 +52,10 @@ func (n *Node) propose(ctx context.Context, raw []byte) (Submission, error) {
 	return answer, nil
 }
 
-// watchPolicy judges every link again after each change that may put a peer out, until
-// ctx ends.
+// watchPolicy judges every link again after each change that may put a peer out, and every
+// stream after each that may withhold its data, until ctx ends.
 func (n *Node) watchPolicy(ctx context.Context) {
-	lastEpoch, lastMoved := n.epoch(), n.machine.Moved()
+	lastEpoch, lastMoved, lastSuspended := n.epoch(), n.machine.Moved(), n.machine.Suspended()
 	for {
 		changed := n.changed.wait()
 		if e, moved := n.epoch(), n.machine.Moved(); e != lastEpoch || moved != lastMoved {
@@ -65,6 +65,10 @@ func (n *Node) watchPolicy(ctx context.Context) {
 			}
 			lastEpoch, lastMoved = e, moved
 			n.rejudge(decided)
+		}
+		if s := n.machine.Suspended(); s != lastSuspended {
+			lastSuspended = s
+			n.recheck()
 		}
 		select {
 		case <-changed:

@@ -260,8 +260,9 @@ func (n *Node) policyView() PolicyView {
 	n.machine.View(func(s *consensus.State, _ *federated.Ledger) {
 		v = PolicyView{MeshID: s.MeshID().String(), Incarnation: uint64(s.Incarnation()), Epoch: uint64(s.Epoch()), Base: s.Base(),
 			Entries: entryViews(s.Entries()), Revoked: entryViews(s.Revoked()),
-			Thresholds: Thresholds{consensus.NarrowThreshold(s.N()), consensus.WidenThreshold(s.N())},
-			Draft:      string(s.NewDraft(nonce, n.now())), Time: s.Now()}
+			Thresholds:  Thresholds{consensus.NarrowThreshold(s.N()), consensus.WidenThreshold(s.N()), consensus.LiftThreshold(s.N())},
+			Suspensions: suspensionViews(s.Suspensions(s.Now())),
+			Draft:       string(s.NewDraft(nonce, n.now())), Time: s.Now()}
 		for _, o := range s.Genesis().Organisations {
 			if o.IsMember() {
 				v.Organisations = append(v.Organisations, string(o.ID))
@@ -289,8 +290,10 @@ type PolicyView struct {
 	Revoked       []EntryView `json:"revoked"`
 	Organisations []string    `json:"organisations"`
 	Thresholds    Thresholds  `json:"thresholds"`
-	Draft         string      `json:"draft"` // the frame of a proposal on this base, in YAML
-	Time          time.Time   `json:"time"`
+	// Suspensions are those in force.
+	Suspensions []SuspensionView `json:"suspensions"`
+	Draft       string           `json:"draft"` // the frame of a proposal on this base, in YAML
+	Time        time.Time        `json:"time"`
 }
 
 // EntryView is one entry of the allowed set.
@@ -305,4 +308,6 @@ type EntryView struct {
 type Thresholds struct {
 	Narrow int `json:"narrow"`
 	Widen  int `json:"widen"`
+	// Lift counts the organisations besides the one that suspended, whose own word is enough.
+	Lift int `json:"lift"`
 }

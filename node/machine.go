@@ -57,6 +57,7 @@ type Machine struct {
 	tickAt  time.Time                    // guarded by mu; when this node applied the newest tick
 	gaps    uint64                       // guarded by mu; counts ticks that came after maxStaleness
 	moved   uint64                       // guarded by mu; counts evictions and retirements
+	changes uint64                       // guarded by mu; counts changes of what is suspended
 	halted  error                        // guarded by mu
 }
 
@@ -137,6 +138,9 @@ func (m *Machine) dispatch(raw []byte) ([][]byte, Applied, error) {
 	}
 	if len(out.Evicted)+len(out.Retired) > 0 {
 		m.moved++
+	}
+	if out.SuspensionsChanged {
+		m.changes++
 	}
 	if out.Reason == nil && c.Kind == consensus.KindTick {
 		now := m.now()
@@ -227,6 +231,13 @@ func (m *Machine) Moved() uint64 {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	return m.moved
+}
+
+// Suspended counts the changes of what is suspended.
+func (m *Machine) Suspended() uint64 {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.changes
 }
 
 // Halted returns why the machine has halted, or nil.

@@ -26,7 +26,7 @@ type pageView struct {
 	Host, Node, Organisation, Peer, MeshID, Kind, Measurement string
 	Epoch                                                     uint64
 	Simulated                                                 bool
-	Stale                                                     *attest.Reason
+	Withdrawn                                                 *attest.Reason
 }
 
 func (e *endpoint) page(w http.ResponseWriter, r *http.Request) {
@@ -36,7 +36,7 @@ func (e *endpoint) page(w http.ResponseWriter, r *http.Request) {
 		host = "HOST:PORT" // readers paste it into a shell
 	}
 	v := pageView{Host: host, Node: n.ref.String(), Organisation: string(n.ref.Org), Peer: n.self.String(), MeshID: n.genesis.MeshID().String(),
-		Kind: n.kind, Simulated: n.kind == attest.KindSim, Stale: n.stale()}
+		Kind: n.kind, Simulated: n.kind == attest.KindSim, Withdrawn: n.withdrawn()}
 	n.machine.View(func(s *consensus.State, _ *federated.Ledger) {
 		v.Epoch = uint64(s.Epoch())
 		if own, ok := s.Node(n.self); ok {

@@ -136,7 +136,7 @@ func (n *Node) participate(ctx context.Context, job federated.JobStatus, self fe
 	if n.data == nil || n.data.Train == nil {
 		return errors.New("this node has no training data")
 	}
-	if why := n.stale(); why != nil {
+	if why := n.withdrawn(); why != nil {
 		return &RefusedError{*why}
 	}
 	k, err := n.contribution(ctx, job)

@@ -210,6 +210,9 @@ func (n *Node) drive(ctx context.Context, job federated.JobStatus) {
 // hopeless says why the open attempt cannot end, or "".
 func (n *Node) hopeless(job federated.JobStatus) string {
 	o, now := job.Open, n.now()
+	if why := n.suspendedNode(o.Aggregator.Ref); why != nil {
+		return fmt.Sprintf("aggregator %s is suspended", o.Aggregator.Ref)
+	}
 	if o.Aggregator.Peer != n.self && !n.hasLink(o.Aggregator.Peer) {
 		if since(&n.work.mu, n.work.lost, turnOf(o), now) >= aggregatorGrace {
 			return fmt.Sprintf("aggregator %s is unreachable", o.Aggregator.Ref)

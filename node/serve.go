@@ -36,11 +36,16 @@ func (s *services) handleAsk(w http.ResponseWriter, r *http.Request) {
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(s.requestWithin + s.answerStall))
 	ctx, cancel := context.WithTimeout(r.Context(), s.requestWithin)
 	defer cancel()
+	ctx, release := s.n.whileServing(ctx)
+	defer release()
 	x, err := s.accept(w, r)
 	if err == nil {
 		err = x.ask(ctx, r)
 	}
 	if err != nil {
+		if why := s.n.suspendedNode(s.n.ref); why != nil {
+			err = &declined{http.StatusServiceUnavailable, *why}
+		}
 		writeDeclined(w, err)
 		return
 	}

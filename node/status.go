@@ -44,6 +44,7 @@ const (
 	PhaseFounding  Phase = "founding"  // a seat before Bootstrap is committed
 	PhaseJoining   Phase = "joining"   // no peer has admitted it yet, or it is catching up
 	PhaseMember    Phase = "member"    // admitted and fresh
+	PhaseSuspended Phase = "suspended" // linked and voting, but no data until it ends or is lifted
 	PhaseRefused   Phase = "refused"   // every peer that answers refuses it
 	PhaseStopping  Phase = "stopping"
 )

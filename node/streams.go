@@ -94,13 +94,16 @@ func (j judge) Keep(s *mesh.Session, p mesh.Protocol) *attest.Reason {
 }
 
 // withheld says why this node exchanges no data with a peer now, or nil. Whatever closes
-// data streams alone is asked here and nowhere else: this node's own freshness, the peer's
-// epoch, the proof of the peer's verdict.
+// data streams alone is asked here and nowhere else: this node's own freshness and what
+// suspends it, the peer's epoch, what suspends the peer, the proof of the peer's verdict.
 func (n *Node) withheld(s *mesh.Session) *attest.Reason {
-	if why := n.stale(); why != nil {
+	if why := n.withdrawn(); why != nil {
 		return why
 	}
 	if why := n.behind(s); why != nil {
+		return why
+	}
+	if why := n.suspendedPeer(s); why != nil {
 		return why
 	}
 	return n.quarantined(s)

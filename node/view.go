@@ -82,6 +82,9 @@ func (n *Node) phaseNow(started bool) (Phase, *attest.Reason) {
 	if stale := n.stale(); stale != nil {
 		return PhaseJoining, stale
 	}
+	if why := n.suspendedNode(n.ref); why != nil {
+		return PhaseSuspended, why
+	}
 	eligible := false
 	n.machine.View(func(s *consensus.State, _ *federated.Ledger) { eligible = s.IsEligible(n.self, s.Now()) })
 	if !eligible {

@@ -23,6 +23,8 @@
 //	cut NODES | NODES [| ...]                    part the groups; connections break at once
 //	heal                                         undo all of silence and cut
 //	propose add|remove RELEASE signed ORG... at NODE [refused CODE]
+//	suspend NODE|RELEASE for TIME by ORG at NODE [refused CODE]     with its emergency key
+//	lift signed ORG... at NODE [refused CODE]    of the last suspension, with govern keys
 //	clients N                                    start N clients; see History
 //	quiet                                        stop the clients
 //	expect leader among NODES [within TIME]

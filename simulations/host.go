@@ -203,7 +203,12 @@ func (h *host) policy(ctx context.Context) (node.PolicyView, error) {
 	return v, h.call(ctx, http.MethodGet, "/v1/policy", nil, &v)
 }
 
-func (h *host) propose(ctx context.Context, raw []byte) (node.Submission, error) {
+// submit hands in a signed statement at a route of the control listener.
+func (h *host) submit(ctx context.Context, route string, raw []byte) (node.Submission, error) {
 	var s node.Submission
-	return s, h.call(ctx, http.MethodPost, "/v1/proposals", raw, &s)
+	return s, h.call(ctx, http.MethodPost, route, raw, &s)
+}
+
+func (h *host) propose(ctx context.Context, raw []byte) (node.Submission, error) {
+	return h.submit(ctx, "/v1/proposals", raw)
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/consensus/replica"
 	"github.com/attestmesh/meshnode/mesh/meshtest/memtransport"
 	"github.com/attestmesh/meshnode/node"
@@ -48,6 +49,8 @@ type player struct {
 	seed    uint64
 	log     func(line string)
 	result  *Result
+	// suspended is the last suspension.
+	suspended consensus.SuspensionID
 }
 
 // run runs the steps of a script in order.
@@ -281,14 +284,57 @@ func (p *player) propose(how, release string, orgs []string, at, refused string)
 	}
 	p.world.proposed = time.Now()
 	_, err = hosts[0].propose(ctx, raw)
+	return wantRefused(err, refused)
+}
+
+// wantRefused returns nil if err is what a script expects: nil, or a refusal with a code.
+func wantRefused(err error, code string) error {
 	var no *refusedError
 	switch {
-	case err == nil && refused != "":
-		return fmt.Errorf("accepted, want it refused with code %s", refused)
-	case errors.As(err, &no) && no.code == refused:
+	case err == nil && code != "":
+		return fmt.Errorf("accepted, want it refused with code %s", code)
+	case errors.As(err, &no) && no.code == code:
 		return nil
 	}
 	return err
+}
+
+// suspend has one organisation suspend a node, if target names one, or a release.
+func (p *player) suspend(target string, d time.Duration, org, at, refused string) error {
+	hosts, err := p.nodes([]string{at})
+	if err != nil {
+		return err
+	}
+	release := ""
+	if target = p.real(target); !strings.Contains(target, "/") {
+		release, target = target, ""
+	}
+	p.world.nonces++
+	raw, id, err := p.world.suspension(fmt.Sprint("suspend ", p.world.nonces), org, release, target, d)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), callWithin)
+	defer cancel()
+	p.suspended, p.world.proposed = id, time.Now()
+	_, err = hosts[0].submit(ctx, "/v1/suspensions", raw)
+	return wantRefused(err, refused)
+}
+
+// lift has organisations lift the last suspension.
+func (p *player) lift(orgs []string, at, refused string) error {
+	hosts, err := p.nodes([]string{at})
+	if err != nil {
+		return err
+	}
+	raw, err := p.world.lift(p.suspended, orgs)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), callWithin)
+	defer cancel()
+	_, err = hosts[0].submit(ctx, "/v1/lifts", raw)
+	return wantRefused(err, refused)
 }
 
 func (p *player) startClients(n int) error {

@@ -1,6 +1,7 @@
 package simulations
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -99,6 +100,10 @@ func (s *Script) parse(command string, args []string) (func(*player) error, erro
 		return func(p *player) error { p.heal(); return nil }, none(args)
 	case "propose":
 		return parsePropose(args)
+	case "suspend":
+		return parseSuspend(args)
+	case "lift":
+		return parseLift(args)
 	case "clients":
 		if len(args) != 1 {
 			return nil, fmt.Errorf("want a number")
@@ -184,6 +189,36 @@ func parsePropose(args []string) (func(*player) error, error) {
 		code = refused[0]
 	}
 	return func(p *player) error { return p.propose(args[0], args[1], orgs, at[0], code) }, nil
+}
+
+// parseSuspend parses NODE|RELEASE for TIME by ORG at NODE [refused CODE].
+func parseSuspend(args []string) (func(*player) error, error) {
+	const want = "want NODE|RELEASE for TIME by ORG at NODE [refused CODE]"
+	span, _ := after(args, "for", "by", "at", "refused")
+	by, _ := after(args, "by", "at", "refused")
+	at, _ := after(args, "at", "refused")
+	refused, expectsRefusal := after(args, "refused")
+	if len(args) < 7 || args[1] != "for" || len(by) != 1 || len(at) != 1 || expectsRefusal != (len(refused) == 1) {
+		return nil, errors.New(want)
+	}
+	t, err := parseTime(span)
+	if err != nil {
+		return nil, err
+	}
+	return func(p *player) error {
+		return p.suspend(args[0], t.draw(p.world.rnd), by[0], at[0], strings.Join(refused, ""))
+	}, nil
+}
+
+// parseLift parses signed ORG... at NODE [refused CODE].
+func parseLift(args []string) (func(*player) error, error) {
+	orgs, _ := after(args, "signed", "at", "refused")
+	at, _ := after(args, "at", "refused")
+	refused, expectsRefusal := after(args, "refused")
+	if len(args) < 4 || args[0] != "signed" || len(orgs) == 0 || len(at) != 1 || expectsRefusal != (len(refused) == 1) {
+		return nil, errors.New("want signed ORG... at NODE [refused CODE]")
+	}
+	return func(p *player) error { return p.lift(orgs, at[0], strings.Join(refused, "")) }, nil
 }
 
 // parseExpect parses everything after expect.

@@ -88,7 +88,7 @@ func (w *world) makeGenesis(orgs, releases []string) (*consensus.Genesis, error)
 	var signers []signature.Signer
 	for _, id := range slices.Sorted(slices.Values(orgs)) {
 		o := consensus.Organisation{ID: identity.OrgID(id), Roles: []string{consensus.OrgMember}}
-		for _, role := range []string{consensus.KeyGovern, consensus.KeyEnroll} {
+		for _, role := range []string{consensus.KeyGovern, consensus.KeyEnroll, consensus.KeyEmergency} {
 			o.Keys = append(o.Keys, consensus.Key{Role: role, Public: envelope.PublicKey{PublicKey: key(id, role).Public()}})
 		}
 		g.Organisations = append(g.Organisations, o)
@@ -132,6 +132,54 @@ func (w *world) proposal(name string, base uint64, orgs []string, actions ...con
 	if err != nil {
 		return nil, err
 	}
+	return signAll(payload, orgs)
+}
+
+// suspension makes and signs a suspension by an organisation's emergency key.
+func (w *world) suspension(name, org, release, target string, d time.Duration) ([]byte, consensus.SuspensionID, error) {
+	nonce := sha256.Sum256([]byte(name))
+	now := time.Now().UTC().Truncate(time.Second)
+	x := consensus.Suspension{MeshID: w.genesis.MeshID(), Organisation: identity.OrgID(org), Nonce: hex.EncodeToString(nonce[:16]),
+		Cause: consensus.CausePrecaution, Issued: now, Until: now.Add(d)}
+	if target != "" {
+		ref, err := identity.ParseNodeRef(target)
+		if err != nil {
+			return nil, consensus.SuspensionID{}, err
+		}
+		x.Node = &ref
+	} else {
+		e, err := entryOf(release)
+		if err != nil {
+			return nil, consensus.SuspensionID{}, err
+		}
+		x.Entry = e.ID
+	}
+	s, err := envelope.NewSigner(key(org, consensus.KeyEmergency))
+	if err != nil {
+		return nil, consensus.SuspensionID{}, err
+	}
+	raw, err := consensus.SignSuspension(s, x)
+	if err != nil {
+		return nil, consensus.SuspensionID{}, err
+	}
+	parsed, _, err := consensus.ParseSuspension(raw)
+	if err != nil {
+		return nil, consensus.SuspensionID{}, err
+	}
+	return raw, parsed.ID(), nil
+}
+
+// lift makes the lift of a suspension, signed by govern keys.
+func (w *world) lift(id consensus.SuspensionID, orgs []string) ([]byte, error) {
+	payload, err := consensus.SuspensionLift{MeshID: w.genesis.MeshID(), Suspension: id}.Payload()
+	if err != nil {
+		return nil, err
+	}
+	return signAll(payload, orgs)
+}
+
+// signAll signs a payload with the govern keys of orgs.
+func signAll(payload []byte, orgs []string) ([]byte, error) {
 	var parts [][]byte
 	for _, org := range orgs {
 		s, err := envelope.NewSigner(key(org, consensus.KeyGovern))
