@@ -107,7 +107,7 @@ func newCrowd(t testing.TB, n int, release func(i int) string) *crowd {
 	var signers []signature.Signer
 	for _, org := range crowdOrgs {
 		o := consensus.Organisation{ID: identity.OrgID(org), Roles: []string{consensus.OrgMember}}
-		for _, role := range []string{consensus.KeyGovern, consensus.KeyEnroll} {
+		for _, role := range []string{consensus.KeyGovern, consensus.KeyEnroll, consensus.KeyEmergency} {
 			o.Keys = append(o.Keys, consensus.Key{Role: role, Public: envelope.PublicKey{PublicKey: crowdKey(org, role).Public()}})
 		}
 		g.Organisations = append(g.Organisations, o)
