@@ -16,6 +16,9 @@
 //     epoch and, if affirming, a measurement that is allowed at that index.
 //   - Every committed round is signed by an eligible aggregator over updates of eligible
 //     trainers of that index, and continues the round before it.
+//   - Every suspension is signed by an emergency key of its organisation, on a target of that
+//     index, within its quota; every lift by govern keys of enough organisations. Who took
+//     part in a round while suspended for certain is found.
 //   - Statements that nobody signs are those that follow from the leaves before them.
 //   - The checkpoint's cosigners are seats whose Credential and affirming result are in
 //     the log below its size. Distinct organisations are counted.

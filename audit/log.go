@@ -196,6 +196,7 @@ func (a *auditor) judgeCheckpoint(head transparency.Checkpoint) {
 	a.report.Simulated = s.Genesis().AllowSim
 	a.report.Members = len(s.Nodes())
 	a.report.Results, a.report.Policies, a.report.Rounds = a.replay.results, int(s.Epoch()), a.replay.rounds
+	a.report.Suspensions = a.replay.suspensions
 	v, err := transparency.Verify(a.checkpoint, a.policy(a.cosigners()))
 	if err != nil {
 		a.found(head.Size, CodeCheckpointInvalid, err.Error())

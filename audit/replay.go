@@ -21,7 +21,10 @@ type replayer struct {
 	derived [][]byte // leaves that must come next
 	results int
 	rounds  int
-	jobs    map[federated.JobID]*job
+	// suspensions counts suspensions and lifts.
+	suspensions int
+	suspects    []suspect
+	jobs        map[federated.JobID]*job
 	// earliest is a time that the members' clock had passed: the newest result so far
 	// would not have been ordered any earlier than ClockSkew before it was made.
 	earliest time.Time
@@ -92,7 +95,8 @@ func (r *replayer) second(leaf []byte) []transparency.Finding {
 func (r *replayer) dispatch(index uint64, leaf []byte) []transparency.Finding {
 	kind := kindOf(leaf)
 	switch kind {
-	case envelope.TypeCredential, envelope.TypeAttestationResult, envelope.TypeProposal, envelope.TypeMembership:
+	case envelope.TypeCredential, envelope.TypeAttestationResult, envelope.TypeProposal, envelope.TypeMembership,
+		envelope.TypeSuspension, envelope.TypeSuspensionLift:
 	case envelope.TypeRound:
 		return r.round(index, leaf)
 	case "":
@@ -112,8 +116,14 @@ func (r *replayer) dispatch(index uint64, leaf []byte) []transparency.Finding {
 		}
 		return append(out, finding(index, code, consensus.ReasonOf(err).String()))
 	}
-	if kind == envelope.TypeAttestationResult {
+	switch kind {
+	case envelope.TypeAttestationResult:
 		r.results++
+	case envelope.TypeSuspension, envelope.TypeSuspensionLift:
+		r.suspensions++
+	}
+	if t := latest(kind, leaf); !t.IsZero() {
+		out = append(out, r.clockBefore(t)...)
 	}
 	if len(o.Leaves) > 1 { // a removal by expiry has none and may stand between derived leaves
 		r.derived = append(r.derived, o.Leaves[1:]...)
@@ -142,6 +152,10 @@ func (r *replayer) times(index uint64, kind string, leaf []byte) *transparency.F
 			code, what = attest.CodeStale, "the result expired at "+res.Expires.Format(time.RFC3339)
 		} else if end := r.lastExpiry(res.Kind, res.Measurement); res.Verdict == attest.VerdictAffirming && !end.IsZero() && !r.earliest.Before(end) {
 			code, what = attest.CodeExpired, "the measurement was allowed until "+end.Format(time.RFC3339)
+		}
+	case envelope.TypeSuspension, envelope.TypeSuspensionLift:
+		if what = r.lateSuspension(kind, leaf); what != "" {
+			code = attest.CodeSuspensionEnded
 		}
 	case envelope.TypeMembership:
 		m, err := consensus.ParseMembership(leaf)

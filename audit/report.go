@@ -43,6 +43,7 @@ type Report struct {
 	Results      int       `json:"-"` // attestation results among the leaves
 	Policies     int       `json:"-"` // policy changes among the leaves
 	Rounds       int       `json:"-"` // committed training rounds among the leaves
+	Suspensions  int       `json:"-"` // suspensions and lifts among the leaves
 	Claims       []Claimed `json:"-"` // one for each of Options.Claims, in their order
 }
 
@@ -67,6 +68,9 @@ func (r *Report) Proves() []string {
 		fmt.Sprintf("%d organisations have each computed that root themselves: another history of that size needs signatures that convict them", len(r.Cosigners)),
 		fmt.Sprintf("each of the %d changes to the allowed software had the signatures of enough organisations", r.Policies),
 		fmt.Sprintf("each of the %d attestation results was signed by a member of its time and, if affirming, named software allowed at its place in the log", r.Results),
+	}
+	if r.Suspensions > 0 {
+		out = append(out, fmt.Sprintf("each of the %d suspensions and lifts was signed by the organisations whose keys it takes", r.Suspensions))
 	}
 	if r.Rounds > 0 {
 		out = append(out, fmt.Sprintf("each of the %d training rounds was signed by a member that could aggregate it, over updates of members that could take part, and continues the round before", r.Rounds))

@@ -48,6 +48,13 @@ func (r *replayer) round(index uint64, leaf []byte) []transparency.Finding {
 	if len(round.Accepted) == 0 {
 		found(attest.CodeBelowMinimum, "nobody took part")
 	}
+	part := fmt.Sprintf("job %s round %d", round.Job, round.Round)
+	out = append(out, r.suspect(index, round.Aggregator, part)...)
+	for _, a := range round.Accepted {
+		if a.Node != round.Aggregator {
+			out = append(out, r.suspect(index, a.Node, part)...)
+		}
+	}
 	j := r.jobs[round.Job]
 	if j == nil {
 		j = &job{}
@@ -70,10 +77,10 @@ func (r *replayer) round(index uint64, leaf []byte) []transparency.Finding {
 }
 
 // eligible reports whether peer was node's identity, had role, and could take part at the
-// earliest time that this leaf can have been ordered.
+// earliest time that this leaf can have been ordered. Suspensions are judged by suspect.
 func (r *replayer) eligible(node identity.NodeRef, peer identity.PeerID, role string) bool {
 	n, ok := r.state.Node(peer)
-	return ok && n.Ref == node && n.Credential.HasRole(role) && r.state.IsEligible(peer, r.lowerBound())
+	return ok && n.Ref == node && n.Credential.HasRole(role) && r.state.IsAffirmed(peer, r.lowerBound())
 }
 
 // lowerBound is earliest, unless an entry begins after it: the clock may have passed that
