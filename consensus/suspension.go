@@ -86,6 +86,17 @@ func (x *Suspension) Target() string {
 	return "entry " + x.Entry
 }
 
+// Describe returns what x does, for people, one line each, made from the decoded payload
+// and nothing else.
+func (x *Suspension) Describe() []string {
+	return []string{
+		"suspension " + x.id.String(),
+		fmt.Sprintf("mesh %s incarnation %d", x.MeshID, x.Incarnation),
+		fmt.Sprintf("by %s, issued %s, until %s, cause %s", x.Organisation, x.Issued.Format(time.RFC3339), x.Until.Format(time.RFC3339), x.Cause),
+		"! no data for " + x.Target(),
+	}
+}
+
 // SignSuspension signs x with an emergency key and returns the envelope.
 func SignSuspension(s signature.Signer, x Suspension) ([]byte, error) {
 	x.Issued, x.Until = canonicalTime(x.Issued), canonicalTime(x.Until)

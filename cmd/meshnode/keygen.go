@@ -25,7 +25,7 @@ func keygenCommand() *cobra.Command {
 
 A key has one role. govern signs genesis and proposals and belongs on a machine that is
 off most of the time; enroll signs Credentials and is online at the enroller; emergency is
-kept for suspensions. Genesis lists the public half, which this command prints.
+signs suspensions. Genesis lists the public half, which this command prints.
 
 A service key belongs to whoever owns a program that a node runs: it signs what may run
 under a service's name, and the node's configuration lists its public half.`,

@@ -13,7 +13,7 @@ import (
 func policyCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "policy", Short: "Look at the allowed set and change it with the organisations' signatures", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
-	cmd.AddCommand(policyShowCommand(), policyApproveCommand(), policyProposeCommand())
+	cmd.AddCommand(policyShowCommand(), policyApproveCommand(), policyProposeCommand(), policySuspendCommand(), policyLiftCommand())
 	return cmd
 }
 
@@ -21,7 +21,7 @@ func policyShowCommand() *cobra.Command {
 	var asJSON, draft bool
 	cmd := &cobra.Command{
 		Use:   "show --node SOCKET",
-		Short: "Show the allowed set in force",
+		Short: "Show the allowed set in force, and what is suspended",
 		Args:  cobra.NoArgs,
 	}
 	socket := nodeFlag(cmd)
@@ -53,7 +53,11 @@ func policyShowCommand() *cobra.Command {
 		for _, e := range v.Revoked {
 			fmt.Fprintf(tw, "%s\t%s\trevoked\t%s\n", e.ID, e.Kind, e.Measurement)
 		}
-		return tw.Flush()
+		if err := tw.Flush(); err != nil {
+			return err
+		}
+		showSuspensions(cmd.OutOrStdout(), v)
+		return nil
 	}
 	return cmd
 }
