@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"crypto/sha256"
 	"fmt"
 	"io"
@@ -59,7 +60,9 @@ func TestSuspendedNodeServesNobody(t *testing.T) {
 	if resp, raw := h.deploy(1, nil); resp.StatusCode != 200 {
 		t.Fatalf("%d %s", resp.StatusCode, raw)
 	}
-	req, err := http.NewRequestWithContext(t.Context(), "GET", h.url+"/services/inference/endless", nil)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, "GET", h.url+"/services/inference/endless", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,8 +75,8 @@ func TestSuspendedNodeServesNobody(t *testing.T) {
 		t.Fatal(err)
 	}
 	id := c.suspend("alpha", seat.ref)
-	if _, err := io.Copy(io.Discard, underWay.Body); err == nil {
-		t.Error("an answer without an end has ended well")
+	if _, err := io.Copy(io.Discard, underWay.Body); err == nil || ctx.Err() != nil {
+		t.Errorf("an answer that was under way has ended with %v", err)
 	}
 	for _, ask := range []func() (*http.Response, []byte){
 		func() (*http.Response, []byte) { return h.do("GET", "/services/inference/slow", nil) },

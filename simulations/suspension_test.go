@@ -12,15 +12,19 @@ import (
 	"github.com/attestmesh/meshnode/node"
 )
 
-// dataEnds demands that a stream that is open is refused within a second.
+// endsWithin is how long data flows after a suspension was ordered, at worst: a few ways over
+// the wire. It is less than the time after which streams are looked at anyway.
+const endsWithin = 250 * time.Millisecond
+
+// dataEnds demands that a stream that is open ends at once.
 func (a *actor) dataEnds(what string, s mesh.Stream) {
 	a.Helper()
-	for end := time.Now().Add(time.Second); ; {
+	for end := a.p.world.proposed.Add(endsWithin + 4*latency); ; {
 		if flows(s) != nil {
 			return
 		}
 		if time.Now().After(end) {
-			a.Errorf("%s still flows a second after the suspension", what)
+			a.Errorf("%s still flows %s after the suspension", what, time.Since(a.p.world.proposed))
 			return
 		}
 	}

@@ -24,8 +24,8 @@ func keygenCommand() *cobra.Command {
 		Long: `Make a signing key of an organisation: PKCS#8 PEM, readable by its owner only.
 
 A key has one role. govern signs genesis and proposals and belongs on a machine that is
-off most of the time; enroll signs Credentials and is online at the enroller; emergency signs
-suspensions and nothing else. Genesis lists the public half, which this command prints.
+off most of the time; enroll signs Credentials and is online at the enroller; emergency
+signs suspensions and nothing else. Genesis lists the public half, which this command prints.
 
 A service key belongs to whoever owns a program that a node runs: it signs what may run
 under a service's name, and the node's configuration lists its public half.`,
