@@ -141,10 +141,15 @@ func (r *redteamRun) arm(ctx context.Context, cfg node.Config, c *consensus.Cred
 // enrolRemedy says what to do about a refusal by the enroller.
 func enrolRemedy(err error, as string) string {
 	var refused *attest.Error
-	if errors.As(err, &refused) && refused.Reason.Code == attest.CodeUnknownEntry {
+	switch {
+	case !errors.As(err, &refused):
+		return ""
+	case refused.Reason.Code == attest.CodeUnknownEntry:
 		return "; add {name: " + as + ", roles: []} under nodes in the enroller's releases file and restart the enroller"
+	case refused.Reason.Code == attest.CodeMeasurementNotAllowed:
+		return "; attack with an executable that the enroller lists and the mesh allows, as this one must pass for a node"
 	}
-	return ""
+	return "; " + refused.Reason.Remedy
 }
 
 // enrol makes a new boot of the attacker's node.
