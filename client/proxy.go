@@ -134,7 +134,7 @@ func (p *proxy) fail(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.As(err, &refusal):
 		code, remedy, reasons = string(refusal.Code()), refusal.Reasons[0].Remedy, refusal.Reasons
 	case errors.As(err, &receipt):
-		why := attest.NewReason(attest.CodeBadSignature, "receipt", err.Error(), "one for what was asked and got, by the node that was verified")
+		why := receipt.Reason()
 		happened, code, remedy, reasons = "the answer is held back", string(why.Code), why.Remedy, []attest.Reason{why}
 	}
 	w.Header().Set("Cache-Control", "no-store")

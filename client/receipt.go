@@ -45,14 +45,27 @@ type Receipts struct {
 }
 
 // ReceiptError is why an answer was held back: its receipt is missing, or is not for what was
-// asked and got, or not by who has proved itself.
-type ReceiptError struct{ Err error }
+// asked and got, or not by who has proved itself; or it is in order and could not be kept.
+type ReceiptError struct {
+	Err  error
+	Lost bool // in order, not kept
+}
 
 // Error implements error.
 func (e *ReceiptError) Error() string { return e.Err.Error() }
 
 // Unwrap returns the cause.
 func (e *ReceiptError) Unwrap() error { return e.Err }
+
+// Reason is the error as a finding.
+func (e *ReceiptError) Reason() attest.Reason {
+	if e.Lost {
+		why := attest.NewReason(attest.CodeUnavailable, "receipt", e.Error(), "one that is kept")
+		why.Remedy = "look at the directory for receipts and its disk, then ask again"
+		return why
+	}
+	return attest.NewReason(attest.CodeBadSignature, "receipt", e.Error(), "one for what was asked and got, by the node that was verified")
+}
 
 // shownBy names what a receipt refers to: who signs, and what ran there.
 type shownBy struct {
@@ -166,7 +179,7 @@ func (x *asked) judge(resp *http.Response) (*http.Response, error) {
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, service.MaxBuffered+1))
 	if err == nil && len(body) > service.MaxBuffered {
-		err = &ReceiptError{fmt.Errorf("receipt: before an answer of more than %d bytes", service.MaxBuffered)}
+		err = &ReceiptError{Err: fmt.Errorf("receipt: before an answer of more than %d bytes", service.MaxBuffered)}
 	}
 	if err == nil {
 		err = x.verify(header, resp.StatusCode, sha256.Sum256(body))
@@ -209,38 +222,42 @@ func (w *watched) Read(p []byte) (int, error) {
 
 // verify judges a receipt and keeps it; errors are *ReceiptError.
 func (x *asked) verify(header string, status int, body service.Digest) error {
-	if err := x.check(header, status, body); err != nil {
-		return &ReceiptError{err}
+	k, err := x.check(header, status, body)
+	if err != nil {
+		return &ReceiptError{Err: err}
+	}
+	if err := x.k.Keep(k); err != nil {
+		return &ReceiptError{Err: fmt.Errorf("receipt: keep it: %w", err), Lost: true}
 	}
 	return nil
 }
 
-func (x *asked) check(header string, status int, body service.Digest) error {
+func (x *asked) check(header string, status int, body service.Digest) (Kept, error) {
 	if header == "" {
-		return fmt.Errorf("receipt: service %s answered %d without one", x.service, status)
+		return Kept{}, fmt.Errorf("receipt: service %s answered %d without one", x.service, status)
 	}
 	raw, err := service.DecodeHeader(header)
 	if err != nil {
-		return err
+		return Kept{}, err
 	}
 	r, err := service.ParseReceipt(raw)
 	if err != nil {
-		return err
+		return Kept{}, err
 	}
 	x.k.mu.Lock()
 	s, ok := x.k.shown[shownBy{r.Peer, r.RuntimeHead}]
 	x.k.mu.Unlock()
 	if !ok {
-		return fmt.Errorf("receipt: signed by %s with the runtime head %s, which has proved itself on no connection", r.Peer, r.RuntimeHead)
+		return Kept{}, fmt.Errorf("receipt: signed by %s with the runtime head %s, which has proved itself on no connection", r.Peer, r.RuntimeHead)
 	}
 	if err := r.Matches(service.Answered{MeshID: x.k.Mesh, Peer: r.Peer, RuntimeHead: r.RuntimeHead, Service: x.service,
 		Method: x.method, Path: x.path, RequestBody: x.body, Status: status, Body: body, Nonce: x.nonce}); err != nil {
-		return err
+		return Kept{}, err
 	}
 	if err := r.Runs(s.Events); err != nil {
-		return err
+		return Kept{}, err
 	}
-	return x.k.Keep(Kept{Receipt: raw, Sighting: s.Sighting})
+	return Kept{Receipt: raw, Sighting: s.Sighting}, nil
 }
 
 // Kept is a receipt with what proves who signed it, for somebody who was not there.

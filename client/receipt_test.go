@@ -78,6 +78,12 @@ func (n *signedNode) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
+// session is what the node has proved.
+func (n *signedNode) session() Session {
+	return Session{Peer: n.peer(), RuntimeHead: service.Digest{4}, Events: []runtimelog.Event{{Type: service.EventType, Name: "triage",
+		Digests: []runtimelog.Digest{{Role: service.RoleManifest, SHA256: [32]byte{1}}, {Role: service.RoleModel, SHA256: [32]byte{3}}, {Role: service.RoleProgram, SHA256: [32]byte{2}}}}}}
+}
+
 // ask sends one request through Receipts and reads the whole answer.
 func (n *signedNode) ask(k *Receipts) (string, error) {
 	req, err := http.NewRequestWithContext(context.Background(), "POST", "https://h/services/triage/classify?x=1", bytes.NewReader([]byte("question")))
@@ -105,8 +111,7 @@ func TestReceiptsAreDemanded(t *testing.T) {
 		n := &signedNode{t: t, key: key, stream: stream, body: "answer"}
 		newKeeper := func() *Receipts {
 			k := &Receipts{Mesh: identity.MeshID{1}, Keep: func(Kept) error { kept++; return nil }}
-			k.Session(Session{Peer: n.peer(), RuntimeHead: service.Digest{4}, Events: []runtimelog.Event{{Type: service.EventType, Name: "triage",
-				Digests: []runtimelog.Digest{{Role: service.RoleManifest, SHA256: [32]byte{1}}, {Role: service.RoleModel, SHA256: [32]byte{3}}, {Role: service.RoleProgram, SHA256: [32]byte{2}}}}}})
+			k.Session(n.session())
 			return k
 		}
 		for _, n.twice = range []bool{false, true} {
@@ -172,8 +177,7 @@ func TestReceiptComesOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	k := &Receipts{Mesh: identity.MeshID{1}, Keep: func(Kept) error { return nil }}
-	k.Session(Session{Peer: n.peer(), RuntimeHead: service.Digest{4}, Events: []runtimelog.Event{{Type: service.EventType, Name: "triage",
-		Digests: []runtimelog.Digest{{Role: service.RoleManifest, SHA256: [32]byte{1}}, {Role: service.RoleModel, SHA256: [32]byte{3}}, {Role: service.RoleProgram, SHA256: [32]byte{2}}}}}})
+	k.Session(n.session())
 	resp, err := k.Over(n).RoundTrip(req)
 	if err != nil {
 		t.Fatal(err)
@@ -181,6 +185,23 @@ func TestReceiptComesOnce(t *testing.T) {
 	defer resp.Body.Close()
 	if resp.Header.Get(service.HeaderReceipt) == "" || len(resp.Trailer) != 0 {
 		t.Errorf("headers %v, trailers %v", resp.Header, resp.Trailer)
+	}
+}
+
+// An answer whose receipt cannot be kept is held back, and nobody is accused.
+func TestReceiptThatIsNotKept(t *testing.T) {
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &signedNode{t: t, key: key, body: "answer"}
+	full := errors.New("no space left")
+	k := &Receipts{Mesh: identity.MeshID{1}, Keep: func(Kept) error { return full }}
+	k.Session(n.session())
+	got, err := n.ask(k)
+	var held *ReceiptError
+	if !errors.As(err, &held) || !errors.Is(err, full) || held.Reason().Code != attest.CodeUnavailable {
+		t.Errorf("%q, %v", got, err)
 	}
 }
 

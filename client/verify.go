@@ -301,7 +301,9 @@ func (v *Verifier) runtime(log []byte, out *Session) *Refusal {
 	for name, want := range v.policy.Services {
 		e, ok := runtimelog.Newest(events, service.EventType, name)
 		if !ok {
-			return refuse(attest.CodeProgramNotAllowed, "service "+name, "not started", "a program that the policy names")
+			r := refuse(attest.CodeProgramNotAllowed, "service "+name, "not started", "a program that the policy names")
+			r.Reasons[0].Remedy = "wait until the owner has deployed it; a restarted node has none until then"
+			return r
 		}
 		if r := want.judge(e); r != nil {
 			return r

@@ -322,8 +322,12 @@ func (p *proxyLines) refused(err error) {
 	why := attest.NewReason(attest.CodeUnavailable, "node", err.Error(), "an answer")
 	var refusal *client.Refusal
 	said := errors.As(err, &refusal)
-	if said {
+	var receipt *client.ReceiptError
+	switch {
+	case said:
 		why = refusal.Reasons[0]
+	case errors.As(err, &receipt):
+		why = receipt.Reason()
 	}
 	p.print(struct {
 		Event   string        `json:"event"`

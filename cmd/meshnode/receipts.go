@@ -8,6 +8,7 @@ import (
 	"github.com/attestmesh/meshnode/client"
 	"github.com/attestmesh/meshnode/internal/durable"
 	"github.com/attestmesh/meshnode/service"
+	"golang.org/x/sys/unix"
 )
 
 // receiptDir is a directory that receipts are kept in; "" keeps none.
@@ -20,6 +21,10 @@ func (d receiptDir) open() error {
 	}
 	if err := os.MkdirAll(string(d), 0o700); err != nil {
 		return usageError("name a directory that this user can write", "--receipts: %v", err)
+	}
+	// Without a receipt that is kept no answer would come through.
+	if err := unix.Access(string(d), unix.W_OK|unix.X_OK); err != nil {
+		return usageError("name a directory that this user can write", "--receipts: %s: %v", string(d), err)
 	}
 	return nil
 }
