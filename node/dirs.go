@@ -105,7 +105,9 @@ func (d *dirs) take(path string) (err error) {
 	if d.data, err = durable.Open(path); err != nil {
 		return &ConfigError{Field: "data", Err: err, Remedy: "name a directory that this user can write"}
 	}
-	if d.release, err = d.data.Lock(); err != nil {
+	if d.release, err = d.data.Lock(); errors.Is(err, fs.ErrPermission) {
+		return &ConfigError{Field: "data", Err: err, Remedy: "name a directory that this user can write"}
+	} else if err != nil {
 		return &ConfigError{Field: "data", Err: err, Remedy: "stop the other process, or give this node a directory of its own"}
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -46,7 +47,11 @@ func newControl(socket string) (*control, error) {
 	if st, err := os.Stat(socket); err == nil && st.IsDir() {
 		socket = filepath.Join(socket, node.SocketName)
 	}
-	if _, err := os.Stat(socket); err != nil {
+	_, err := os.Stat(socket)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, unavailableError("unavailable", "run this as the user that the node runs as", "no way to the node: %v", err)
+	}
+	if err != nil {
 		return nil, unavailableError("unavailable", "name the node's data directory with --node DATA; is the node running?", "no node here: %v", err)
 	}
 	return &control{socket, &http.Client{Transport: &http.Transport{

@@ -4,8 +4,10 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
+	"os"
 	"time"
 
 	"github.com/attestmesh/meshnode/attest/schemes"
@@ -98,9 +100,9 @@ func serveEnroller(cmd *cobra.Command, f enrollFlags) error {
 
 // enrollerConfig reads every file and writes nothing.
 func enrollerConfig(f enrollFlags) (enroll.Config, error) {
-	for name, value := range map[string]string{"genesis": f.genesis, "key": f.key, "releases": f.releases, "dir": f.dir, "listen": f.listen} {
-		if value == "" {
-			return enroll.Config{}, usageError("see meshnode enroll serve --help", "--%s is missing", name)
+	for _, required := range []struct{ flag, value string }{{"genesis", f.genesis}, {"key", f.key}, {"releases", f.releases}, {"dir", f.dir}, {"listen", f.listen}} {
+		if required.value == "" {
+			return enroll.Config{}, usageError("see meshnode enroll serve --help", "--%s is missing", required.flag)
 		}
 	}
 	g, err := signedGenesis(f.genesis)
@@ -127,11 +129,15 @@ func enrollerConfig(f enrollFlags) (enroll.Config, error) {
 }
 
 func newEnroller(cfg enroll.Config, dir string) (*enroll.Server, error) {
+	_, absent := os.Stat(dir)
 	var err error
 	if cfg.Dir, err = durable.Open(dir); err != nil {
 		return nil, usageError("give --dir a directory of this enroller alone", "%v", err)
 	}
 	s, err := enroll.NewServer(cfg)
+	if err != nil && errors.Is(absent, fs.ErrNotExist) {
+		_ = os.Remove(dir) // made above; Remove keeps what is not empty
+	}
 	if errors.Is(err, durable.ErrInUse) {
 		return nil, usageError("stop the enroller that runs there, or use another --dir", "%v", err)
 	}

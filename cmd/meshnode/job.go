@@ -59,6 +59,9 @@ func jobListCommand() *cobra.Command {
 		if err := c.call(cmd.Context(), http.MethodGet, "/v1/jobs", nil, &jobs); err != nil {
 			return err
 		}
+		if len(jobs) == 0 && !asJSON {
+			fmt.Fprintln(cmd.OutOrStdout(), "no jobs")
+		}
 		for _, j := range jobs {
 			if asJSON {
 				if err := printJSON(cmd.OutOrStdout(), j); err != nil {
