@@ -368,6 +368,30 @@ func TestReattestation(t *testing.T) {
 	}
 }
 
+// Whoever demands nothing of services is answered under a proof that covers what answers, all
+// the same: or a receipt would name what no evidence showed.
+func TestStartIsProvedWithoutServicesInPolicy(t *testing.T) {
+	for _, protocol := range []string{"h2", "http/1.1"} {
+		m := newMesh(t, "started", orgs...)
+		n := serve(t, m, bob, "one", protocol)
+		var proved atomic.Value
+		tr := transport(t, m, client.Policy{}, func(c *client.Config) {
+			c.OnSession = func(s client.Session) { proved.Store(s.RuntimeHead) }
+		})
+		for _, program := range []string{"program", "swapped"} {
+			if _, err := n.runtime.Append(started("inference", program)); err != nil {
+				t.Fatal(err)
+			}
+			if _, _, err := ask(tr, n.address, "prompt"); err != nil {
+				t.Errorf("%s: %s: %v", protocol, program, err)
+			}
+			if proved.Load() != n.runtime.Head() {
+				t.Errorf("%s: %s answered, and was not proved", protocol, program)
+			}
+		}
+	}
+}
+
 // A policy change refuses within the period, on the same connection.
 func TestReleaseVotedOut(t *testing.T) {
 	m := newMesh(t, "vote", orgs...)

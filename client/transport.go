@@ -79,11 +79,10 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 // send sends req on a verified connection.
 func (t *Transport) send(c *Conn, req *http.Request) (*http.Response, error) {
 	out := req.Clone(req.Context())
-	if len(t.cfg.Policy.Services) > 0 {
-		// What was appraised, and nothing that was started since, may answer.
-		head := c.proved().RuntimeHead
-		out.Header.Set(service.HeaderRuntimeHead, hex.EncodeToString(head[:]))
-	}
+	// What was appraised, and nothing that was started since, may answer: whatever a policy
+	// says of services, a receipt under another head would be nobody's.
+	head := c.proved().RuntimeHead
+	out.Header.Set(service.HeaderRuntimeHead, hex.EncodeToString(head[:]))
 	var gate *gatedBody
 	if req.Body != nil && req.Body != http.NoBody {
 		gate = &gatedBody{ReadCloser: req.Body, t: t, c: c, ctx: req.Context()}
