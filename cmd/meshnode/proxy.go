@@ -335,7 +335,7 @@ func (p *proxyLines) refused(err error) {
 		Message string        `json:"message"`
 		Reason  attest.Reason `json:"reason"`
 		Node    bool          `json:"node"`
-	}{"refused", why.Code, err.Error(), why, said && refusal.Node}, "refused: "+err.Error()+"\n  try: "+why.Remedy)
+	}{"refused", why.Code, err.Error(), why, said && refusal.Node}, "refused: "+strings.TrimPrefix(err.Error(), "refused: ")+"\n  try: "+why.Remedy)
 }
 
 func (p *proxyLines) ready(listen, to string) {
