@@ -25,7 +25,7 @@ func jobCommand() *cobra.Command {
 func jobSubmitCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "submit FILE --node SOCKET",
+		Use:   "submit FILE --node DATA",
 		Short: "Submit a job that organisations have signed, and wait until it is ordered",
 		Args:  cobra.ExactArgs(1),
 	}
@@ -47,7 +47,7 @@ func jobSubmitCommand() *cobra.Command {
 
 func jobListCommand() *cobra.Command {
 	var asJSON bool
-	cmd := &cobra.Command{Use: "list --node SOCKET", Short: "List the jobs", Args: cobra.NoArgs}
+	cmd := &cobra.Command{Use: "list --node DATA", Short: "List the jobs", Args: cobra.NoArgs}
 	socket := nodeFlag(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object per job")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -78,7 +78,7 @@ func jobListCommand() *cobra.Command {
 
 func jobShowCommand() *cobra.Command {
 	var asJSON, follow bool
-	cmd := &cobra.Command{Use: "show ID --node SOCKET", Short: "Show one job, round by round", Args: cobra.ExactArgs(1)}
+	cmd := &cobra.Command{Use: "show ID --node DATA", Short: "Show one job, round by round", Args: cobra.ExactArgs(1)}
 	socket := nodeFlag(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object, or one per change with --follow")
 	cmd.Flags().BoolVar(&follow, "follow", false, "go on until the job ends")

@@ -17,7 +17,7 @@ func jobExportCommand() *cobra.Command {
 	var out string
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "export ID --node SOCKET -o DIR",
+		Use:   "export ID --node DATA -o DIR",
 		Short: "Write a job's certificates, models and disclosed updates into a directory that anyone can verify",
 		Args:  cobra.ExactArgs(1),
 	}

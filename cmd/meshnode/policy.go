@@ -20,7 +20,7 @@ func policyCommand() *cobra.Command {
 func policyShowCommand() *cobra.Command {
 	var asJSON, draft bool
 	cmd := &cobra.Command{
-		Use:   "show --node SOCKET",
+		Use:   "show --node DATA",
 		Short: "Show the allowed set in force, and what is suspended",
 		Args:  cobra.NoArgs,
 	}
@@ -65,7 +65,7 @@ func policyShowCommand() *cobra.Command {
 func policyProposeCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "propose FILE --node SOCKET",
+		Use:   "propose FILE --node DATA",
 		Short: "Submit a proposal that carries enough organisations' signatures, and wait until it is ordered",
 		Args:  cobra.ExactArgs(1),
 	}

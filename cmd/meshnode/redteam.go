@@ -124,7 +124,7 @@ func runRedteam(ctx context.Context, out io.Writer, url string, attacks []redtea
 	case errors.Is(err, redteam.ErrNotOurs):
 		return usageError("attack a node on this machine, or pass --config of a node of the same organisation", "%v", err)
 	case err != nil:
-		return unavailableError("unavailable", "look whether the node runs: meshnode status --node SOCKET", "%v", err)
+		return unavailableError("unavailable", "look whether the node runs: meshnode status --node DATA", "%v", err)
 	}
 	r := redteamReport{Target: url, Node: run.node, Peer: run.target.Peer.String(), Addresses: campaign.Addresses()}
 	progress := func(redteam.Outcome) {}

@@ -21,7 +21,7 @@ func serviceCommand() *cobra.Command {
 func serviceListCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "list --node SOCKET",
+		Use:   "list --node DATA",
 		Short: "Show the services of a node on this machine and what runs under their names",
 		Args:  cobra.NoArgs,
 	}

@@ -15,7 +15,7 @@ import (
 func statusCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "status --node SOCKET",
+		Use:   "status --node DATA",
 		Short: "Show what a node on this machine knows of itself and the mesh",
 		Args:  cobra.NoArgs,
 	}
@@ -38,7 +38,7 @@ func statusCommand() *cobra.Command {
 func peersCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "peers --node SOCKET",
+		Use:   "peers --node DATA",
 		Short: "Show every other node this node knows, and why it is not connected",
 		Args:  cobra.NoArgs,
 	}
