@@ -7,42 +7,60 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/attestmesh/meshnode/consensus"
 )
 
-var update = flag.Bool("update", false, "write testdata/published anew")
+var update = flag.Bool("update", false, "write testdata/published and testdata/suspended anew")
 
-// testdata/published is the whole log of a small mesh of version 1 with its genesis, byte for byte:
-// what was published once must audit for ever, by other programs too. In the bubble the
-// clock stands at 2000-01-01T00:00:00Z.
+// testdata/published is the whole log of a small mesh of version 1 with its genesis, byte for
+// byte: what was published once must audit for ever, by other programs too. testdata/suspended
+// is one of version 2, with suspensions. In the bubble the clock stands at
+// 2000-01-01T00:00:00Z.
 func TestGoldenLog(t *testing.T) {
-	const golden = "testdata/published"
-	synctest.Test(t, func(t *testing.T) {
-		m := newMeshOf(t, 1).start()
+	golden(t, "testdata/published", 1, 15, 2, 0, func(m *mesh) {
 		m.command(consensus.KindCredential, m.credential("beta/n2"))
 		m.command(consensus.KindProposal, m.proposal(m.add("newer"), "alpha", "gamma"))
 		m.command(consensus.KindResults, m.result("alpha/n1", "beta/n2", "newer"), m.result("gamma/n1", "beta/n2", "newer"))
 		m.force(m.round(0))
 		m.force(m.round(1))
 		m.command(consensus.KindProposal, m.proposal(remove("newer"), "alpha", "beta"))
+	})
+	golden(t, "testdata/suspended", 2, 13, 1, 4, func(m *mesh) {
+		x := m.suspend("beta/n1", time.Hour, "alpha emergency")
+		m.command(consensus.KindSuspension, x)
+		m.command(consensus.KindLift, m.lift(x, "beta", "gamma"))
+		m.force(m.round(0))
+		x = m.suspend("beta/n1", time.Hour, "alpha emergency", func(x *consensus.Suspension) { x.Node, x.Entry = nil, m.entry("new").ID })
+		m.command(consensus.KindSuspension, x)
+		m.command(consensus.KindLift, m.lift(x, "alpha"))
+	})
+}
+
+// golden holds the log of a mesh to the one at dir, and that to an audit.
+func golden(t *testing.T, dir string, version int, entries uint64, rounds, suspensions int, do func(*mesh)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		m := newMeshOf(t, version).start()
+		do(m)
 		path := m.publish(seats...)
 		if *update {
-			m.check(os.RemoveAll(golden))
-			m.check(os.CopyFS(filepath.Join(golden, "log"), os.DirFS(path)))
-			m.check(os.WriteFile(filepath.Join(golden, "genesis.json"), m.g.Raw(), 0o644))
+			m.check(os.RemoveAll(dir))
+			m.check(os.CopyFS(filepath.Join(dir, "log"), os.DirFS(path)))
+			m.check(os.WriteFile(filepath.Join(dir, "genesis.json"), m.g.Raw(), 0o644))
 		}
-		got, want := readAll(t, path), readAll(t, filepath.Join(golden, "log"))
+		got, want := readAll(t, path), readAll(t, filepath.Join(dir, "log"))
 		if len(got) != len(want) {
 			t.Errorf("%d files, want %d", len(got), len(want))
 		}
 		for name, data := range want {
 			if got[name] != data {
-				t.Errorf("%s differs; if that is meant, old logs do not audit any more", name)
+				t.Errorf("%s: %s differs; if that is meant, old logs do not audit any more", dir, name)
 			}
 		}
 	})
-	raw, err := os.ReadFile(filepath.Join(golden, "genesis.json"))
+	raw, err := os.ReadFile(filepath.Join(dir, "genesis.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,8 +69,8 @@ func TestGoldenLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := &mesh{t: t, g: g}
-	if r := m.audit(filepath.Join(golden, "log")); !r.OK || r.Entries != 15 || r.Level.String() != "strong" || r.Rounds != 2 {
-		t.Errorf("%+v", r)
+	if r := m.audit(filepath.Join(dir, "log")); !r.OK || r.Entries != entries || r.Level.String() != "strong" || r.Rounds != rounds || r.Suspensions != suspensions {
+		t.Errorf("%s: %+v", dir, r)
 	}
 }
 
