@@ -5,19 +5,24 @@
 #   mesh.sh stop DIR
 #
 # docs/OPERATIONS.md explains each of these commands. Bob's HTTPS endpoint is $BOB.
-set -euo pipefail
+set -Eeuo pipefail
 BOB=${BOB:-127.0.0.1:8443}
 orgs=(alpha bob gamma)
 
 # field NAME FILE: one text out of a line of JSON
 field() { sed "s/.*\"$1\":\"\([^\"]*\)\".*/\1/" "$2"; }
 
-# await FILE REGEXP [COMMAND...]: until FILE, or what COMMAND writes to it, matches
+# await FILE REGEXP [COMMAND...]: until FILE, or what COMMAND writes to it, matches; a FILE
+# that a daemon wrote an error to never will
 await() {
   local file=$1 want=$2 i; shift 2
   for ((i = 0; i < 900; i++)); do
     if (($#)); then "$@" > "$file" 2>/dev/null || true; fi
     if grep -q "$want" "$file" 2>/dev/null; then return; fi
+    if ! (($#)) && grep -q '^{"error"' "$file" 2>/dev/null; then
+      echo "mesh.sh: $file: $(cat "$file")" >&2
+      return 1
+    fi
     sleep 0.1
   done
   echo "mesh.sh: waited 90 s for $want in $file" >&2
@@ -33,6 +38,11 @@ daemon() {
 
 start() {
   local owner=$1 org public
+  if [ -n "$(ls -A)" ]; then
+    echo "mesh.sh: $PWD is not empty: name a new directory" >&2
+    exit 2
+  fi
+  trap 'trap - ERR; stop' ERR # a mesh that does not come up leaves nothing running
   meshnode version --json > version.json
   daemon sim meshnode sim-platform --dir sim --json
   await sim.json '"root"'
@@ -66,6 +76,7 @@ start() {
       if [ "$org" = bob ]; then printf 'https: %s\nservices:\n  - {name: triage, owner: %s}\n' "$BOB" "$owner"; fi
     } > "$org.yaml"
     daemon "$org-node" meshnode run --config "$org.yaml" --json
+    await "$org-node.json" '"peer"'
   done
   for org in "${orgs[@]}"; do
     await "$org-status.json" '"phase":"member".*"level":"strong"' meshnode status --node "$org" --json
@@ -84,6 +95,7 @@ public() {
 
 stop() {
   local pid
+  [ -e pids ] || return 0
   for pid in $(tac pids); do kill "$pid" 2>/dev/null || true; done
   for pid in $(cat pids); do
     for ((i = 0; i < 100; i++)); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
@@ -91,8 +103,8 @@ stop() {
   rm pids
 }
 
-case ${1-} in
-  start) mkdir -p "$2" && cd "$2" && start "$3" ;;
-  stop) cd "$2" && stop ;;
+case $#-${1-} in
+  3-start) mkdir -p "$2" && cd "$2" && start "$3" ;;
+  2-stop) cd "$2" && stop ;;
   *) sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
