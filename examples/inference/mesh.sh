@@ -42,7 +42,9 @@ start() {
     echo "mesh.sh: $PWD is not empty: name a new directory" >&2
     exit 2
   fi
-  trap 'trap - ERR; stop' ERR # a mesh that does not come up leaves nothing running
+  # A mesh that does not come up leaves nothing running.
+  trap 'trap - ERR; stop' ERR
+  trap 'trap - ERR; stop; exit 130' INT TERM
   meshnode version --json > version.json
   daemon sim meshnode sim-platform --dir sim --json
   await sim.json '"root"'
