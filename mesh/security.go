@@ -77,8 +77,7 @@ func (t *security) SecureInbound(ctx context.Context, insecure net.Conn, p peer.
 func (t *security) SecureOutbound(ctx context.Context, insecure net.Conn, p peer.ID) (sec.SecureConn, error) {
 	handshake, cancel := context.WithTimeout(ctx, tlsTimeout)
 	defer cancel()
-	raw := &flight{Conn: insecure}
-	conn, err := t.tls.SecureOutbound(handshake, raw, p)
+	conn, err := t.tls.SecureOutbound(handshake, insecure, p)
 	var other sec.ErrPeerIDMismatch
 	if errors.As(err, &other) {
 		// The usual cause is a peer that has rebooted and with it changed its identity.
@@ -88,15 +87,7 @@ func (t *security) SecureOutbound(ctx context.Context, insecure net.Conn, p peer
 	if err != nil {
 		return nil, err
 	}
-	attested, err := t.attest(ctx, conn, true, nil)
-	if err == nil {
-		err = raw.land() // ACK
-	}
-	if err != nil {
-		_ = raw.Close()
-		return nil, err
-	}
-	return attested, nil
+	return t.attest(ctx, conn, true, nil)
 }
 
 // attest runs the exchange on a TLS connection and closes it on every failure. A connection
