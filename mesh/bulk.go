@@ -117,6 +117,8 @@ type bulkStream struct {
 	hub    *hub
 	closed atomic.Bool
 	ended  sync.Once
+	// reading is held by Read from its look at closed to its end.
+	reading sync.Mutex
 }
 
 // attestedBulk returns the stream of c, or nil if c is no bulk connection. An error means
@@ -134,6 +136,8 @@ func (h *hub) attestedBulk(c transport.CapableConn) (*bulkStream, error) {
 
 // Read implements io.Reader.
 func (s *bulkStream) Read(p []byte) (int, error) {
+	s.reading.Lock()
+	defer s.reading.Unlock()
 	if s.closed.Load() {
 		return 0, net.ErrClosed
 	}
@@ -158,7 +162,10 @@ func (s *bulkStream) Close() error {
 	}
 	_ = s.SetReadDeadline(time.Unix(1, 0)) // ends a blocked Read
 	linger := func() {
+		// A Read that did not see closed must meet the deadline above, not the next one.
+		s.reading.Lock()
 		_ = s.SetDeadline(time.Now().Add(bulkLinger))
+		s.reading.Unlock()
 		defer context.AfterFunc(s.hub.ctx, s.end)()
 		if s.CloseWrite() == nil {
 			if _, err := io.Copy(io.Discard, s.halfCloser); err == nil {
