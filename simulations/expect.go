@@ -27,11 +27,7 @@ func (p *player) checkLeader(names []string) error {
 
 // checkPhase holds if every node says that it is in a phase, for a reason of this code.
 func (p *player) checkPhase(phase, code string, names []string) error {
-	hosts, err := p.nodes(names)
-	if err != nil {
-		return err
-	}
-	all, err := statuses(hosts)
+	all, err := p.statuses(names)
 	if err != nil {
 		return err
 	}
@@ -51,11 +47,7 @@ func (p *player) checkPhase(phase, code string, names []string) error {
 // limit of the last proposal.
 func (p *player) checkClosed(name string, names []string, limit time.Duration) error {
 	name = p.real(name)
-	hosts, err := p.nodes(names, name)
-	if err != nil {
-		return err
-	}
-	all, err := statuses(hosts)
+	all, err := p.statuses(names, name)
 	if err != nil {
 		return err
 	}
@@ -101,15 +93,11 @@ func (p *player) checkLinked(names []string, old bool) error {
 // checkProof holds if every one of the nodes at has this proof of its verdict on each of the
 // others.
 func (p *player) checkProof(want node.Proof, names, at []string) error {
-	hosts, err := p.nodes(at)
-	if err != nil {
-		return err
-	}
 	subjects, err := p.nodes(names)
 	if err != nil {
 		return err
 	}
-	all, err := statuses(hosts)
+	all, err := p.statuses(at)
 	if err != nil {
 		return err
 	}
@@ -130,11 +118,7 @@ func (p *player) checkProof(want node.Proof, names, at []string) error {
 // checkUnlinked holds if no node is connected to name.
 func (p *player) checkUnlinked(name string, names []string) error {
 	name = p.real(name)
-	hosts, err := p.nodes(names, name)
-	if err != nil {
-		return err
-	}
-	all, err := statuses(hosts)
+	all, err := p.statuses(names, name)
 	if err != nil {
 		return err
 	}
@@ -154,11 +138,7 @@ func (p *player) checkVoters(voters, names []string) error {
 	if err != nil {
 		return err
 	}
-	hosts, err := p.nodes(names)
-	if err != nil {
-		return err
-	}
-	all, err := statuses(hosts)
+	all, err := p.statuses(names)
 	if err != nil {
 		return err
 	}
@@ -178,11 +158,7 @@ func (p *player) checkVoters(voters, names []string) error {
 // checkLogs holds if all nodes have the same state and log, and with published that each
 // has verified a published checkpoint over all of it.
 func (p *player) checkLogs(names []string, published bool) error {
-	hosts, err := p.nodes(names)
-	if err != nil {
-		return err
-	}
-	all, err := statuses(hosts)
+	all, err := p.statuses(names)
 	if err != nil {
 		return err
 	}

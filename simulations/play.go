@@ -374,6 +374,15 @@ func (p *player) nothingLost() error {
 	return nil
 }
 
+// statuses resolves names as nodes does and asks each node.
+func (p *player) statuses(names []string, taken ...string) ([]node.Status, error) {
+	hosts, err := p.nodes(names, taken...)
+	if err != nil {
+		return nil, err
+	}
+	return statuses(hosts)
+}
+
 // statuses asks each node.
 func statuses(hosts []*host) ([]node.Status, error) {
 	var out []node.Status
