@@ -226,7 +226,9 @@ func (s *Service) probe(ctx context.Context) bool {
 func (s *Service) Dial(ctx context.Context) (net.Conn, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed { // the descriptor may be another file's by now
+	// Once closed, the descriptor may be another file's. Who saw the last state sees the
+	// service closed, although the socket is only released after it.
+	if s.closed || s.status.State == Failed || s.status.State == Stopped {
 		return nil, net.ErrClosed
 	}
 	return (&net.Dialer{}).DialContext(ctx, "unix", s.socket.address())

@@ -276,6 +276,18 @@ func TestRestartAndGiveUp(t *testing.T) {
 	}
 }
 
+// Who has seen that a service was given up can dial it no more, although its owner has not
+// released the socket yet.
+func TestDialAfterTheLastState(t *testing.T) {
+	for _, last := range []State{Failed, Stopped} {
+		s := started(t, io.Discard, "sleep")
+		s.set(last, "")
+		if c, err := s.Dial(t.Context()); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("%s: dial: %v, %v", last, c, err)
+		}
+	}
+}
+
 // Stop leaves no process, also of one that never answers.
 func TestStop(t *testing.T) {
 	s := started(t, io.Discard, "sleep")
