@@ -1,10 +1,8 @@
 package attest
 
 import (
-	"encoding/hex"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -194,148 +192,6 @@ func (a *appraisal) wantedMeasurement() string {
 		return fmt.Sprintf("one of %d reference values", len(want))
 	}
 	return list(want)
-}
-
-func (a *appraisal) sevsnp() {
-	p, c := a.policy.SEVSNP, a.claims.SEVSNP
-	if !a.section(p != nil, c != nil, KindSEVSNP) {
-		return
-	}
-	a.result.Vector.Hardware, a.result.Vector.RuntimeOpaque = vectorAffirming, vectorAffirming
-	if c.Debug && !p.AllowDebug {
-		a.refuse(runtimeOpaque, CodeDebug, "sevsnp.debug", "true", "false")
-		a.result.Vector.Configuration = vectorContraindicated
-	}
-	if c.MigrateMA && !p.AllowMigrateMA {
-		a.refuse(configuration, CodeMigratable, "sevsnp.migrate_ma", "true", "false")
-	}
-	if c.SMT && !p.AllowSMT {
-		a.refuse(configuration, CodeSMT, "sevsnp.smt", "true", "false")
-	}
-	switch {
-	case c.SigningKey != "VCEK" && c.SigningKey != "VLEK":
-		a.refuse(hardware, CodeSigningKey, "sevsnp.signing_key", c.SigningKey, "VCEK or VLEK")
-	case c.SigningKey == "VLEK" && !p.AllowVLEK:
-		a.refuse(hardware, CodeSigningKey, "sevsnp.signing_key", c.SigningKey, "VCEK")
-	}
-	if strings.Trim(c.ChipID, "0") == "" && !p.AllowMaskedID {
-		a.refuse(hardware, CodeMaskedChipID, "sevsnp.chip_id", "masked", "the chip's id")
-	}
-	if !slices.Contains(p.VMPL, c.VMPL) {
-		a.refuse(configuration, CodeVMPL, "sevsnp.vmpl", fmt.Sprint(c.VMPL), list(p.VMPL))
-	}
-	floor, ok := p.MinimumTCB[c.Product]
-	if !ok {
-		a.refuse(hardware, CodeTCBBelowFloor, "sevsnp.product", c.Product, "a product the policy has a floor for")
-		return
-	}
-	// The reported TCB is what the key certifies; the committed one is what the host can
-	// no longer roll back below.
-	if !floor.atMost(c.ReportedTCB) {
-		a.refuse(hardware, CodeTCBBelowFloor, "sevsnp.reported_tcb", c.ReportedTCB.String(), "at least "+floor.String())
-	}
-	if !floor.atMost(c.CommittedTCB) {
-		a.refuse(hardware, CodeTCBBelowFloor, "sevsnp.committed_tcb", c.CommittedTCB.String(), "at least "+floor.String())
-	}
-}
-
-// atMost reports whether every component of t is at most that of u.
-func (t TCB) atMost(u TCB) bool {
-	return t.FMC <= u.FMC && t.BootLoader <= u.BootLoader && t.TEE <= u.TEE && t.SNP <= u.SNP && t.Microcode <= u.Microcode
-}
-
-// String returns the components under the names of AMD's key distribution service.
-func (t TCB) String() string {
-	s := fmt.Sprintf("bl=%d tee=%d snp=%d ucode=%d", t.BootLoader, t.TEE, t.SNP, t.Microcode)
-	if t.FMC != 0 {
-		s = fmt.Sprintf("fmc=%d ", t.FMC) + s
-	}
-	return s
-}
-
-// Bits of TDATTRIBUTES (Intel TDX Module Base Architecture Specification).
-const (
-	tdAttrTUD        = 0xff    // "TD under debug" group: any bit voids confidentiality
-	tdAttrMigratable = 1 << 29 // may be moved to another machine
-)
-
-func (a *appraisal) tdx() {
-	p, c := a.policy.TDX, a.claims.TDX
-	if !a.section(p != nil, c != nil, KindTDX) {
-		return
-	}
-	a.result.Vector.Hardware, a.result.Vector.RuntimeOpaque = vectorAffirming, vectorAffirming
-	attributes, err1 := littleEndianHex(c.TDAttributes)
-	xfam, err2 := littleEndianHex(c.XFAM)
-	if err1 != nil || err2 != nil {
-		a.refuse(configuration, CodeMalformed, "tdx.td_attributes", c.TDAttributes+" "+c.XFAM, "8 bytes in hex each")
-		return
-	}
-	if (c.Debug || attributes&tdAttrTUD != 0) && !p.AllowDebug {
-		a.refuse(runtimeOpaque, CodeDebug, "tdx.debug", "true", "false")
-		a.result.Vector.Configuration = vectorContraindicated
-	}
-	if attributes&tdAttrMigratable != 0 {
-		a.refuse(configuration, CodeMigratable, "tdx.td_attributes", c.TDAttributes, "MIGRATABLE clear")
-	}
-	if !c.SEPTVEDisable && p.RequireSEPTVEDisable {
-		a.refuse(configuration, CodeSEPTVEDisable, "tdx.sept_ve_disable", "false", "true")
-	}
-	if extra := xfam &^ p.XFAMAllowed; extra != 0 {
-		a.refuse(configuration, CodeXFAM, "tdx.xfam", fmt.Sprintf("%#x", xfam), fmt.Sprintf("no bit outside %#x", p.XFAMAllowed))
-	}
-	switch {
-	case c.TCBStatus == "" && c.CollateralStale:
-		a.add(tierUndecided, hardware, NewReason(CodeCollateralStale, "tdx.tcb_status", "collateral not valid at this time", list(p.TCBStatuses)))
-	case c.TCBStatus == "":
-		a.add(tierUndecided, hardware, NewReason(CodeCollateralMissing, "tdx.tcb_status", "no collateral", list(p.TCBStatuses)))
-	case !slices.Contains(p.TCBStatuses, c.TCBStatus):
-		a.refuse(hardware, CodeTCBStatus, "tdx.tcb_status", c.TCBStatus, list(p.TCBStatuses))
-	}
-}
-
-// littleEndianHex reads 8 bytes as Intel lays them out.
-func littleEndianHex(s string) (uint64, error) {
-	b, err := hex.DecodeString(s)
-	if err != nil || len(b) != 8 {
-		return 0, fmt.Errorf("%q is not 8 bytes of hex", s)
-	}
-	slices.Reverse(b)
-	return strconv.ParseUint(hex.EncodeToString(b), 16, 64)
-}
-
-func (a *appraisal) vtpm() {
-	p, c := a.policy.VTPM, a.claims.VTPM
-	if !a.section(p != nil, c != nil, KindVTPM) {
-		return
-	}
-	a.result.Vector.InstanceIdentity = vectorAffirming
-	if c.AKTrust == "" {
-		a.add(tierUndecided, identity, NewReason(CodeNoEndorsement, "vtpm.ak_trust", "an attestation key nobody vouches for", "certificate"))
-	}
-	if !slices.Contains(p.Banks, c.Bank) {
-		a.refuse(configuration, CodePCRSelection, "vtpm.bank", c.Bank, list(p.Banks))
-	}
-	if len(p.RequiredPCRs) == 0 {
-		a.refuse(configuration, CodePCRSelection, "vtpm.pcrs", list(c.PCRs), "a policy that names the registers it needs")
-	}
-	for _, n := range p.RequiredPCRs {
-		if !slices.Contains(c.PCRs, n) {
-			a.refuse(configuration, CodePCRSelection, "vtpm.pcrs", list(c.PCRs), list(p.RequiredPCRs))
-			break
-		}
-	}
-	if !c.LogReplayed {
-		a.add(tierUndecided, executables, NewReason(CodeCollateralMissing, "vtpm.log_replayed", "no event log", "the log of this boot"))
-	}
-	if p.RequireSecureBoot {
-		switch {
-		case c.SecureBoot == nil && c.LogReplayed:
-			a.refuse(configuration, CodeSecureBootOff, "vtpm.secure_boot", "not in the authenticated log", "true")
-		case c.SecureBoot != nil && !*c.SecureBoot:
-			a.refuse(configuration, CodeSecureBootOff, "vtpm.secure_boot", "false", "true")
-		}
-	}
 }
 
 func (a *appraisal) sim() {

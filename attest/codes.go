@@ -6,7 +6,8 @@ import "fmt"
 // refusals on the wire, command output and the documentation.
 type Code string
 
-// The codes. remedies must have one line for each.
+// The codes; those of one kind of evidence are in a file of that kind. Each has one line in
+// the remedies beside it.
 const (
 	CodeMalformed             Code = "malformed"
 	CodeNotGenuine            Code = "not_genuine"
@@ -18,25 +19,12 @@ const (
 	CodeNoReferenceValues     Code = "no_reference_values"
 	CodePolicyMissing         Code = "policy_missing"
 	CodeDebug                 Code = "debug"
-	CodeMigratable            Code = "migratable"
 	CodeTCBBelowFloor         Code = "tcb_below_floor"
-	CodeTCBStatus             Code = "tcb_status"
 	CodeCertificateMismatch   Code = "certificate_mismatch"
-	CodeVMPL                  Code = "vmpl"
-	CodeSEPTVEDisable         Code = "sept_ve_disable"
-	CodeXFAM                  Code = "xfam"
-	CodeSEAM                  Code = "seam"
 	CodeCollateralMissing     Code = "collateral_missing"
 	CodeCollateralStale       Code = "collateral_stale"
-	CodeNoEndorsement         Code = "no_endorsement"
-	CodeSecureBootOff         Code = "secure_boot_off"
-	CodeReplayMismatch        Code = "replay_mismatch"
-	CodePCRSelection          Code = "pcr_selection"
 	CodeSimulated             Code = "simulated"
 	CodeUnsupported           Code = "unsupported"
-	CodeSMT                   Code = "smt"
-	CodeSigningKey            Code = "signing_key"
-	CodeMaskedChipID          Code = "masked_chip_id"
 	CodeWrongMesh             Code = "wrong_mesh"
 	CodeWrongIncarnation      Code = "wrong_incarnation"
 	CodeWrongPeer             Code = "wrong_peer"
@@ -94,7 +82,23 @@ const (
 )
 
 // remedies says what a person does about a code.
-var remedies = map[Code]string{
+var remedies = united(remediesCommon, remediesSEVSNP, remediesTDX, remediesVTPM)
+
+// united merges maps that share no code.
+func united(parts ...map[Code]string) map[Code]string {
+	out := map[Code]string{}
+	for _, p := range parts {
+		for c, remedy := range p {
+			if _, twice := out[c]; twice {
+				panic("attest: two remedies for " + string(c))
+			}
+			out[c] = remedy
+		}
+	}
+	return out
+}
+
+var remediesCommon = map[Code]string{
 	CodeMalformed:             "check that the file or peer speaks this format and version",
 	CodeNotGenuine:            "the evidence was not signed by the claimed hardware; fetch it again from the machine itself",
 	CodeNotBound:              "the evidence was made for another connection; if it repeats, somebody is relaying",
@@ -105,25 +109,12 @@ var remedies = map[Code]string{
 	CodeNoReferenceValues:     "give reference values with --policy to decide whether this software is wanted",
 	CodePolicyMissing:         "the policy has no section for this kind of evidence; add it",
 	CodeDebug:                 "start the guest with debugging disabled",
-	CodeMigratable:            "start the guest with migration disabled",
 	CodeTCBBelowFloor:         "update the platform firmware and microcode, then fetch new certificates",
-	CodeTCBStatus:             "update the platform to a TCB level whose status the policy accepts",
 	CodeCertificateMismatch:   "fetch the certificate that belongs to this chip and this TCB",
-	CodeVMPL:                  "make the report at the privilege level the policy names",
-	CodeSEPTVEDisable:         "start the TD with SEPT_VE_DISABLE set",
-	CodeXFAM:                  "start the TD with an XFAM the policy allows",
-	CodeSEAM:                  "update the TDX module to one the policy names",
 	CodeCollateralMissing:     "put the vendor's certificates or collateral beside the evidence",
 	CodeCollateralStale:       "fetch newer collateral from the vendor",
-	CodeNoEndorsement:         "trust the attestation key by certificate, activation or a TEE report that names it",
-	CodeSecureBootOff:         "enable Secure Boot in the guest's firmware",
-	CodeReplayMismatch:        "the log does not explain the registers; fetch log and quote from the same boot",
-	CodePCRSelection:          "quote the registers the policy requires, in a SHA-256 or stronger bank",
 	CodeSimulated:             "simulated evidence protects nothing from its host; use it for trials only",
 	CodeUnsupported:           "this release cannot verify this product or format version; use a newer one",
-	CodeSMT:                   "start the guest with a policy that forbids simultaneous multithreading",
-	CodeSigningKey:            "have the report signed by a key the policy accepts (VCEK or VLEK)",
-	CodeMaskedChipID:          "turn off chip id masking (MASK_CHIP_ID) on the host",
 	CodeWrongMesh:             "give both nodes the same genesis file",
 	CodeWrongIncarnation:      "fetch the newest policy state; the mesh has been recovered since",
 	CodeWrongOrganisation:     "connect to a node of an organisation that your policy names, or name this one in it",

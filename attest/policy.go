@@ -36,32 +36,6 @@ type Reference struct {
 	NotAfter    time.Time
 }
 
-// SEVSNPPolicy lists what is demanded of an SEV-SNP guest beyond its measurement.
-type SEVSNPPolicy struct {
-	AllowDebug     bool
-	AllowMigrateMA bool
-	AllowSMT       bool
-	AllowVLEK      bool
-	AllowMaskedID  bool
-	VMPL           []uint32       // accepted levels; none admits nothing
-	MinimumTCB     map[string]TCB // by product; a product without a floor is refused
-}
-
-// TDXPolicy lists what is demanded of a TD beyond its measurement.
-type TDXPolicy struct {
-	AllowDebug           bool
-	RequireSEPTVEDisable bool
-	XFAMAllowed          uint64   // bits that may be set
-	TCBStatuses          []string // accepted converged statuses; none admits nothing
-}
-
-// VTPMPolicy lists what is demanded of a measured boot.
-type VTPMPolicy struct {
-	RequireSecureBoot bool
-	RequiredPCRs      []int
-	Banks             []string // accepted banks, "sha256" or stronger
-}
-
 // SimPolicy admits simulated evidence; its presence is the admission.
 type SimPolicy struct{}
 
@@ -72,9 +46,8 @@ func StrictPolicy() Policy {
 		Kinds:             []string{KindSEVSNP, KindTDX, KindVTPM},
 		AllowNoReferences: true,
 		AllowUnbound:      true,
-		SEVSNP: &SEVSNPPolicy{AllowSMT: true, AllowVLEK: true, AllowMaskedID: true, VMPL: []uint32{0, 1, 2, 3},
-			MinimumTCB: map[string]TCB{"Milan": {}, "Genoa": {}, "Turin": {}}},
-		TDX:  &TDXPolicy{RequireSEPTVEDisable: true, XFAMAllowed: 0x6DBE7, TCBStatuses: []string{"UpToDate"}},
-		VTPM: &VTPMPolicy{RequireSecureBoot: true, RequiredPCRs: []int{0, 1, 2, 3, 4, 5, 6, 7}, Banks: []string{"sha256", "sha384"}},
+		SEVSNP:            strictSEVSNP(),
+		TDX:               strictTDX(),
+		VTPM:              strictVTPM(),
 	}
 }

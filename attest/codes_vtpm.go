@@ -1,0 +1,16 @@
+package attest
+
+// Codes of TPM quotes, event logs and IMA lists.
+const (
+	CodeSecureBootOff  Code = "secure_boot_off"
+	CodePCRSelection   Code = "pcr_selection"
+	CodeNoEndorsement  Code = "no_endorsement"
+	CodeReplayMismatch Code = "replay_mismatch"
+)
+
+var remediesVTPM = map[Code]string{
+	CodeSecureBootOff:  "enable Secure Boot in the guest's firmware",
+	CodePCRSelection:   "quote the registers the policy requires, in a SHA-256 or stronger bank",
+	CodeNoEndorsement:  "trust the attestation key by certificate, activation or a TEE report that names it",
+	CodeReplayMismatch: "the log does not explain the registers; fetch log and quote from the same boot",
+}
