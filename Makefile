@@ -4,7 +4,7 @@ STATICCHECK_VERSION := v0.8.2
 LDFLAGS := -s -w -X main.version=$(VERSION)
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 
-.PHONY: check fmt vet staticcheck test race demo inference bench flood fuzz model dist
+.PHONY: check fmt vet staticcheck test race demo inference bench flood fuzz model mutants dist
 
 check: fmt vet staticcheck race
 
@@ -64,6 +64,10 @@ fuzz:
 # What evidence is bound to, checked by Spin: complete, and with every field left out once.
 model:
 	model/run.sh
+
+# Every check of the verifiers left out once: a mutant that passes all their tests fails this.
+mutants:
+	$(GO) run ./internal/mutants -with ./attest ./attest ./attest/sevsnp ./attest/tdx ./attest/vtpm ./attest/eventlog
 
 # Static, reproducible: users measure this file.
 dist:
