@@ -1,9 +1,21 @@
 package attest
 
+// Why an attestation key is believed.
+const (
+	// AKTrustCertificate: its certificate chains to one of the scheme's roots.
+	AKTrustCertificate = "certificate"
+	// AKTrustActivation: an attestation CA, the organisation's enroller, activated a
+	// credential for it in a TPM whose endorsement key is certified, and says so.
+	AKTrustActivation = "activation"
+	// AKTrustReport: the report of the TEE in which the TPM runs names it.
+	AKTrustReport = "report"
+)
+
 // VTPMClaims are facts of a TPM quote and of the parts of its event log that the quote
 // authenticates.
 type VTPMClaims struct {
-	// AKTrust says why the attestation key is believed: "" (it is not), "certificate".
+	// AKTrust says why the attestation key is believed, one of the AKTrust constants; ""
+	// is that nobody vouches for it.
 	AKTrust       string `json:"ak_trust,omitempty"`
 	AKDigest      string `json:"ak_digest"` // SHA-256 of the SubjectPublicKeyInfo
 	Bank          string `json:"bank"`
@@ -13,4 +25,19 @@ type VTPMClaims struct {
 	ResetCount    uint32 `json:"reset_count"`
 	RestartCount  uint32 `json:"restart_count"`
 	NonceVerified bool   `json:"nonce_verified"`
+}
+
+// Activated returns c with AKTrust "activation" if its attestation key is the one whose
+// digest a verified Credential names: lower-case hex of SHA-256 over the key's
+// SubjectPublicKeyInfo. A key that is believed already, another key, an empty digest and
+// claims without a TPM are returned as they are. It is for callers that hold a Credential
+// whose signer activates keys; the scheme alone cannot know.
+func (c Claims) Activated(akDigest string) Claims {
+	if !c.Genuine || c.VTPM == nil || c.VTPM.AKTrust != "" || akDigest == "" || c.VTPM.AKDigest != akDigest {
+		return c
+	}
+	v := *c.VTPM
+	v.AKTrust = AKTrustActivation
+	c.VTPM = &v
+	return c
 }

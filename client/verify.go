@@ -62,7 +62,7 @@ func NewVerifier(genesis []byte, policy Policy, given ...attest.Scheme) (*Verifi
 		}
 	}
 	if len(given) == 0 {
-		if given, err = schemes.Under(g.SimRoots()...); err != nil {
+		if given, err = schemes.Under(schemes.Roots{Sim: g.SimRoots()}); err != nil {
 			return nil, err
 		}
 	}

@@ -33,7 +33,7 @@ func SystemDeps(cfg Config) (Deps, error) {
 	if err := checkKind(cfg, g, attest.KindSim); err != nil {
 		return Deps{}, err
 	}
-	known, err := schemes.Under(g.SimRoots()...)
+	known, err := schemes.Under(schemes.Roots{Sim: g.SimRoots()})
 	if err != nil {
 		return Deps{}, err
 	}

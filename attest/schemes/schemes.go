@@ -1,19 +1,32 @@
 // Package schemes gathers the schemes by which a Relying Party judges evidence: those of the
-// vendors whose roots are compiled in, and the simulated one where somebody names its roots.
+// vendors whose roots are compiled in, that of TPMs, and the simulated one where somebody
+// names its roots.
 package schemes
 
 import (
 	"crypto"
+	"crypto/x509"
 
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/attest/sevsnp"
 	"github.com/attestmesh/meshnode/attest/sim"
 	"github.com/attestmesh/meshnode/attest/tdx"
+	"github.com/attestmesh/meshnode/attest/vtpm"
 )
 
-// Under returns a scheme for every kind that can be verified. simRoots are those that a
-// genesis admits; without any, simulated evidence is of a kind that nobody knows.
-func Under(simRoots ...crypto.PublicKey) ([]attest.Scheme, error) {
+// Roots are the trust anchors that nobody can compile in: those a genesis or an appraisal
+// policy names.
+type Roots struct {
+	// Sim are keys of sim platforms. Without any, simulated evidence is of a kind that
+	// nobody knows.
+	Sim []crypto.PublicKey
+	// VTPM certify attestation keys of TPMs. Without any, quotes can be verified, but their
+	// keys are believed only by activation or where a TEE report names them.
+	VTPM []*x509.Certificate
+}
+
+// Under returns a scheme for every kind that can be verified.
+func Under(roots Roots) ([]attest.Scheme, error) {
 	snp, err := sevsnp.New()
 	if err != nil {
 		return nil, err
@@ -22,11 +35,11 @@ func Under(simRoots ...crypto.PublicKey) ([]attest.Scheme, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := []attest.Scheme{snp, td}
-	if len(simRoots) == 0 {
+	out := []attest.Scheme{snp, td, vtpm.New(roots.VTPM)}
+	if len(roots.Sim) == 0 {
 		return out, nil
 	}
-	s, err := sim.NewScheme(simRoots...)
+	s, err := sim.NewScheme(roots.Sim...)
 	if err != nil {
 		return nil, err
 	}

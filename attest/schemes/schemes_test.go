@@ -14,7 +14,7 @@ import (
 
 func kinds(t *testing.T, roots ...crypto.PublicKey) []string {
 	t.Helper()
-	all, err := Under(roots...)
+	all, err := Under(Roots{Sim: roots})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,21 +27,21 @@ func kinds(t *testing.T, roots ...crypto.PublicKey) []string {
 }
 
 func TestSimulatedEvidenceNeedsARoot(t *testing.T) {
-	if got, want := kinds(t), []string{attest.KindSEVSNP, attest.KindTDX}; !slices.Equal(got, want) {
+	if got, want := kinds(t), []string{attest.KindSEVSNP, attest.KindTDX, attest.KindVTPM}; !slices.Equal(got, want) {
 		t.Errorf("without roots: %v, want %v", got, want)
 	}
 	root, _, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := kinds(t, root), []string{attest.KindSEVSNP, attest.KindSim, attest.KindTDX}; !slices.Equal(got, want) {
+	if got, want := kinds(t, root), []string{attest.KindSEVSNP, attest.KindSim, attest.KindTDX, attest.KindVTPM}; !slices.Equal(got, want) {
 		t.Errorf("with a root: %v, want %v", got, want)
 	}
 	other, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Under(other.Public()); err == nil {
+	if _, err := Under(Roots{Sim: []crypto.PublicKey{other.Public()}}); err == nil {
 		t.Error("a root of another kind of key was taken")
 	}
 }

@@ -95,7 +95,7 @@ func (s *Scheme) Verify(ctx context.Context, ev mesh.Evidence, data *mesh.Report
 	out.At = at
 	out.VTPM.SecureBoot = secureBoot(msg, best, ak, info.ExtraData)
 	if s.certified(msg, extra, ak, at) {
-		out.VTPM.AKTrust = "certificate"
+		out.VTPM.AKTrust = mesh.AKTrustCertificate
 	}
 	if data != nil {
 		want := sha256.Sum256(data[:])

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -17,9 +18,7 @@ import (
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/attest/collect"
 	"github.com/attestmesh/meshnode/attest/eventlog"
-	"github.com/attestmesh/meshnode/attest/sevsnp"
-	"github.com/attestmesh/meshnode/attest/tdx"
-	"github.com/attestmesh/meshnode/attest/vtpm"
+	"github.com/attestmesh/meshnode/attest/schemes"
 )
 
 const appraiseHelp = `Verify evidence offline and appraise it.
@@ -91,12 +90,13 @@ type appraiser struct {
 	policy  attest.Policy
 	want    []byte
 	at      time.Time
+	roots   []*x509.Certificate // of TPM attestation keys
 	schemes map[string]attest.Scheme
 	within  time.Duration // everything that is asked of one node
 }
 
 func newAppraiser(f appraiseFlags) (*appraiser, error) {
-	a := &appraiser{flags: f, policy: attest.StrictPolicy(), at: time.Now().UTC(), within: nodeWithin}
+	a := &appraiser{flags: f, policy: attest.StrictPolicy(), at: time.Now().UTC(), schemes: map[string]attest.Scheme{}, within: nodeWithin}
 	var err error
 	if f.at != "" {
 		if a.at, err = time.Parse(time.RFC3339, f.at); err != nil || a.at.IsZero() {
@@ -108,21 +108,18 @@ func newAppraiser(f appraiseFlags) (*appraiser, error) {
 			return nil, usageError("give up to 64 bytes in hex", "--report-data is not up to %d bytes in hex", attest.ReportDataSize)
 		}
 	}
-	roots := vtpmRoots(nil)
 	if f.policy != "" {
-		if a.policy, roots, err = readAppraisalPolicy(f.policy); err != nil {
+		if a.policy, a.roots, err = readAppraisalPolicy(f.policy); err != nil {
 			return nil, err
 		}
 	}
-	snp, err := sevsnp.New()
+	known, err := schemes.Under(schemes.Roots{VTPM: a.roots})
 	if err != nil {
 		return nil, err
 	}
-	td, err := tdx.New()
-	if err != nil {
-		return nil, err
+	for _, s := range known {
+		a.schemes[s.Kind()] = s
 	}
-	a.schemes = map[string]attest.Scheme{attest.KindSEVSNP: snp, attest.KindTDX: td, attest.KindVTPM: vtpm.New(roots)}
 	return a, nil
 }
 

@@ -107,7 +107,7 @@ func (a *appraiser) appraiseNode(ctx context.Context, address string) (appraised
 // verifierOf returns what judges nodes under a genesis, and lets this appraiser believe the
 // roots in it.
 func (a *appraiser) verifierOf(g *consensus.Genesis) (*client.Verifier, error) {
-	known, err := schemes.Under(g.SimRoots()...)
+	known, err := schemes.Under(schemes.Roots{Sim: g.SimRoots(), VTPM: a.roots})
 	if err != nil {
 		return nil, usageError("make the genesis again", "%v", err)
 	}

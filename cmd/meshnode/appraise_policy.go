@@ -64,11 +64,9 @@ type tcbFile struct {
 	Microcode  uint8 `yaml:"microcode"`
 }
 
-type vtpmRoots []*x509.Certificate
-
 // readAppraisalPolicy reads a policy for samples: report data need not be compared,
 // reference values are demanded.
-func readAppraisalPolicy(path string) (attest.Policy, vtpmRoots, error) {
+func readAppraisalPolicy(path string) (attest.Policy, []*x509.Certificate, error) {
 	var f policyFile
 	if err := strictyaml.ReadFile(path, &f); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -103,7 +101,7 @@ func readAppraisalPolicy(path string) (attest.Policy, vtpmRoots, error) {
 		p.TDX = &attest.TDXPolicy{AllowDebug: t.AllowDebug, RequireSEPTVEDisable: !t.AllowNoSEPTVE,
 			XFAMAllowed: t.XFAMAllowed, TCBStatuses: t.TCBStatuses}
 	}
-	var roots vtpmRoots
+	var roots []*x509.Certificate
 	if v := f.VTPM; v != nil {
 		p.VTPM = &attest.VTPMPolicy{RequireSecureBoot: !v.AllowNoSecureBoot, RequiredPCRs: v.RequiredPCRs, Banks: v.Banks}
 		if roots, err = readRoots(path, v.Roots); err != nil {
@@ -146,8 +144,8 @@ func references(path, list string, in []referenceFile) ([]attest.Reference, erro
 	return out, nil
 }
 
-func readRoots(path string, files []string) (vtpmRoots, error) {
-	var out vtpmRoots
+func readRoots(path string, files []string) ([]*x509.Certificate, error) {
+	var out []*x509.Certificate
 	for _, name := range files {
 		if !filepath.IsAbs(name) {
 			name = filepath.Join(filepath.Dir(path), name)

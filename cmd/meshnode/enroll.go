@@ -121,7 +121,7 @@ func enrollerConfig(f enrollFlags) (enroll.Config, error) {
 	if err != nil {
 		return enroll.Config{}, usageError("see meshnode enroll serve --help for the form", "releases: %v", err)
 	}
-	known, err := schemes.Under(g.SimRoots()...)
+	known, err := schemes.Under(schemes.Roots{Sim: g.SimRoots()})
 	if err != nil {
 		return enroll.Config{}, usageError("make the genesis again", "%s: %v", f.genesis, err)
 	}
