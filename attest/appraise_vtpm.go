@@ -1,19 +1,40 @@
 package attest
 
-import "slices"
+import (
+	"fmt"
+	"slices"
+)
 
 func (a *appraisal) vtpm() {
 	p, c := a.policy.VTPM, a.claims.VTPM
 	if !a.section(p != nil, c != nil, KindVTPM) {
 		return
 	}
-	a.result.Vector.InstanceIdentity = vectorAffirming
-	if c.AKTrust == "" {
-		a.add(tierUndecided, identity, NewReason(CodeNoEndorsement, "vtpm.ak_trust", "an attestation key nobody vouches for", "certificate"))
+	if a.result.Vector.InstanceIdentity == 0 {
+		a.result.Vector.InstanceIdentity = vectorAffirming
+	}
+	switch {
+	case c.AKTrust == "":
+		a.add(tierUndecided, identity, NewReason(CodeNoEndorsement, "vtpm.ak_trust", "an attestation key nobody vouches for", list(p.AKTrust)))
+	case !slices.Contains(p.AKTrust, c.AKTrust):
+		a.refuse(identity, CodeNoEndorsement, "vtpm.ak_trust", c.AKTrust, list(p.AKTrust))
 	}
 	if !slices.Contains(p.Banks, c.Bank) {
 		a.refuse(configuration, CodePCRSelection, "vtpm.bank", c.Bank, list(p.Banks))
 	}
+	a.requiredPCRs(p, c)
+	if !c.LogReplayed && p.RequireEventLog {
+		a.add(tierUndecided, executables, NewReason(CodeCollateralMissing, "vtpm.log_replayed", "no event log", "the log of this boot"))
+	}
+	if c.RestartCount > 0 && !p.AllowRestarts {
+		a.refuse(configuration, CodeRestarted, "vtpm.restart_count", fmt.Sprint(c.RestartCount), "0")
+	}
+	if p.RequireSecureBoot {
+		a.secureBoot(c)
+	}
+}
+
+func (a *appraisal) requiredPCRs(p *VTPMPolicy, c *VTPMClaims) {
 	if len(p.RequiredPCRs) == 0 {
 		a.refuse(configuration, CodePCRSelection, "vtpm.pcrs", list(c.PCRs), "a policy that names the registers it needs")
 	}
@@ -23,15 +44,17 @@ func (a *appraisal) vtpm() {
 			break
 		}
 	}
-	if !c.LogReplayed {
-		a.add(tierUndecided, executables, NewReason(CodeCollateralMissing, "vtpm.log_replayed", "no event log", "the log of this boot"))
-	}
-	if p.RequireSecureBoot {
-		switch {
-		case c.SecureBoot == nil && c.LogReplayed:
-			a.refuse(configuration, CodeSecureBootOff, "vtpm.secure_boot", "not in the authenticated log", "true")
-		case c.SecureBoot != nil && !*c.SecureBoot:
-			a.refuse(configuration, CodeSecureBootOff, "vtpm.secure_boot", "false", "true")
-		}
+}
+
+// secureBoot refuses machines that booted without it; whether they did is undecided where
+// nothing says so.
+func (a *appraisal) secureBoot(c *VTPMClaims) {
+	switch {
+	case c.SecureBoot == nil && c.LogReplayed:
+		a.refuse(configuration, CodeSecureBootOff, "vtpm.secure_boot", "not in the authenticated log", "true")
+	case c.SecureBoot == nil:
+		a.add(tierUndecided, configuration, NewReason(CodeCollateralMissing, "vtpm.secure_boot", "no event log", "the log of this boot"))
+	case !*c.SecureBoot:
+		a.refuse(configuration, CodeSecureBootOff, "vtpm.secure_boot", "false", "true")
 	}
 }

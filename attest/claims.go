@@ -11,7 +11,8 @@ type Claims struct {
 	// Bound reports whether the report data was compared and equal.
 	Bound bool `json:"bound"`
 	// Measurement is the kind's primary reference value in lower-case hex: SEV-SNP
-	// MEASUREMENT, TDX MRTD, for vtpm the quoted PCR digest, for sim the executable.
+	// MEASUREMENT, TDX MRTD, for vtpm a hash over the registers of the boot, for sim the
+	// executable; of a composite that of its TEE.
 	Measurement string `json:"measurement"`
 	ReportData  string `json:"report_data,omitempty"`
 	// Registers holds further measured values by the vendor's name: "rtmr0", "pcr4".

@@ -18,13 +18,18 @@ type VTPMClaims struct {
 	// is that nobody vouches for it.
 	AKTrust       string `json:"ak_trust,omitempty"`
 	AKDigest      string `json:"ak_digest"` // SHA-256 of the SubjectPublicKeyInfo
+	Nonce         string `json:"nonce"`     // the quote's extra data, hex
+	NonceVerified bool   `json:"nonce_verified"`
 	Bank          string `json:"bank"`
 	PCRs          []int  `json:"pcrs"`
 	LogReplayed   bool   `json:"log_replayed"`
 	SecureBoot    *bool  `json:"secure_boot,omitempty"`
-	ResetCount    uint32 `json:"reset_count"`
-	RestartCount  uint32 `json:"restart_count"`
-	NonceVerified bool   `json:"nonce_verified"`
+	// ResetCount counts the boots of the TPM's life, RestartCount the suspends and
+	// hibernations since the last; ClockSafe is false after an unorderly shutdown.
+	ResetCount      uint32 `json:"reset_count"`
+	RestartCount    uint32 `json:"restart_count"`
+	ClockSafe       bool   `json:"clock_safe"`
+	FirmwareVersion string `json:"firmware_version"` // as its vendor numbers it, hex
 }
 
 // Activated returns c with AKTrust "activation" if its attestation key is the one whose

@@ -49,6 +49,11 @@ const (
 	TypeTDXQEIdent   = "application/vnd.meshnode.tdx-qe-identity+json"
 	TypeTDXTCBChain  = "application/vnd.meshnode.tdx-tcb-signing-chain+pem"
 	TypeCRL          = "application/pkix-crl"
+	TypeTPMAttest    = "application/vnd.meshnode.tpms-attest"   // TPMS_ATTEST of a bare quote
+	TypeTPMSignature = "application/vnd.meshnode.tpm-signature" // TPMT_SIGNATURE, or a raw signature
+	TypeTPMPCRs      = "application/vnd.meshnode.tpm-pcrs"      // register values: JSON, or in a row
+	TypeTPMPublic    = "application/vnd.meshnode.tpm-public"    // attestation key: TPMT_PUBLIC, TPM2B_PUBLIC or SubjectPublicKeyInfo
+	TypeHCLReport    = "application/vnd.meshnode.azure-hcl-report"
 )
 
 var (

@@ -43,7 +43,7 @@ type SimPolicy struct{}
 // reference values. TCB floors of zero accept any TCB that its certificate confirms.
 func StrictPolicy() Policy {
 	return Policy{
-		Kinds:             []string{KindSEVSNP, KindTDX, KindVTPM},
+		Kinds:             []string{KindSEVSNP, KindTDX, KindVTPM, KindSEVSNP + "," + KindVTPM, KindTDX + "," + KindVTPM},
 		AllowNoReferences: true,
 		AllowUnbound:      true,
 		SEVSNP:            strictSEVSNP(),

@@ -103,7 +103,8 @@ func readAppraisalPolicy(path string) (attest.Policy, []*x509.Certificate, error
 	}
 	var roots []*x509.Certificate
 	if v := f.VTPM; v != nil {
-		p.VTPM = &attest.VTPMPolicy{RequireSecureBoot: !v.AllowNoSecureBoot, RequiredPCRs: v.RequiredPCRs, Banks: v.Banks}
+		p.VTPM = &attest.VTPMPolicy{AKTrust: []string{attest.AKTrustCertificate, attest.AKTrustActivation, attest.AKTrustReport}, RequireEventLog: true,
+			RequireSecureBoot: !v.AllowNoSecureBoot, RequiredPCRs: v.RequiredPCRs, Banks: v.Banks, AllowRestarts: true}
 		if roots, err = readRoots(path, v.Roots); err != nil {
 			return attest.Policy{}, nil, err
 		}

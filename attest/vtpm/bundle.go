@@ -1,0 +1,159 @@
+package vtpm
+
+import (
+	"crypto"
+	"errors"
+	"fmt"
+
+	"github.com/google/go-tpm-tools/proto/attest"
+	tpmpb "github.com/google/go-tpm-tools/proto/tpm"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	mesh "github.com/attestmesh/meshnode/attest"
+)
+
+// maxQuotes bounds the banks of one message.
+const maxQuotes = 5
+
+// bundle is evidence taken apart, of either form. Nothing in it is authentic.
+type bundle struct {
+	area   []byte // public area of the attestation key, in a message
+	public []byte // the key in one of the forms of TypeTPMPublic
+	cert   []byte // certificate of the key, in a message
+	certs  [][]byte
+	quotes []quote
+	log    []byte
+	ima    []byte
+}
+
+// quote is a statement with its signature and the registers it is about.
+type quote struct {
+	statement, signature []byte
+	// bare quotes may have a raw signature, and values of registers that they do not cover.
+	bare   bool
+	pcrs   []byte // bare
+	values values // of a message
+}
+
+// split takes evidence apart and refuses what does not belong.
+func split(ev mesh.Evidence) (bundle, error) {
+	if err := ev.Check(); err != nil {
+		return bundle{}, err
+	}
+	if ev.Kind != mesh.KindVTPM {
+		return bundle{}, fmt.Errorf("kind %q, want %q", ev.Kind, mesh.KindVTPM)
+	}
+	var b bundle
+	var message []byte
+	bare := quote{bare: true}
+	single := map[string]*[]byte{mesh.TypeTPMQuote: &message, mesh.TypeTPMAttest: &bare.statement, mesh.TypeTPMSignature: &bare.signature,
+		mesh.TypeTPMPCRs: &bare.pcrs, mesh.TypeTPMPublic: &b.public, mesh.TypeEventLog: &b.log, mesh.TypeIMALog: &b.ima}
+	for _, it := range ev.Items {
+		slot, known := single[it.Type]
+		switch {
+		case it.Type == mesh.TypeCertificate:
+			b.certs = append(b.certs, it.Data)
+		case !known:
+			return bundle{}, fmt.Errorf("item %q is not a TPM's", it.Type)
+		case *slot != nil:
+			return bundle{}, fmt.Errorf("two items %q", it.Type)
+		default:
+			*slot = it.Data
+		}
+	}
+	switch isBare := bare.statement != nil || bare.signature != nil || bare.pcrs != nil || b.public != nil; {
+	case message != nil && isBare:
+		return bundle{}, errors.New("an attestation and parts of a bare quote")
+	case message != nil:
+		return b, b.message(message)
+	case bare.statement == nil || bare.signature == nil || bare.pcrs == nil:
+		return bundle{}, errors.New("want an attestation, or a quote with its signature and register values")
+	}
+	b.quotes = []quote{bare}
+	return b, nil
+}
+
+// message adds what go-tpm-tools put into one protobuf.
+func (b *bundle) message(raw []byte) error {
+	msg, err := Parse(raw)
+	if err != nil {
+		return err
+	}
+	if len(msg.GetEventLog()) > 0 {
+		if b.log != nil {
+			return errors.New("two event logs")
+		}
+		b.log = msg.GetEventLog()
+	}
+	b.area, b.cert, b.certs = msg.GetAkPub(), msg.GetAkCert(), append(b.certs, msg.GetIntermediateCerts()...)
+	for _, q := range msg.GetQuotes() {
+		bank, ok := protoBanks[q.GetPcrs().GetHash()]
+		if !ok {
+			return fmt.Errorf("attestation: bank %v", q.GetPcrs().GetHash())
+		}
+		v := values{}
+		for n, value := range q.GetPcrs().GetPcrs() {
+			if err := v.set(bank, int(min(n, lastRegister+1)), value); err != nil {
+				return fmt.Errorf("attestation: %w", err)
+			}
+		}
+		b.quotes = append(b.quotes, quote{statement: q.GetQuote(), signature: q.GetRawSig(), values: v})
+	}
+	return nil
+}
+
+var protoBanks = map[tpmpb.HashAlgo]crypto.Hash{tpmpb.HashAlgo_SHA1: crypto.SHA1, tpmpb.HashAlgo_SHA256: crypto.SHA256,
+	tpmpb.HashAlgo_SHA384: crypto.SHA384, tpmpb.HashAlgo_SHA512: crypto.SHA512}
+
+// Parse decodes the message strictly: no unknown field at any depth, none twice, no TEE
+// report, one quote per bank, an AK and at least one quote.
+func Parse(raw []byte) (*attest.Attestation, error) {
+	if len(raw) > mesh.MaxLog {
+		return nil, fmt.Errorf("attestation: %d bytes, the limit is %d", len(raw), mesh.MaxLog)
+	}
+	msg := new(attest.Attestation)
+	if err := proto.Unmarshal(raw, msg); err != nil {
+		return nil, fmt.Errorf("attestation: %w", err)
+	}
+	// The size tells fields that are there twice, of which the last would count.
+	if unknown(msg.ProtoReflect()) || proto.Size(msg) != len(raw) {
+		return nil, errors.New("attestation: unknown or repeated fields")
+	}
+	if msg.GetTeeAttestation() != nil {
+		return nil, errors.New("attestation: a TEE report inside a TPM's attestation is not accepted")
+	}
+	if len(msg.GetAkPub()) == 0 || len(msg.GetQuotes()) == 0 || len(msg.GetQuotes()) > maxQuotes ||
+		len(msg.GetIntermediateCerts()) > mesh.MaxCertificates {
+		return nil, fmt.Errorf("attestation: key of %d bytes and %d quotes, want a key and 1 to %d", len(msg.GetAkPub()), len(msg.GetQuotes()), maxQuotes)
+	}
+	banks := map[tpmpb.HashAlgo]bool{}
+	for _, q := range msg.GetQuotes() {
+		if banks[q.GetPcrs().GetHash()] {
+			return nil, fmt.Errorf("attestation: two quotes of bank %v", q.GetPcrs().GetHash())
+		}
+		banks[q.GetPcrs().GetHash()] = true
+	}
+	return msg, nil
+}
+
+// unknown reports whether m or a message inside it holds fields the library does not know.
+func unknown(m protoreflect.Message) bool {
+	if len(m.GetUnknown()) > 0 {
+		return true
+	}
+	found := false
+	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		switch {
+		case f.Message() == nil || f.IsMap():
+		case f.IsList():
+			for i := range v.List().Len() {
+				found = found || unknown(v.List().Get(i).Message())
+			}
+		default:
+			found = found || unknown(v.Message())
+		}
+		return !found
+	})
+	return found
+}

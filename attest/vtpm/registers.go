@@ -1,0 +1,152 @@
+package vtpm
+
+import (
+	"bytes"
+	"crypto"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+)
+
+// values are register values by bank and number. Nothing in them is authentic before a
+// quote's digest was compared.
+type values map[crypto.Hash]map[int][]byte
+
+// maxPCRs bounds a file of register values: four banks with 24 values in hex.
+const maxPCRs = 32 << 10
+
+// set adds a value of the size of its bank, once.
+func (v values) set(bank crypto.Hash, n int, value []byte) error {
+	if n < 0 || n > lastRegister || len(value) != bank.Size() {
+		return fmt.Errorf("register %d of bank %s has %d bytes, want registers 0 to %d of %d bytes", n, bankName(bank), len(value), lastRegister, bank.Size())
+	}
+	if v[bank] == nil {
+		v[bank] = map[int][]byte{}
+	}
+	if v[bank][n] != nil {
+		return fmt.Errorf("register %d of bank %s is given twice", n, bankName(bank))
+	}
+	v[bank][n] = value
+	return nil
+}
+
+// digest returns the hash over the values that s selects, in its order (Part 1, §17.5), or
+// an error naming the register that is missing.
+func (v values) digest(s statement, hash crypto.Hash) ([]byte, error) {
+	h := hash.New()
+	for _, sel := range s.selections {
+		for _, n := range sel.registers {
+			value, ok := v[sel.bank][n]
+			if !ok {
+				return nil, fmt.Errorf("no value of register %d of bank %s", n, bankName(sel.bank))
+			}
+			h.Write(value)
+		}
+	}
+	return h.Sum(nil), nil
+}
+
+// count returns how many values there are.
+func (v values) count() (n int) {
+	for _, bank := range v {
+		n += len(bank)
+	}
+	return n
+}
+
+// parsePCRs reads the values for a statement: JSON, either {bank: {number: hex}} or, where
+// their size says the bank, {number: hex}; or exactly the selected values in a row.
+func parsePCRs(raw []byte, s statement) (values, error) {
+	if len(raw) > maxPCRs {
+		return nil, fmt.Errorf("registers: %d bytes, the limit is %d", len(raw), maxPCRs)
+	}
+	if bytes.HasPrefix(bytes.TrimLeft(raw, " \t\r\n"), []byte("{")) {
+		return jsonPCRs(raw)
+	}
+	out, r := values{}, reader{rest: raw}
+	for _, sel := range s.selections {
+		for _, n := range sel.registers {
+			if value := r.take(sel.bank.Size()); value == nil || out.set(sel.bank, n, value) != nil {
+				return nil, fmt.Errorf("registers: %d bytes, fewer than the quote selects", len(raw))
+			}
+		}
+	}
+	if len(r.rest) != 0 {
+		return nil, fmt.Errorf("registers: %d bytes more than the quote selects", len(r.rest))
+	}
+	return out, nil
+}
+
+// LooksLikePCRs reports whether raw are register values in JSON.
+func LooksLikePCRs(raw []byte) bool {
+	v, err := jsonPCRs(raw)
+	return err == nil && v.count() > 0
+}
+
+func jsonPCRs(raw []byte) (values, error) {
+	if len(raw) > maxPCRs {
+		return nil, fmt.Errorf("registers: %d bytes, the limit is %d", len(raw), maxPCRs)
+	}
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	out := values{}
+	err := object(dec, func(name string) error {
+		if bank, ok := bankOf(strings.ToLower(name)); ok {
+			return object(dec, func(number string) error { return out.member(dec, bank, number) })
+		}
+		return out.member(dec, 0, name)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("registers: %w", err)
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return nil, errors.New("registers: data behind the object")
+	}
+	return out, nil
+}
+
+// member reads the value of a register, of the bank that its size says where none is given.
+func (v values) member(dec *json.Decoder, bank crypto.Hash, number string) error {
+	n, err := strconv.Atoi(number)
+	if err != nil || strconv.Itoa(n) != number {
+		return fmt.Errorf("%.20q is no register", number)
+	}
+	var text string
+	if err := dec.Decode(&text); err != nil {
+		return err
+	}
+	value, err := hex.DecodeString(strings.TrimPrefix(text, "0x"))
+	if err != nil {
+		return err
+	}
+	for _, h := range bankHashes {
+		if bank == 0 && h.Size() == len(value) {
+			bank = h
+		}
+	}
+	if bank == 0 {
+		return fmt.Errorf("a value of %d bytes is of no bank", len(value))
+	}
+	return v.set(bank, n, value)
+}
+
+// object calls member for each name of the JSON object that is next; member reads its value.
+func object(dec *json.Decoder, member func(name string) error) error {
+	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
+		return errors.New("not a JSON object")
+	}
+	for dec.More() {
+		t, err := dec.Token()
+		if err != nil {
+			return err
+		}
+		if err := member(t.(string)); err != nil {
+			return err
+		}
+	}
+	_, err := dec.Token()
+	return err
+}
