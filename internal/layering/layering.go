@@ -89,6 +89,8 @@ func Forbidden() []Edge {
 	return []Edge{
 		{From: everything, Except: "simulations/...", To: "attest/attesttest",
 			Reason: "a forger of evidence must not be linked with what decides by evidence"},
+		{From: everything, To: "attest/vtpm/vtpmtest",
+			Reason: "it starts software TPMs for tests, whose keys prove nothing"},
 		{From: everything, Except: "simulations/...", To: "simulations/...",
 			Reason: "the simulator's clocks and networks must not be in the measured binary"},
 		{From: "simulations/...", To: "cmd/...", Reason: "a simulation builds nodes by their Go API, not by the command line"},
