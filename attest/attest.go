@@ -65,6 +65,14 @@ type Attester interface {
 	Attest(ctx context.Context, data ReportData) (Evidence, error)
 }
 
+// Extender is an Attester with a register for the runtime event log: RTMR3 of a TD, PCR 13
+// of a TPM. Extend extends it by the digest of event in the register's own hash; nothing
+// takes that back. Use it through Quoter.Record.
+type Extender interface {
+	Attester
+	Extend(ctx context.Context, event []byte) error
+}
+
 // Scheme decides the authenticity of one kind of evidence. Verify returns claims only if
 // the evidence is genuine under its vendor's root at time at and carries data; a nil data
 // skips the comparison (offline appraisal of a sample) and leaves Claims.Bound false.

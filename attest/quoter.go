@@ -28,6 +28,7 @@ type Quoter struct {
 	meshID   [32]byte
 	self     string
 	head     func() [32]byte
+	turn     chan struct{} // holds one token: a quote or a record is made by its holder
 
 	mu        sync.Mutex
 	peers     []*request // guarded by mu, as all below
@@ -56,7 +57,9 @@ var ErrQuoterBusy = errors.New("attest: too many challenges wait for a quote")
 // NewQuoter returns a quoter for the node with binary peer id self. head returns the
 // current head of the runtime event log.
 func NewQuoter(a Attester, meshID [32]byte, self string, head func() [32]byte) *Quoter {
-	return &Quoter{attester: a, meshID: meshID, self: self, head: head, wake: make(chan struct{}, 1)}
+	q := &Quoter{attester: a, meshID: meshID, self: self, head: head, turn: make(chan struct{}, 1), wake: make(chan struct{}, 1)}
+	q.turn <- struct{}{}
+	return q
 }
 
 // Kind returns the kind of evidence the quoter makes.
@@ -136,7 +139,28 @@ func (q *Quoter) take() []*request {
 	return batch
 }
 
+// Record runs record while no quote is made. record adds an event to the runtime event log
+// and calls extend with its encoding first; where that fails it must add nothing, and what
+// the event names must not start. Without an Extender extend does nothing. A failed extend
+// may have moved the register: the log then explains it no more, and peers refuse.
+func (q *Quoter) Record(ctx context.Context, record func(extend func(event []byte) error) error) error {
+	select {
+	case <-q.turn:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { q.turn <- struct{}{} }()
+	return record(func(event []byte) error {
+		if e, ok := q.attester.(Extender); ok {
+			return e.Extend(ctx, event)
+		}
+		return nil
+	})
+}
+
 func (q *Quoter) quote(ctx context.Context, batch []*request) {
+	<-q.turn // records end when their own contexts do
+	defer func() { q.turn <- struct{}{} }()
 	binders := make([][32]byte, len(batch))
 	for i, r := range batch {
 		binders[i] = r.bind

@@ -232,3 +232,81 @@ func TestQuoterEnds(t *testing.T) {
 		wg.Wait()
 	})
 }
+
+// registered is an attester with a register that moves while it quotes.
+type registered struct {
+	slow
+	register byte // owned by whoever calls
+}
+
+func (r *registered) Attest(ctx context.Context, data ReportData) (Evidence, error) {
+	before := r.register
+	ev, err := r.slow.Attest(ctx, data)
+	ev.Items = append(ev.Items, Item{Type: TypeSimReport, Data: []byte{before, r.register}})
+	return ev, err
+}
+
+func (r *registered) Extend(_ context.Context, event []byte) error {
+	time.Sleep(quoteTime / 3)
+	if len(event) != 1 {
+		return errors.New("broken")
+	}
+	r.register += event[0]
+	return nil
+}
+
+// The head in the report data and the register in the quote are of the same moment, however
+// records and quotes fall together.
+func TestQuoterKeepsHeadAndRegisterInStep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var logged byte
+		head := func() [32]byte { mu.Lock(); defer mu.Unlock(); return [32]byte{logged} }
+		q := NewQuoter(&registered{slow: slow{takes: quoteTime}}, [32]byte{}, "self", head)
+		ctx, cancel := context.WithCancel(context.Background())
+		var running, asking sync.WaitGroup
+		running.Go(func() { q.Run(ctx) })
+		record := func(event ...byte) error {
+			return q.Record(ctx, func(extend func([]byte) error) error {
+				if err := extend(event); err != nil {
+					return err
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				logged += event[0]
+				return nil
+			})
+		}
+		for i := range 20 {
+			asking.Go(func() {
+				time.Sleep(time.Duration(i) * quoteTime / 4)
+				p, err := q.Prove(ctx, bindOf(i))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if at := p.Evidence.Items[1].Data; at[0] != p.RuntimeHead[0] || at[1] != p.RuntimeHead[0] {
+					t.Errorf("head %d, register %d to %d", p.RuntimeHead[0], at[0], at[1])
+				}
+			})
+			asking.Go(func() {
+				time.Sleep(time.Duration(i) * quoteTime / 7)
+				if err := record(1); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		asking.Wait()
+		if logged != 20 {
+			t.Errorf("got %d records, want 20", logged)
+		}
+		if err := record(1, 2); err == nil || logged != 20 {
+			t.Errorf("got %v with %d records, want the register's error", err, logged)
+		}
+		cancel()
+		running.Wait()
+		if err := q.Record(ctx, func(func([]byte) error) error { return nil }); err != nil && !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	})
+}

@@ -15,13 +15,18 @@
 // SHA-256 over the bytes that were loaded; roles are in order and distinct. Types, names and
 // roles match [a-z0-9-]{1,32}.
 //
+// Where the machine has a register for it (RTMR3, PCR 13), each event is also extended there,
+// before it is appended: ReplayRegister says what the register holds then.
+//
 // An event is appended before the thing it names may run. Nothing is ever taken out: that a
 // program ended is no reason to forget that it was here. A full log refuses, and what was
 // to be started must not start.
 package runtimelog
 
 import (
+	"crypto"
 	"crypto/sha256"
+	_ "crypto/sha512" // SHA-384, the hash of RTMRs
 	"errors"
 	"fmt"
 	"slices"
@@ -101,22 +106,39 @@ var ErrFull = errors.New("runtime log: full; nothing more can be started before 
 // Log is the log of one boot. Its zero value is an empty log, ready for use. Methods are
 // safe for concurrent use.
 type Log struct {
+	recording sync.Mutex // one Record at a time; readers need not wait for its extend
+
 	mu     sync.Mutex
 	events [][]byte // guarded by mu; encoded
 	head   [32]byte // guarded by mu
 }
 
 // Append adds e and returns the new head.
-func (l *Log) Append(e Event) ([32]byte, error) {
+func (l *Log) Append(e Event) ([32]byte, error) { return l.Record(e, nil) }
+
+// Record adds e after extend, if any, has extended a register by its encoding. Where extend
+// fails nothing is added. Whoever quotes that register meanwhile gets one that the log does
+// not explain: see attest.Quoter.Record.
+func (l *Log) Record(e Event, extend func(event []byte) error) ([32]byte, error) {
 	raw, err := e.encode()
 	if err != nil {
 		return [32]byte{}, err
 	}
+	l.recording.Lock()
+	defer l.recording.Unlock()
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if len(l.events) >= MaxEvents {
+	full := len(l.events) >= MaxEvents
+	l.mu.Unlock()
+	if full {
 		return [32]byte{}, ErrFull
 	}
+	if extend != nil {
+		if err := extend(raw); err != nil {
+			return [32]byte{}, err
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.events = append(l.events, raw)
 	l.head = next(l.head, raw)
 	return l.head, nil
@@ -165,6 +187,34 @@ func Replay(raw []byte) ([]Event, [32]byte, error) {
 		head = next(head, item)
 	}
 	return events, head, nil
+}
+
+// ReplayRegister returns what a register that began as zeros holds after every event of an
+// encoded log was extended into it: for each event value = H(value || H(event)), with the
+// event as it is encoded in the log. The hash is that of the register: SHA-384 for RTMR3,
+// the bank's for PCR 13. The log is one that Replay accepts.
+func ReplayRegister(raw []byte, hash crypto.Hash) ([]byte, error) {
+	if _, _, err := Replay(raw); err != nil {
+		return nil, err
+	}
+	if !hash.Available() {
+		return nil, fmt.Errorf("runtime log: hash %d is not linked", uint(hash))
+	}
+	var encoded [][]byte
+	if err := codec.Decode(raw, &encoded); err != nil {
+		return nil, fmt.Errorf("runtime log: %w", err)
+	}
+	value := make([]byte, hash.Size())
+	for _, event := range encoded {
+		h := hash.New()
+		h.Write(event)
+		digest := h.Sum(nil)
+		h.Reset()
+		h.Write(value)
+		h.Write(digest)
+		value = h.Sum(value[:0])
+	}
+	return value, nil
 }
 
 // Newest returns the last event of a type and name: what runs there now, if anything.

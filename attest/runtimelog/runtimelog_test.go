@@ -2,6 +2,7 @@ package runtimelog
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -197,4 +198,53 @@ func FuzzReplay(f *testing.F) {
 			t.Errorf("%s replays to %x, appended again %x", hex.EncodeToString(raw), head, h)
 		}
 	})
+}
+
+// A register extended by every event holds what ReplayRegister says, in any hash.
+func TestRegisterFollowsTheLog(t *testing.T) {
+	for _, hash := range []crypto.Hash{crypto.SHA256, crypto.SHA384} {
+		var l Log
+		register := make([]byte, hash.Size())
+		extend := func(event []byte) error {
+			h := hash.New()
+			h.Write(event)
+			h2 := hash.New()
+			h2.Write(append(bytes.Clone(register), h.Sum(nil)...))
+			register = h2.Sum(nil)
+			return nil
+		}
+		for i := range 3 {
+			raw, _ := l.Snapshot()
+			if got, err := ReplayRegister(raw, hash); err != nil || !bytes.Equal(got, register) {
+				t.Errorf("%v after %d events: got %x, %v, want %x", hash, i, got, err, register)
+			}
+			if _, err := l.Record(service("inference", fmt.Sprint(i)), extend); err != nil {
+				t.Fatal(err)
+			}
+		}
+		before, head := l.Snapshot()
+		broken := errors.New("broken")
+		if _, err := l.Record(service("inference", "v4"), func([]byte) error { return broken }); !errors.Is(err, broken) {
+			t.Errorf("got %v, want the register's error", err)
+		}
+		if after, same := l.Snapshot(); !bytes.Equal(after, before) || same != head {
+			t.Error("an event that is in no register is in the log")
+		}
+	}
+	var l Log
+	for i := range MaxEvents {
+		if _, err := l.Append(service("inference", fmt.Sprint(i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	extended := false
+	if _, err := l.Record(service("inference", "last"), func([]byte) error { extended = true; return nil }); !errors.Is(err, ErrFull) || extended {
+		t.Errorf("full: got %v, extended: %v", err, extended)
+	}
+	if _, err := ReplayRegister([]byte{0xff}, crypto.SHA256); err == nil {
+		t.Error("a register from a malformed log")
+	}
+	if _, err := ReplayRegister([]byte{0x80}, crypto.MD4); err == nil {
+		t.Error("a register in an unknown hash")
+	}
 }
