@@ -46,6 +46,7 @@ func (a *appraisal) tdx() {
 	case !slices.Contains(p.TCBStatuses, c.TCBStatus):
 		a.refuse(hardware, CodeTCBStatus, "tdx.tcb_status", c.TCBStatus, list(p.TCBStatuses))
 	}
+	a.boot("tdx.boot", p.Boot, c.Boot)
 }
 
 // littleEndianHex reads 8 bytes as Intel lays them out.

@@ -21,8 +21,8 @@ func goodClaims() map[string]Claims {
 	snp, td, tpm, sim := base(KindSEVSNP), base(KindTDX), base(KindVTPM), base(KindSim)
 	snp.SEVSNP = &SEVSNPClaims{Version: 3, Product: "Milan", ChipID: "aa", SigningKey: "VCEK", VMPL: 1,
 		ReportedTCB: TCB{0, 3, 0, 8, 100}, CommittedTCB: TCB{0, 3, 0, 8, 100}}
-	td.TDX = &TDXClaims{TDAttributes: "0000001000000000", SEPTVEDisable: true, XFAM: "e700060000000000", TCBStatus: "UpToDate"}
-	tpm.VTPM = &VTPMClaims{AKTrust: "certificate", Bank: "sha256", PCRs: []int{0, 4, 7}, LogReplayed: true, SecureBoot: yes()}
+	td.TDX = &TDXClaims{TDAttributes: "0000001000000000", SEPTVEDisable: true, XFAM: "e700060000000000", TCBStatus: "UpToDate", Boot: goodBoot()}
+	tpm.VTPM = &VTPMClaims{AKTrust: "certificate", Bank: "sha256", PCRs: []int{0, 4, 7}, LogReplayed: true, SecureBoot: yes(), Boot: goodBoot(), IMA: goodIMA()}
 	sim.Sim = &SimClaims{Platform: "root"}
 	return map[string]Claims{KindSEVSNP: snp, KindTDX: td, KindVTPM: tpm, KindSim: sim}
 }
@@ -30,8 +30,8 @@ func goodClaims() map[string]Claims {
 func goodPolicy() Policy {
 	p := Policy{Epoch: 7, Kinds: []string{KindSEVSNP, KindTDX, KindVTPM, KindSim},
 		SEVSNP: &SEVSNPPolicy{VMPL: []uint32{1}, MinimumTCB: map[string]TCB{"Milan": {0, 3, 0, 8, 100}}},
-		TDX:    &TDXPolicy{RequireSEPTVEDisable: true, XFAMAllowed: 0x6DBE7, TCBStatuses: []string{"UpToDate"}},
-		VTPM:   &VTPMPolicy{AKTrust: []string{AKTrustCertificate}, RequireSecureBoot: true, RequireEventLog: true, RequiredPCRs: []int{0, 7}, Banks: []string{"sha256"}},
+		TDX:    &TDXPolicy{RequireSEPTVEDisable: true, XFAMAllowed: 0x6DBE7, TCBStatuses: []string{"UpToDate"}, Boot: goodBootPolicy()},
+		VTPM:   &VTPMPolicy{AKTrust: []string{AKTrustCertificate}, RequiredPCRs: []int{0, 7}, Banks: []string{"sha256"}, Boot: goodBootPolicy(), IMA: goodIMAPolicy()},
 		Sim:    &SimPolicy{},
 	}
 	for _, k := range p.Kinds {
@@ -87,8 +87,7 @@ func TestZeroValuesRefuse(t *testing.T) {
 // Revoked), and Require…, whose presence adds a demand.
 func TestRemovingAnyPolicyFieldDenies(t *testing.T) {
 	exempt := []string{"Epoch", "Revoked", "AllowNoReferences", "AllowUnbound", "AllowDebug", "AllowMigrateMA", "AllowSMT",
-		"AllowVLEK", "AllowMaskedID", "RequireSEPTVEDisable", "RequireSecureBoot",
-		"RequireEventLog", "AllowRestarts"}
+		"AllowVLEK", "AllowMaskedID", "RequireSEPTVEDisable", "AllowRestarts"}
 	section := map[string]string{"SEVSNP": KindSEVSNP, "TDX": KindTDX, "VTPM": KindVTPM, "Sim": KindSim}
 	removed := 0
 	check := func(name string, kinds []string, p Policy) {
@@ -141,44 +140,43 @@ func TestOneThingWrong(t *testing.T) {
 		code    Code
 		verdict Verdict
 	}{
-		"not genuine":                   {KindSEVSNP, func(c *Claims) { c.Genuine = false }, CodeNotGenuine, VerdictContraindicated},
-		"unbound":                       {KindSEVSNP, func(c *Claims) { c.Bound = false }, CodeNotBound, VerdictContraindicated},
-		"measurement":                   {KindSEVSNP, func(c *Claims) { c.Measurement = "other" }, CodeMeasurementNotAllowed, VerdictContraindicated},
-		"no measurement":                {KindSEVSNP, func(c *Claims) { c.Measurement = "" }, CodeMeasurementNotAllowed, VerdictContraindicated},
-		"register":                      {KindTDX, func(c *Claims) { c.Registers = nil }, CodeMeasurementNotAllowed, VerdictContraindicated},
-		"kind":                          {KindSEVSNP, func(c *Claims) { c.Kind = "toaster" }, CodeMalformed, VerdictContraindicated},
-		"snp section":                   {KindSEVSNP, func(c *Claims) { c.SEVSNP = nil }, CodeMalformed, VerdictContraindicated},
-		"snp debug":                     {KindSEVSNP, func(c *Claims) { c.SEVSNP.Debug = true }, CodeDebug, VerdictContraindicated},
-		"snp migration":                 {KindSEVSNP, func(c *Claims) { c.SEVSNP.MigrateMA = true }, CodeMigratable, VerdictContraindicated},
-		"snp smt":                       {KindSEVSNP, func(c *Claims) { c.SEVSNP.SMT = true }, CodeSMT, VerdictContraindicated},
-		"snp vlek":                      {KindSEVSNP, func(c *Claims) { c.SEVSNP.SigningKey = "VLEK" }, CodeSigningKey, VerdictContraindicated},
-		"snp no key":                    {KindSEVSNP, func(c *Claims) { c.SEVSNP.SigningKey = "" }, CodeSigningKey, VerdictContraindicated},
-		"snp masked":                    {KindSEVSNP, func(c *Claims) { c.SEVSNP.ChipID = "0000" }, CodeMaskedChipID, VerdictContraindicated},
-		"snp vmpl":                      {KindSEVSNP, func(c *Claims) { c.SEVSNP.VMPL = 0 }, CodeVMPL, VerdictContraindicated},
-		"snp product":                   {KindSEVSNP, func(c *Claims) { c.SEVSNP.Product = "Genoa" }, CodeTCBBelowFloor, VerdictContraindicated},
-		"snp reported":                  {KindSEVSNP, func(c *Claims) { c.SEVSNP.ReportedTCB.Microcode-- }, CodeTCBBelowFloor, VerdictContraindicated},
-		"snp committed":                 {KindSEVSNP, func(c *Claims) { c.SEVSNP.CommittedTCB.SNP-- }, CodeTCBBelowFloor, VerdictContraindicated},
-		"tdx section":                   {KindTDX, func(c *Claims) { c.TDX = nil }, CodeMalformed, VerdictContraindicated},
-		"tdx debug":                     {KindTDX, func(c *Claims) { c.TDX.Debug = true }, CodeDebug, VerdictContraindicated},
-		"tdx debug bit":                 {KindTDX, func(c *Claims) { c.TDX.TDAttributes = "0100001000000000" }, CodeDebug, VerdictContraindicated},
-		"tdx migratable":                {KindTDX, func(c *Claims) { c.TDX.TDAttributes = "0000003000000000" }, CodeMigratable, VerdictContraindicated},
-		"tdx attributes":                {KindTDX, func(c *Claims) { c.TDX.TDAttributes = "" }, CodeMalformed, VerdictContraindicated},
-		"tdx sept":                      {KindTDX, func(c *Claims) { c.TDX.SEPTVEDisable = false }, CodeSEPTVEDisable, VerdictContraindicated},
-		"tdx xfam":                      {KindTDX, func(c *Claims) { c.TDX.XFAM = "e7001e0000000000" }, CodeXFAM, VerdictContraindicated},
-		"tdx status":                    {KindTDX, func(c *Claims) { c.TDX.TCBStatus = "Revoked" }, CodeTCBStatus, VerdictContraindicated},
-		"tdx no status":                 {KindTDX, func(c *Claims) { c.TDX.TCBStatus = "" }, CodeCollateralMissing, VerdictNone},
-		"tdx stale":                     {KindTDX, func(c *Claims) { c.TDX.TCBStatus, c.TDX.CollateralStale = "", true }, CodeCollateralStale, VerdictNone},
-		"tpm section":                   {KindVTPM, func(c *Claims) { c.VTPM = nil }, CodeMalformed, VerdictContraindicated},
-		"tpm key":                       {KindVTPM, func(c *Claims) { c.VTPM.AKTrust = "" }, CodeNoEndorsement, VerdictNone},
-		"tpm bank":                      {KindVTPM, func(c *Claims) { c.VTPM.Bank = "sha1" }, CodePCRSelection, VerdictContraindicated},
-		"tpm registers":                 {KindVTPM, func(c *Claims) { c.VTPM.PCRs = []int{0} }, CodePCRSelection, VerdictContraindicated},
-		"tpm no log":                    {KindVTPM, func(c *Claims) { c.VTPM.LogReplayed, c.VTPM.SecureBoot = false, nil }, CodeCollateralMissing, VerdictNone},
-		"tpm log, boot known otherwise": {KindVTPM, func(c *Claims) { c.VTPM.LogReplayed = false }, CodeCollateralMissing, VerdictNone},
-		"tpm other trust":               {KindVTPM, func(c *Claims) { c.VTPM.AKTrust = AKTrustReport }, CodeNoEndorsement, VerdictContraindicated},
-		"tpm restarts":                  {KindVTPM, func(c *Claims) { c.VTPM.RestartCount = 1 }, CodeRestarted, VerdictContraindicated},
-		"tpm boot unknown":              {KindVTPM, func(c *Claims) { c.VTPM.SecureBoot = nil }, CodeSecureBootOff, VerdictContraindicated},
-		"tpm boot off":                  {KindVTPM, func(c *Claims) { c.VTPM.SecureBoot = &off }, CodeSecureBootOff, VerdictContraindicated},
-		"sim section":                   {KindSim, func(c *Claims) { c.Sim = nil }, CodeMalformed, VerdictContraindicated},
+		"not genuine":      {KindSEVSNP, func(c *Claims) { c.Genuine = false }, CodeNotGenuine, VerdictContraindicated},
+		"unbound":          {KindSEVSNP, func(c *Claims) { c.Bound = false }, CodeNotBound, VerdictContraindicated},
+		"measurement":      {KindSEVSNP, func(c *Claims) { c.Measurement = "other" }, CodeMeasurementNotAllowed, VerdictContraindicated},
+		"no measurement":   {KindSEVSNP, func(c *Claims) { c.Measurement = "" }, CodeMeasurementNotAllowed, VerdictContraindicated},
+		"register":         {KindTDX, func(c *Claims) { c.Registers = nil }, CodeMeasurementNotAllowed, VerdictContraindicated},
+		"kind":             {KindSEVSNP, func(c *Claims) { c.Kind = "toaster" }, CodeMalformed, VerdictContraindicated},
+		"snp section":      {KindSEVSNP, func(c *Claims) { c.SEVSNP = nil }, CodeMalformed, VerdictContraindicated},
+		"snp debug":        {KindSEVSNP, func(c *Claims) { c.SEVSNP.Debug = true }, CodeDebug, VerdictContraindicated},
+		"snp migration":    {KindSEVSNP, func(c *Claims) { c.SEVSNP.MigrateMA = true }, CodeMigratable, VerdictContraindicated},
+		"snp smt":          {KindSEVSNP, func(c *Claims) { c.SEVSNP.SMT = true }, CodeSMT, VerdictContraindicated},
+		"snp vlek":         {KindSEVSNP, func(c *Claims) { c.SEVSNP.SigningKey = "VLEK" }, CodeSigningKey, VerdictContraindicated},
+		"snp no key":       {KindSEVSNP, func(c *Claims) { c.SEVSNP.SigningKey = "" }, CodeSigningKey, VerdictContraindicated},
+		"snp masked":       {KindSEVSNP, func(c *Claims) { c.SEVSNP.ChipID = "0000" }, CodeMaskedChipID, VerdictContraindicated},
+		"snp vmpl":         {KindSEVSNP, func(c *Claims) { c.SEVSNP.VMPL = 0 }, CodeVMPL, VerdictContraindicated},
+		"snp product":      {KindSEVSNP, func(c *Claims) { c.SEVSNP.Product = "Genoa" }, CodeTCBBelowFloor, VerdictContraindicated},
+		"snp reported":     {KindSEVSNP, func(c *Claims) { c.SEVSNP.ReportedTCB.Microcode-- }, CodeTCBBelowFloor, VerdictContraindicated},
+		"snp committed":    {KindSEVSNP, func(c *Claims) { c.SEVSNP.CommittedTCB.SNP-- }, CodeTCBBelowFloor, VerdictContraindicated},
+		"tdx section":      {KindTDX, func(c *Claims) { c.TDX = nil }, CodeMalformed, VerdictContraindicated},
+		"tdx debug":        {KindTDX, func(c *Claims) { c.TDX.Debug = true }, CodeDebug, VerdictContraindicated},
+		"tdx debug bit":    {KindTDX, func(c *Claims) { c.TDX.TDAttributes = "0100001000000000" }, CodeDebug, VerdictContraindicated},
+		"tdx migratable":   {KindTDX, func(c *Claims) { c.TDX.TDAttributes = "0000003000000000" }, CodeMigratable, VerdictContraindicated},
+		"tdx attributes":   {KindTDX, func(c *Claims) { c.TDX.TDAttributes = "" }, CodeMalformed, VerdictContraindicated},
+		"tdx sept":         {KindTDX, func(c *Claims) { c.TDX.SEPTVEDisable = false }, CodeSEPTVEDisable, VerdictContraindicated},
+		"tdx xfam":         {KindTDX, func(c *Claims) { c.TDX.XFAM = "e7001e0000000000" }, CodeXFAM, VerdictContraindicated},
+		"tdx status":       {KindTDX, func(c *Claims) { c.TDX.TCBStatus = "Revoked" }, CodeTCBStatus, VerdictContraindicated},
+		"tdx no status":    {KindTDX, func(c *Claims) { c.TDX.TCBStatus = "" }, CodeCollateralMissing, VerdictNone},
+		"tdx stale":        {KindTDX, func(c *Claims) { c.TDX.TCBStatus, c.TDX.CollateralStale = "", true }, CodeCollateralStale, VerdictNone},
+		"tpm section":      {KindVTPM, func(c *Claims) { c.VTPM = nil }, CodeMalformed, VerdictContraindicated},
+		"tpm key":          {KindVTPM, func(c *Claims) { c.VTPM.AKTrust = "" }, CodeNoEndorsement, VerdictNone},
+		"tpm bank":         {KindVTPM, func(c *Claims) { c.VTPM.Bank = "sha1" }, CodePCRSelection, VerdictContraindicated},
+		"tpm registers":    {KindVTPM, func(c *Claims) { c.VTPM.PCRs = []int{0} }, CodePCRSelection, VerdictContraindicated},
+		"tpm no log":       {KindVTPM, func(c *Claims) { c.VTPM.Boot = nil }, CodeCollateralMissing, VerdictNone},
+		"tpm boot unknown": {KindVTPM, func(c *Claims) { c.VTPM.Boot.SecureBoot = nil }, CodeSecureBootOff, VerdictContraindicated},
+		"tpm boot off":     {KindVTPM, func(c *Claims) { c.VTPM.Boot.SecureBoot = &off }, CodeSecureBootOff, VerdictContraindicated},
+		"sim section":      {KindSim, func(c *Claims) { c.Sim = nil }, CodeMalformed, VerdictContraindicated},
+		"tpm other trust":  {KindVTPM, func(c *Claims) { c.VTPM.AKTrust = AKTrustReport }, CodeNoEndorsement, VerdictContraindicated},
+		"tpm restarts":     {KindVTPM, func(c *Claims) { c.VTPM.RestartCount = 1 }, CodeRestarted, VerdictContraindicated},
 	} {
 		c := goodClaims()[tc.kind]
 		tc.spoil(&c)

@@ -23,15 +23,11 @@ func (a *appraisal) vtpm() {
 		a.refuse(configuration, CodePCRSelection, "vtpm.bank", c.Bank, list(p.Banks))
 	}
 	a.requiredPCRs(p, c)
-	if !c.LogReplayed && p.RequireEventLog {
-		a.add(tierUndecided, executables, NewReason(CodeCollateralMissing, "vtpm.log_replayed", "no event log", "the log of this boot"))
-	}
 	if c.RestartCount > 0 && !p.AllowRestarts {
 		a.refuse(configuration, CodeRestarted, "vtpm.restart_count", fmt.Sprint(c.RestartCount), "0")
 	}
-	if p.RequireSecureBoot {
-		a.secureBoot(c)
-	}
+	a.boot("vtpm.boot", p.Boot, c.Boot)
+	a.ima("vtpm.ima", p.IMA, c.IMA)
 }
 
 func (a *appraisal) requiredPCRs(p *VTPMPolicy, c *VTPMClaims) {
@@ -43,18 +39,5 @@ func (a *appraisal) requiredPCRs(p *VTPMPolicy, c *VTPMClaims) {
 			a.refuse(configuration, CodePCRSelection, "vtpm.pcrs", list(c.PCRs), list(p.RequiredPCRs))
 			break
 		}
-	}
-}
-
-// secureBoot refuses machines that booted without it; whether they did is undecided where
-// nothing says so.
-func (a *appraisal) secureBoot(c *VTPMClaims) {
-	switch {
-	case c.SecureBoot == nil && c.LogReplayed:
-		a.refuse(configuration, CodeSecureBootOff, "vtpm.secure_boot", "not in the authenticated log", "true")
-	case c.SecureBoot == nil:
-		a.add(tierUndecided, configuration, NewReason(CodeCollateralMissing, "vtpm.secure_boot", "no event log", "the log of this boot"))
-	case !*c.SecureBoot:
-		a.refuse(configuration, CodeSecureBootOff, "vtpm.secure_boot", "false", "true")
 	}
 }

@@ -22,4 +22,6 @@ type TDXClaims struct {
 	CollateralStale bool     `json:"collateral_stale,omitempty"`
 	Advisories      []string `json:"advisories,omitempty"`
 	TCBDate         string   `json:"tcb_date,omitempty"`
+	// Boot is nil where the evidence has no event log.
+	Boot *BootFacts `json:"boot,omitempty"`
 }

@@ -30,6 +30,9 @@ type VTPMClaims struct {
 	RestartCount    uint32 `json:"restart_count"`
 	ClockSafe       bool   `json:"clock_safe"`
 	FirmwareVersion string `json:"firmware_version"` // as its vendor numbers it, hex
+	// Boot and IMA are nil where the evidence has no event log or no list.
+	Boot *BootFacts `json:"boot,omitempty"`
+	IMA  *IMAFacts  `json:"ima,omitempty"`
 }
 
 // Activated returns c with AKTrust "activation" if its attestation key is the one whose

@@ -9,17 +9,14 @@ type VTPMPolicy struct {
 	Banks []string `yaml:"banks"`
 	// RequiredPCRs must be quoted; none admits nothing.
 	RequiredPCRs []int `yaml:"required_pcrs"`
-	// RequireSecureBoot demands that Secure Boot is on by the event log or, where the TPM
-	// is a paravisor's, by what the TEE report covers.
-	RequireSecureBoot bool `yaml:"require_secure_boot"`
-	// RequireEventLog demands a log that explains the registers. Without one they can be
-	// judged by a reference value only.
-	RequireEventLog bool `yaml:"require_event_log"`
 	// AllowRestarts accepts machines that were suspended or hibernated since they booted.
 	AllowRestarts bool `yaml:"allow_restarts"`
+	// Boot and IMA are what is demanded of the logs behind the registers.
+	Boot BootPolicy `yaml:"boot"`
+	IMA  IMAPolicy  `yaml:"ima"`
 }
 
 func strictVTPM() *VTPMPolicy {
 	return &VTPMPolicy{AKTrust: []string{AKTrustCertificate, AKTrustActivation, AKTrustReport}, Banks: []string{"sha256", "sha384", "sha512"},
-		RequiredPCRs: []int{0, 1, 2, 3, 4, 5, 6, 7}, RequireSecureBoot: true, AllowRestarts: true}
+		RequiredPCRs: []int{0, 1, 2, 3, 4, 5, 6, 7}, AllowRestarts: true, Boot: StrictBoot(), IMA: StrictIMA()}
 }

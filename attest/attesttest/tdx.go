@@ -39,7 +39,7 @@ func (f *TDX) Scheme() attest.Scheme { return must(tdx.WithRoot(f.intel.root)) }
 // more.
 func (f *TDX) Policy(measurements ...string) attest.Policy {
 	return attest.Policy{Kinds: []string{attest.KindTDX}, References: references(attest.KindTDX, measurements),
-		TDX: &attest.TDXPolicy{RequireSEPTVEDisable: true, XFAMAllowed: tdXFAM, TCBStatuses: []string{"UpToDate"}}}
+		TDX: &attest.TDXPolicy{RequireSEPTVEDisable: true, XFAMAllowed: tdXFAM, TCBStatuses: []string{"UpToDate"}, Boot: attest.BootPolicy{AllowNoLog: true}}}
 }
 
 // Attester returns an attester on a platform of its own whose genuine evidence has a

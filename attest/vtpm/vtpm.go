@@ -124,6 +124,9 @@ func (s *Scheme) verify(ev mesh.Evidence, named crypto.PublicKey, data *mesh.Rep
 	}
 	out := v.claims(key, log)
 	out.At = at
+	if log != nil {
+		out.VTPM.Boot = &mesh.BootFacts{Format: "tcg", Bank: out.VTPM.Bank, SecureBoot: out.VTPM.SecureBoot}
+	}
 	if data != nil {
 		want := sha256.Sum256(data[:])
 		if !bytes.Equal(v.best.nonce, want[:]) {

@@ -99,12 +99,13 @@ func readAppraisalPolicy(path string) (attest.Policy, []*x509.Certificate, error
 	}
 	if t := f.TDX; t != nil {
 		p.TDX = &attest.TDXPolicy{AllowDebug: t.AllowDebug, RequireSEPTVEDisable: !t.AllowNoSEPTVE,
-			XFAMAllowed: t.XFAMAllowed, TCBStatuses: t.TCBStatuses}
+			XFAMAllowed: t.XFAMAllowed, TCBStatuses: t.TCBStatuses, Boot: attest.StrictPolicy().TDX.Boot}
 	}
 	var roots []*x509.Certificate
 	if v := f.VTPM; v != nil {
-		p.VTPM = &attest.VTPMPolicy{AKTrust: []string{attest.AKTrustCertificate, attest.AKTrustActivation, attest.AKTrustReport}, RequireEventLog: true,
-			RequireSecureBoot: !v.AllowNoSecureBoot, RequiredPCRs: v.RequiredPCRs, Banks: v.Banks, AllowRestarts: true}
+		p.VTPM = &attest.VTPMPolicy{AKTrust: []string{attest.AKTrustCertificate, attest.AKTrustActivation, attest.AKTrustReport}, RequiredPCRs: v.RequiredPCRs,
+			Banks: v.Banks, AllowRestarts: true, Boot: attest.StrictBoot(), IMA: attest.StrictIMA()}
+		p.VTPM.Boot.AllowSecureBootOff = v.AllowNoSecureBoot
 		if roots, err = readRoots(path, v.Roots); err != nil {
 			return attest.Policy{}, nil, err
 		}

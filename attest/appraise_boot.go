@@ -1,0 +1,147 @@
+package attest
+
+import (
+	"crypto"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"unicode/utf16"
+
+	_ "crypto/sha1" // digests of command lines
+	_ "crypto/sha256"
+	_ "crypto/sha512"
+)
+
+// boot judges how a machine was booted; prefix is the section whose claims these are.
+func (a *appraisal) boot(prefix string, p BootPolicy, c *BootFacts) {
+	if c == nil {
+		if !p.AllowNoLog {
+			a.add(tierUndecided, executables, NewReason(CodeCollateralMissing, prefix, "no event log", "the log of this boot"))
+		}
+		return
+	}
+	for _, text := range c.Contradictions {
+		a.refuse(configuration, CodeBootLog, prefix, text, "a log that says one thing")
+	}
+	switch {
+	case c.SecureBoot != nil && *c.SecureBoot, p.AllowSecureBootOff:
+	case c.SecureBoot == nil:
+		a.refuse(configuration, CodeSecureBootOff, prefix+".secure_boot", "not in the authenticated log", "true")
+	default:
+		a.refuse(configuration, CodeSecureBootOff, prefix+".secure_boot", "false", "true")
+	}
+	if c.FirmwareDebug && !p.AllowFirmwareDebug {
+		a.refuse(configuration, CodeFirmwareDebug, prefix+".firmware_debug", "true", "false")
+	}
+	a.revocations(prefix, p, c)
+	a.components(prefix, p, c)
+}
+
+// revocations compares the lists of what may no longer start.
+func (a *appraisal) revocations(prefix string, p BootPolicy, c *BootFacts) {
+	var missing []string
+	for _, want := range p.MinimumDBX {
+		if !c.DBX.contains(want) {
+			missing = append(missing, want)
+		}
+	}
+	if len(missing) > 0 {
+		got := "not measured"
+		if c.DBX != nil {
+			got = fmt.Sprintf("%d hashes and %d certificates without %s", len(c.DBX.Hashes), len(c.DBX.Certificates), some(missing))
+		}
+		a.refuse(configuration, CodeDBXTooOld, prefix+".dbx", got, fmt.Sprintf("%d entries in it", len(p.MinimumDBX)))
+	}
+	for _, name := range slices.Sorted(maps.Keys(p.MinimumSBAT)) {
+		got, ok := c.SBAT[name]
+		if want := p.MinimumSBAT[name]; !ok || got < want {
+			text := fmt.Sprint(got)
+			if !ok {
+				text = "no level"
+			}
+			a.refuse(configuration, CodeSBATTooOld, prefix+".sbat."+name, text, fmt.Sprintf("at least %d", want))
+		}
+	}
+}
+
+// contains reports whether a database holds a hash, or a certificate by its digest.
+func (d *SignatureDatabase) contains(digest string) bool {
+	return d != nil && (slices.Contains(d.Hashes, digest) ||
+		slices.ContainsFunc(d.Certificates, func(c CertificateFact) bool { return c.Digest == digest }))
+}
+
+// components compares what was started with what may be.
+func (a *appraisal) components(prefix string, p BootPolicy, c *BootFacts) {
+	if !slices.Contains(p.Components, AnyValue) {
+		for _, x := range c.Components {
+			if !slices.Contains(p.Components, x.Digest) {
+				a.refuse(executables, CodeBootComponent, prefix+".components", strings.TrimSpace(x.Digest+" "+x.Path), some(p.Components))
+			}
+		}
+		if len(c.Components) == 0 {
+			a.refuse(executables, CodeBootComponent, prefix+".components", "none in the log", some(p.Components))
+		}
+	}
+	if !slices.Contains(p.CommandLines, AnyValue) {
+		for _, x := range c.CommandLines {
+			if !x.among(c.Bank, p.CommandLines) {
+				a.refuse(executables, CodeCommandLine, prefix+".command_lines", orDigest(x.Text, x.Digest), some(p.CommandLines))
+			}
+		}
+		if len(c.CommandLines) == 0 {
+			a.refuse(executables, CodeCommandLine, prefix+".command_lines", "none in the log", some(p.CommandLines))
+		}
+	}
+	if !slices.Contains(p.MOK, AnyValue) {
+		for _, x := range c.MOK {
+			if !slices.Contains(p.MOK, x.Digest) {
+				a.refuse(configuration, CodeMOK, prefix+".mok", strings.TrimSpace(x.Name+" "+x.Digest), some(p.MOK))
+			}
+		}
+	}
+}
+
+// among reports whether a command line is one of those allowed: by its text or, where the
+// log does not hold the text, by the digest of the text as loaders write it, in UTF-8 or
+// UTF-16 (little endian), with or without a final zero.
+func (l CommandLine) among(bank string, allowed []string) bool {
+	hash, known := map[string]crypto.Hash{"sha1": crypto.SHA1, "sha256": crypto.SHA256, "sha384": crypto.SHA384, "sha512": crypto.SHA512}[bank]
+	for _, text := range allowed {
+		if l.Text != "" || !known {
+			if l.Text == text && text != "" {
+				return true
+			}
+			continue
+		}
+		wide := make([]byte, 0, 2*len(text)+2)
+		for _, u := range utf16.Encode([]rune(text)) {
+			wide = binary.LittleEndian.AppendUint16(wide, u)
+		}
+		for _, form := range [][]byte{[]byte(text), append([]byte(text), 0), wide, append(slices.Clone(wide), 0, 0)} {
+			h := hash.New()
+			h.Write(form)
+			if hex.EncodeToString(h.Sum(nil)) == l.Digest {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func orDigest(text, digest string) string {
+	if text != "" {
+		return text
+	}
+	return digest
+}
+
+// some lists values without flooding a line.
+func some(values []string) string {
+	if len(values) > 3 {
+		return fmt.Sprintf("%s and %d more", strings.Join(values[:3], ", "), len(values)-3)
+	}
+	return list(values)
+}

@@ -1,0 +1,43 @@
+package attest
+
+// AnyValue in a list of allowed values admits every one: a word that must be written.
+const AnyValue = "any"
+
+// BootPolicy lists what is demanded of a boot. The zero value refuses every boot.
+type BootPolicy struct {
+	// AllowNoLog accepts evidence without an event log: the registers are then judged by
+	// the reference values alone, and nothing else here is.
+	AllowNoLog         bool `yaml:"allow_no_log"`
+	AllowSecureBootOff bool `yaml:"allow_secure_boot_off"`
+	AllowFirmwareDebug bool `yaml:"allow_firmware_debug"`
+	// MinimumDBX must all be in the measured dbx: hashes, or digests of certificates.
+	MinimumDBX []string `yaml:"minimum_dbx"`
+	// MinimumSBAT is the least revocation level by component: {shim: 4, grub: 5}.
+	MinimumSBAT map[string]uint64 `yaml:"minimum_sbat"`
+	// Components, CommandLines and MOK list what is allowed: digests of images; texts;
+	// digests of shim's variables. AnyValue allows all, an empty list none.
+	Components   []string `yaml:"components"`
+	CommandLines []string `yaml:"command_lines"`
+	MOK          []string `yaml:"mok"`
+}
+
+// IMAPolicy lists what is demanded of the files that a kernel measured. The zero value
+// refuses every list that has an entry, and that there is none.
+type IMAPolicy struct {
+	// AllowNoList accepts evidence without an IMA list.
+	AllowNoList bool `yaml:"allow_no_list"`
+	// Allowed are digests of files and buffers, "sha256:HEX", or AnyValue.
+	Allowed []string `yaml:"allowed"`
+	// MaxViolations is how many entries may say that a file changed while it was read.
+	MaxViolations int `yaml:"max_violations"`
+}
+
+// StrictBoot demands a log and Secure Boot, and names no software.
+func StrictBoot() BootPolicy {
+	return BootPolicy{Components: []string{AnyValue}, CommandLines: []string{AnyValue}, MOK: []string{AnyValue}}
+}
+
+// StrictIMA believes a list that is there, and names no files.
+func StrictIMA() IMAPolicy {
+	return IMAPolicy{AllowNoList: true, Allowed: []string{AnyValue}}
+}
