@@ -1,27 +1,63 @@
 package attest
 
-// TDXClaims are fields of an authentic TDX quote, under Intel's names (TDX DCAP quoting
-// library API, TD Quote Body).
+// TDXClaims are fields of an authentic TDX quote, of the PCK certificate of its platform and
+// of Intel's collateral, under Intel's names (TDX DCAP Quoting Library API, appendix A; PCK
+// Certificate and CRL Profile; PCS API v4; supplemental data of the Quote Verification
+// Library). Bytes are lower-case hex in the quote's order. All but the debug and
+// SEPT_VE_DISABLE flags, which are read from TDAttributes, are as they were signed.
 type TDXClaims struct {
-	QuoteVersion  uint16 `json:"quote_version"`
-	TEETCBSVN     string `json:"tee_tcb_svn"`
-	MRSEAM        string `json:"mrseam"`
-	MRSignerSEAM  string `json:"mrsignerseam"`
-	TDAttributes  string `json:"td_attributes"`
-	Debug         bool   `json:"debug"`
-	SEPTVEDisable bool   `json:"sept_ve_disable"`
-	XFAM          string `json:"xfam"`
-	MRConfigID    string `json:"mrconfigid"`
-	MROwner       string `json:"mrowner"`
-	MROwnerConfig string `json:"mrownerconfig"`
-	FMSPC         string `json:"fmspc,omitempty"`
+	QuoteVersion uint16 `json:"quote_version"`
+	// BodyType is 2 for a TD report of TDX 1.0 and 3 for one of 1.5; 0 in version 4, which
+	// has the former only.
+	BodyType       uint16 `json:"body_type,omitempty"`
+	TEETCBSVN      string `json:"tee_tcb_svn"`
+	MRSEAM         string `json:"mrseam"`
+	MRSignerSEAM   string `json:"mrsignerseam"`
+	SEAMAttributes string `json:"seam_attributes"`
+	TDAttributes   string `json:"td_attributes"`
+	Debug          bool   `json:"debug"`
+	SEPTVEDisable  bool   `json:"sept_ve_disable"`
+	XFAM           string `json:"xfam"`
+	MRConfigID     string `json:"mrconfigid"`
+	MROwner        string `json:"mrowner"`
+	MROwnerConfig  string `json:"mrownerconfig"`
+	// TEETCBSVN2 is the TCB of the TDX module that runs now, MRServiceTD the hash of the
+	// service TDs bound to this one. Empty in TD reports of 1.0, which do not say.
+	TEETCBSVN2  string `json:"tee_tcb_svn2,omitempty"`
+	MRServiceTD string `json:"mrservicetd,omitempty"`
+	QESVN       uint16 `json:"qe_isvsvn"` // of the quoting enclave
+
+	// Of the PCK certificate. SGXTCBSVN is its 16 SGX TCB components.
+	FMSPC     string `json:"fmspc,omitempty"`
+	PCEID     string `json:"pceid,omitempty"`
+	SGXTCBSVN string `json:"sgx_tcb_svn,omitempty"`
+	PCESVN    uint16 `json:"pcesvn,omitempty"`
+
 	// TCBStatus is Intel's status of platform, TDX module and quoting enclave converged,
-	// "NoMatchingLevel", or "" where no collateral was given: cannot decide.
-	TCBStatus string `json:"tcb_status,omitempty"`
+	// "NoMatchingLevel", or "" where no collateral was given: cannot decide. Below it is
+	// what Intel says of each part, empty where none of its levels matches.
+	TCBStatus      string `json:"tcb_status,omitempty"`
+	PlatformStatus string `json:"platform_tcb_status,omitempty"`
+	ModuleStatus   string `json:"tdx_module_tcb_status,omitempty"`
+	QEStatus       string `json:"qe_tcb_status,omitempty"`
+	TDXModuleID    string `json:"tdx_module_id,omitempty"` // "TDX_01"; empty for TDX 1.0
 	// CollateralStale reports that collateral was given but is not valid at the time.
 	CollateralStale bool     `json:"collateral_stale,omitempty"`
 	Advisories      []string `json:"advisories,omitempty"`
-	TCBDate         string   `json:"tcb_date,omitempty"`
+	// Dates of the TCB levels (tcbDate), RFC 3339; TCBDate is the platform's.
+	TCBDate       string `json:"tcb_date,omitempty"`
+	ModuleTCBDate string `json:"tdx_module_tcb_date,omitempty"`
+	QETCBDate     string `json:"qe_tcb_date,omitempty"`
+	// tcbEvaluationDataNumber of the TCB info and of the QE identity.
+	TCBEvaluation int `json:"tcb_evaluation_data_number,omitempty"`
+	QEEvaluation  int `json:"qe_evaluation_data_number,omitempty"`
+	// When the first and the last part of the collateral were issued and when the first
+	// ceases to be valid, RFC 3339; and which revocation lists they were.
+	EarliestIssueDate      string `json:"earliest_issue_date,omitempty"`
+	LatestIssueDate        string `json:"latest_issue_date,omitempty"`
+	EarliestExpirationDate string `json:"earliest_expiration_date,omitempty"`
+	PCKCRLNumber           string `json:"pck_crl_num,omitempty"`
+	RootCRLNumber          string `json:"root_ca_crl_num,omitempty"`
 	// Boot is nil where the evidence has no event log.
 	Boot *BootFacts `json:"boot,omitempty"`
 }

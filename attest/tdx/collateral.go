@@ -1,16 +1,15 @@
 package tdx
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/asn1"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
+	"slices"
 	"time"
 
 	"github.com/attestmesh/meshnode/attest/chains"
@@ -24,6 +23,7 @@ type tcbInfo struct {
 	NextUpdate time.Time        `json:"nextUpdate"`
 	FMSPC      string           `json:"fmspc"`
 	PCEID      string           `json:"pceId"`
+	Evaluation int              `json:"tcbEvaluationDataNumber"`
 	TDXModule  moduleIdentity   `json:"tdxModule"`
 	Identities []moduleIdentity `json:"tdxModuleIdentities"`
 	Levels     []tcbLevel       `json:"tcbLevels"`
@@ -44,13 +44,15 @@ type tcbLevel struct {
 		PCESVN uint16      `json:"pcesvn"`
 		ISVSVN uint16      `json:"isvsvn"`
 	} `json:"tcb"`
-	Date       string   `json:"tcbDate"`
-	Status     string   `json:"tcbStatus"`
-	Advisories []string `json:"advisoryIDs"`
+	Date       time.Time `json:"tcbDate"`
+	Status     string    `json:"tcbStatus"`
+	Advisories []string  `json:"advisoryIDs"`
 }
 
 type component struct {
-	SVN uint8 `json:"svn"`
+	SVN      uint8  `json:"svn"`
+	Category string `json:"category"`
+	Type     string `json:"type"`
 }
 
 // qeIdentity is the part we use of Intel's enclave identity, version 2.
@@ -59,6 +61,7 @@ type qeIdentity struct {
 	Version        int        `json:"version"`
 	IssueDate      time.Time  `json:"issueDate"`
 	NextUpdate     time.Time  `json:"nextUpdate"`
+	Evaluation     int        `json:"tcbEvaluationDataNumber"`
 	MiscSelect     string     `json:"miscselect"`
 	MiscSelectMask string     `json:"miscselectMask"`
 	Attributes     string     `json:"attributes"`
@@ -74,6 +77,10 @@ type collateral struct {
 	info tcbInfo
 	qe   qeIdentity
 	span chains.Span // in which all of it is current
+	// When the first and the last part of it were issued.
+	firstIssued, lastIssued time.Time
+	// Numbers of the revocation lists of the PCK's issuer and of the root.
+	pckCRL, rootCRL string
 }
 
 // staleError says which part of the collateral is not valid at the time.
@@ -83,6 +90,11 @@ func (e *staleError) Error() string { return "collateral: " + e.what + " is not 
 
 // errIncomplete says that a revocation list is missing.
 var errIncomplete = errors.New("collateral: a revocation list is missing")
+
+// complete reports whether all parts of the collateral may be there.
+func (it items) complete() bool {
+	return it.tcbInfo != nil && it.qeIdentity != nil && len(it.tcbChains) > 0 && len(it.crls) > 0
+}
 
 // collateralAt returns the collateral of a platform, verified now or remembered.
 func (s *Scheme) collateralAt(key platformKey, it items, at time.Time) (collateral, error) {
@@ -101,9 +113,11 @@ func (s *Scheme) collateralAt(key platformKey, it items, at time.Time) (collater
 func (it items) collateralID(platform chains.Key) (out chains.Key) {
 	h := sha256.New()
 	h.Write(platform[:])
-	for _, part := range append([][]byte{it.tcbInfo, it.qeIdentity, it.tcbChain}, it.crls...) {
-		h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(part))))
-		h.Write(part)
+	for _, list := range [][][]byte{{it.tcbInfo, it.qeIdentity}, it.tcbChains, it.crls} {
+		for _, part := range list {
+			h.Write(binary.BigEndian.AppendUint32(nil, uint32(len(part))))
+			h.Write(part)
+		}
 	}
 	h.Sum(out[:0])
 	return out
@@ -112,31 +126,36 @@ func (it items) collateralID(platform chains.Key) (out chains.Key) {
 // collateral authenticates all five parts. Signatures come before dates, so that forged
 // collateral is never merely stale.
 func (s *Scheme) collateral(chain pckChain, it items, at time.Time) (out collateral, err error) {
-	signer, err := s.tcbSigner(it.tcbChain)
+	signers, err := s.tcbSigners(it.tcbChains)
 	if err != nil {
 		return out, err
 	}
-	if err := signedBody(it.tcbInfo, "tcbInfo", signer, &out.info); err != nil {
+	if out.info, out.qe, err = decodeSigned(it.tcbInfo, it.qeIdentity, signers); err != nil {
 		return out, err
 	}
-	if err := signedBody(it.qeIdentity, "enclaveIdentity", signer, &out.qe); err != nil {
-		return out, err
-	}
-	if out.info.ID != "TDX" || out.info.Version != 3 || out.qe.ID != "TD_QE" || out.qe.Version != 2 {
-		return out, fmt.Errorf("collateral: %q version %d and %q version %d, want TDX 3 and TD_QE 2",
-			out.info.ID, out.info.Version, out.qe.ID, out.qe.Version)
-	}
-	if len(out.info.Levels) > maxTCBLevels || len(out.info.Identities) > maxIdentities || len(out.qe.Levels) > maxTCBLevels {
-		return out, errors.New("collateral: more levels than Intel publishes")
-	}
-	parts, err := s.revocation(chain, signer, it.crls)
+	lists, err := s.revocation(chain, signers, it.crls)
 	if err != nil {
 		return out, err
 	}
-	parts = append(parts,
-		part{"the TCB info", chains.Span{From: out.info.IssueDate, To: out.info.NextUpdate}},
-		part{"the QE identity", chains.Span{From: out.qe.IssueDate, To: out.qe.NextUpdate}},
-		part{"the TCB signing certificate", chains.Validity(signer)})
+	out.pckCRL, out.rootCRL = lists[0].Number.String(), lists[1].Number.String()
+	parts := []part{
+		{"the revocation list of " + chain.intermediate.Subject.CommonName, chains.Span{From: lists[0].ThisUpdate, To: lists[0].NextUpdate}},
+		{"the revocation list of " + s.root.Subject.CommonName, chains.Span{From: lists[1].ThisUpdate, To: lists[1].NextUpdate}},
+		{"the TCB info", chains.Span{From: out.info.IssueDate, To: out.info.NextUpdate}},
+		{"the QE identity", chains.Span{From: out.qe.IssueDate, To: out.qe.NextUpdate}},
+	}
+	out.firstIssued, out.lastIssued = parts[0].span.From, parts[0].span.From
+	for _, p := range parts[1:] {
+		if p.span.From.Before(out.firstIssued) {
+			out.firstIssued = p.span.From
+		}
+		if p.span.From.After(out.lastIssued) {
+			out.lastIssued = p.span.From
+		}
+	}
+	for _, c := range signers {
+		parts = append(parts, part{"the TCB signing certificate", chains.Validity(c, s.root)})
+	}
 	out.span = parts[0].span
 	for _, p := range parts {
 		if !p.span.Holds(at) {
@@ -153,31 +172,56 @@ type part struct {
 	span chains.Span
 }
 
-// tcbSigner returns the TCB signing certificate of a chain that ends in our root.
-func (s *Scheme) tcbSigner(chain []byte) (*x509.Certificate, error) {
-	var certs []*x509.Certificate
-	for len(certs) < 3 {
-		var block *pem.Block
-		if block, chain = pem.Decode(chain); block == nil {
-			break
-		}
-		cert, err := x509.ParseCertificate(block.Bytes)
-		if err != nil || block.Type != "CERTIFICATE" {
-			return nil, fmt.Errorf("collateral: TCB signing chain: %s: %w", block.Type, err)
-		}
-		certs = append(certs, cert)
+// decodeSigned authenticates TCB info and QE identity and decodes them.
+func decodeSigned(rawInfo, rawQE []byte, signers []*x509.Certificate) (info tcbInfo, qe qeIdentity, err error) {
+	if err := signedBody(rawInfo, "tcbInfo", signers, &info); err != nil {
+		return info, qe, err
 	}
-	if len(certs) != 2 || !certs[1].Equal(s.root) || certs[0].Subject.CommonName != "Intel SGX TCB Signing" {
-		return nil, errors.New("collateral: want the TCB signing certificate and Intel's root")
+	if err := signedBody(rawQE, "enclaveIdentity", signers, &qe); err != nil {
+		return info, qe, err
 	}
-	if err := certs[0].CheckSignatureFrom(s.root); err != nil {
-		return nil, fmt.Errorf("collateral: TCB signing certificate: %w", err)
+	if info.ID != "TDX" || info.Version != 3 || qe.ID != "TD_QE" || qe.Version != 2 {
+		return info, qe, fmt.Errorf("collateral: %q version %d and %q version %d, want TDX 3 and TD_QE 2", info.ID, info.Version, qe.ID, qe.Version)
 	}
-	return certs[0], nil
+	if len(info.Levels) > maxTCBLevels || len(info.Identities) > maxIdentities || len(qe.Levels) > maxTCBLevels {
+		return info, qe, errors.New("collateral: more levels than Intel publishes")
+	}
+	return info, qe, nil
 }
 
-// signedBody verifies Intel's signature over the bytes of one member and decodes it.
-func signedBody(raw []byte, name string, signer *x509.Certificate, v any) error {
+// tcbSigners returns the TCB signing certificates of chains that end in our root: one, or
+// two in the days in which Intel renews it.
+func (s *Scheme) tcbSigners(texts [][]byte) (signers []*x509.Certificate, err error) {
+	for _, text := range texts {
+		certs, err := parseChain(text)
+		if err != nil {
+			return nil, fmt.Errorf("collateral: TCB signing chain: %w", err)
+		}
+		found := false
+		for _, c := range certs {
+			switch {
+			case c.Equal(s.root):
+			case c.Subject.CommonName != tcbSignerCN:
+				return nil, fmt.Errorf("collateral: TCB signing chain: %q is neither the signer nor Intel's root", c.Subject.CommonName)
+			default:
+				if err := s.trusted(c.NotBefore, c); err != nil { // dates are judged with those of the rest
+					return nil, fmt.Errorf("collateral: TCB signing chain: %w", err)
+				}
+				found = true
+				if !slices.ContainsFunc(signers, c.Equal) {
+					signers = append(signers, c)
+				}
+			}
+		}
+		if !found {
+			return nil, errors.New("collateral: no TCB signing certificate in its chain")
+		}
+	}
+	return signers, nil
+}
+
+// signedBody verifies Intel's signature over the bytes of one member and decodes them.
+func signedBody(raw []byte, name string, signers []*x509.Certificate, v any) error {
 	var outer map[string]json.RawMessage
 	if err := json.Unmarshal(raw, &outer); err != nil {
 		return fmt.Errorf("collateral: %s: %w", name, err)
@@ -187,58 +231,36 @@ func signedBody(raw []byte, name string, signer *x509.Certificate, v any) error 
 		return fmt.Errorf("collateral: %s: signature: %w", name, err)
 	}
 	sig, err := hex.DecodeString(sigHex)
-	if err != nil || len(sig) != 64 {
-		return fmt.Errorf("collateral: %s: signature of %d bytes, want 64", name, len(sig))
+	if err != nil || len(sig) != signatureSize {
+		return fmt.Errorf("collateral: %s: signature of %d bytes, want %d", name, len(sig), signatureSize)
 	}
-	der, err := asn1.Marshal(struct{ R, S *big.Int }{new(big.Int).SetBytes(sig[:32]), new(big.Int).SetBytes(sig[32:])})
+	body, err := signedBytes(outer[name], sig, signers)
 	if err != nil {
-		return err
-	}
-	if err := signer.CheckSignature(x509.ECDSAWithSHA256, outer[name], der); err != nil {
 		return fmt.Errorf("collateral: %s: %w", name, err)
 	}
-	if err := json.Unmarshal(outer[name], v); err != nil {
+	if err := json.Unmarshal(body, v); err != nil {
 		return fmt.Errorf("collateral: %s: %w", name, err)
 	}
 	return nil
 }
 
-// revocation requires a current list of the root and of the PCK's issuer, and none of our
-// certificates on them. It returns when the lists are current.
-func (s *Scheme) revocation(chain pckChain, signer *x509.Certificate, raw [][]byte) ([]part, error) {
-	lists := map[*x509.Certificate]*x509.RevocationList{}
-	for _, der := range raw {
-		crl, err := x509.ParseRevocationList(der)
-		if err != nil {
-			return nil, fmt.Errorf("collateral: revocation list: %w", err)
-		}
-		for _, issuer := range []*x509.Certificate{s.root, chain.intermediate} {
-			if string(crl.RawIssuer) != string(issuer.RawSubject) {
-				continue
-			}
-			if err := crl.CheckSignatureFrom(issuer); err != nil {
-				return nil, fmt.Errorf("collateral: revocation list of %s: %w", issuer.Subject.CommonName, err)
-			}
-			// Of two genuine lists the newer one counts.
-			if old := lists[issuer]; old == nil || crl.ThisUpdate.After(old.ThisUpdate) {
-				lists[issuer] = crl
+// signedBytes returns the bytes that one of signers signed: body, or body without the white
+// space that a tool put into it since. Intel signs JSON without any.
+func signedBytes(body, sig []byte, signers []*x509.Certificate) ([]byte, error) {
+	var compact bytes.Buffer
+	if err := json.Compact(&compact, body); err != nil {
+		return nil, err
+	}
+	candidates := [][]byte{body}
+	if compact.Len() != len(body) {
+		candidates = append(candidates, compact.Bytes())
+	}
+	for _, text := range candidates {
+		for _, c := range signers {
+			if key, err := p256(c); err == nil && verifyRaw(key, text, sig) == nil {
+				return text, nil
 			}
 		}
 	}
-	if lists[s.root] == nil || lists[chain.intermediate] == nil {
-		return nil, errIncomplete
-	}
-	var parts []part
-	for _, issuer := range []*x509.Certificate{s.root, chain.intermediate} {
-		crl := lists[issuer]
-		for _, entry := range crl.RevokedCertificateEntries {
-			for _, cert := range []*x509.Certificate{chain.leaf, chain.intermediate, signer} {
-				if string(cert.RawIssuer) == string(issuer.RawSubject) && cert.SerialNumber.Cmp(entry.SerialNumber) == 0 {
-					return nil, fmt.Errorf("collateral: %s was revoked at %v", cert.Subject.CommonName, entry.RevocationTime)
-				}
-			}
-		}
-		parts = append(parts, part{"the revocation list of " + issuer.Subject.CommonName, chains.Span{From: crl.ThisUpdate, To: crl.NextUpdate}})
-	}
-	return parts, nil
+	return nil, errors.New("the signature does not hold")
 }

@@ -19,7 +19,8 @@ var sampleAt = time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
 
 // rawQuote is the library's sample without the bytes that follow its signature section.
 func rawQuote() []byte {
-	end := sectionStart + int(binary.LittleEndian.Uint32(testdata.RawQuote[sizeOffset:]))
+	v4 := frames[0]
+	end := v4.section() + int(binary.LittleEndian.Uint32(testdata.RawQuote[v4.end():]))
 	return append([]byte(nil), testdata.RawQuote[:end]...)
 }
 

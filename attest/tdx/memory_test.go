@@ -27,7 +27,7 @@ func fixtures(t *testing.T) []fixture {
 	t.Run("samples", func(t *testing.T) {
 		dir, samples := loadSamples(t)
 		for _, s := range samples {
-			if s.Genuine && s.Version == version4 {
+			if s.Genuine {
 				out = append(out, fixture{s.Name, s.load(t, dir), s.At})
 			}
 		}
@@ -41,6 +41,16 @@ func (f fixture) with(item int, data []byte) attest.Evidence {
 	ev.Items = slices.Clone(ev.Items)
 	ev.Items[item].Data = data
 	return ev
+}
+
+// quoteOf returns the parsed quote of evidence.
+func quoteOf(t testing.TB, ev attest.Evidence) quote {
+	t.Helper()
+	q, err := parseQuote(ev.Items[0].Data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return q
 }
 
 // agree verifies with a scheme that knows the platform and with one that remembers
@@ -70,14 +80,14 @@ func edges(t *testing.T, s *Scheme, f fixture) []time.Time {
 	if err != nil {
 		t.Fatal(err)
 	}
-	chain, err := s.library(context.Background(), q, f.at)
+	chain, err := s.pck(q.chain, f.at)
 	if err != nil {
 		t.Fatal(err)
 	}
 	marks := []time.Time{f.at.AddDate(-40, 0, 0), f.at.AddDate(40, 0, 0)}
 	certs := []*x509.Certificate{chain.leaf, chain.intermediate, s.root}
-	if signer, err := s.tcbSigner(items.tcbChain); err == nil {
-		certs = append(certs, signer)
+	if signers, err := s.tcbSigners(items.tcbChains); err == nil {
+		certs = append(certs, signers...)
 	}
 	for _, c := range certs {
 		marks = append(marks, c.NotBefore, c.NotAfter)
@@ -131,7 +141,7 @@ func TestMemoryChangesNoAnswer(t *testing.T) {
 				}
 				// What the memory leaves out, and what it is keyed by.
 				quote := slices.Clone(f.ev.Items[0].Data)
-				quote[rnd.IntN(sectionStart+64)] ^= 1 << rnd.IntN(8)
+				quote[rnd.IntN(quoteOf(t, f.ev).section()+signatureSize)] ^= 1 << rnd.IntN(8)
 				agree(t, "flipped header, body or signature", warm, cold, f.with(0, quote), f.at)
 			}
 			for item := range f.ev.Items {
@@ -144,8 +154,9 @@ func TestMemoryChangesNoAnswer(t *testing.T) {
 			}
 			for _, other := range all {
 				// One platform's body under the keys and certificates of another.
-				quote := slices.Clone(other.ev.Items[0].Data)
-				copy(quote[:sectionStart-4], f.ev.Items[0].Data)
+				to := quoteOf(t, other.ev)
+				quote := slices.Clone(to.raw)
+				copy(quote[:to.end()], f.ev.Items[0].Data)
 				agree(t, "body before the chain of "+other.name, warm, cold, f.with(0, quote), f.at)
 				agree(t, "quote of "+other.name, warm, cold, f.with(0, other.ev.Items[0].Data), f.at)
 			}
@@ -158,9 +169,9 @@ func TestMemoryChangesNoAnswer(t *testing.T) {
 func TestFailuresAreForgotten(t *testing.T) {
 	s := scheme(t)
 	badSignature := rawQuote()
-	badSignature[sectionStart] ^= 1
+	badSignature[frames[0].section()] ^= 1
 	badChain := rawQuote()
-	badChain[sectionStart+70] ^= 1 // the attestation key
+	badChain[frames[0].section()+70] ^= 1 // the attestation key
 	for name, c := range map[string]fixture{
 		"signature": {ev: evidence(badSignature), at: sampleAt},
 		"key":       {ev: evidence(badChain), at: sampleAt},

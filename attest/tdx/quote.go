@@ -2,47 +2,96 @@ package tdx
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"math/bits"
-
-	"github.com/google/go-tdx-guest/abi"
+	"strconv"
 
 	"github.com/attestmesh/meshnode/attest"
 )
 
-// Offsets and sizes of a version 4 quote (Intel TDX DCAP Quoting Library API, A.3).
+// Sizes within quotes (Intel TDX DCAP Quoting Library API, appendix A.3 and A.4).
 const (
-	headerSize   = 48
-	bodySize     = 584
-	signedSize   = headerSize + bodySize
-	sizeOffset   = signedSize
-	sectionStart = signedSize + 4
-	qeReportSize = 384
+	headerSize     = 48
+	descriptorSize = 6   // version 5: u16 type, u32 size of the body
+	body10Size     = 584 // TD report of TDX 1.0
+	body15Size     = 648 // TD report of TDX 1.5
+	qeReportSize   = 384
+	signatureSize  = 64
 )
 
 // Header values.
 const (
-	version4  = 4
-	version5  = 5
-	keyECDSA  = 2    // ECDSA-256-with-P-256
-	teeTDX    = 0x81 // TEE type
-	certTypeQ = 6    // QE report certification data
-	certTypeP = 5    // PCK certificate chain in PEM
+	version4    = 4
+	version5    = 5
+	bodyType10  = 2
+	bodyType15  = 3
+	keyECDSA    = 2    // ECDSA-256-with-P-256
+	teeTDX      = 0x81 // TEE type
+	certTypeQE  = 6    // QE report certification data
+	certTypePCK = 5    // PCK certificate chain in PEM
 )
 
 // intelQE is the vendor id of Intel's quoting enclaves.
 var intelQE = [16]byte{0x93, 0x9a, 0x72, 0x33, 0xf7, 0x9c, 0x4c, 0xa9, 0x94, 0x0a, 0x0d, 0xb3, 0x95, 0x7f, 0x06, 0x07}
 
+// frame is where body and signature section of a quote lie.
+type frame struct {
+	version, bodyType uint16 // version 4 has no body type
+	body, size        int
+}
+
+var frames = []frame{
+	{version4, 0, headerSize, body10Size},
+	{version5, bodyType10, headerSize + descriptorSize, body10Size},
+	{version5, bodyType15, headerSize + descriptorSize, body15Size},
+}
+
+// end is where the signed bytes end and the size of the signature section stands.
+func (f frame) end() int { return f.body + f.size }
+
+// section is where the signature section begins.
+func (f frame) section() int { return f.end() + 4 }
+
+// fits reports whether f accounts for every byte of raw.
+func (f frame) fits(raw []byte) bool {
+	return len(raw) >= f.section() && int64(len(raw)-f.section()) == int64(binary.LittleEndian.Uint32(raw[f.end():]))
+}
+
+// named reports whether raw says of itself that it has the frame f.
+func (f frame) named(raw []byte) bool {
+	if binary.LittleEndian.Uint16(raw) != f.version {
+		return false
+	}
+	return f.bodyType == 0 || binary.LittleEndian.Uint16(raw[headerSize:]) == f.bodyType &&
+		int64(binary.LittleEndian.Uint32(raw[headerSize+2:])) == int64(f.size)
+}
+
+// frameOf returns the frame of a quote. Bytes that are in every respect a quote but name
+// another frame than they have were tampered with, and are no quote of any kind.
+func frameOf(raw []byte) (frame, error) {
+	for _, f := range frames {
+		if f.named(raw) && f.fits(raw) {
+			return f, nil
+		}
+	}
+	version := binary.LittleEndian.Uint16(raw)
+	for _, f := range frames {
+		if f.fits(raw) {
+			return frame{}, &mismatch{"tdx.quote_version", fmt.Sprintf("version %d over the frame of version %d", version, f.version),
+				fmt.Sprintf("version %d with its body", f.version)}
+		}
+	}
+	return frame{}, fmt.Errorf("quote: of version %d with %d bytes: cut short, longer than its signature section says, or of another version than 4 and 5", version, len(raw))
+}
+
 // quote is a view of the parts of a quote. Nothing in it is authentic by itself.
 type quote struct {
+	frame
 	raw       []byte
-	version   uint16
-	body      []byte // 584 bytes
+	td        []byte // the TD report body
 	signature []byte
 	key       []byte
 	qeReport  []byte
@@ -54,7 +103,7 @@ type quote struct {
 // LooksLike reports whether raw bears at least two of the three marks of a TDX quote, so
 // that one that was tampered with is still refused as a quote.
 func LooksLike(raw []byte) bool {
-	if len(raw) < sectionStart {
+	if len(raw) < frames[0].section() {
 		return false
 	}
 	marks := 0
@@ -79,40 +128,49 @@ func distance(a, b []byte) int {
 	return n
 }
 
-// errVersion5 is returned for a well-formed quote of version 5.
-var errVersion5 = errors.New("quote version 5")
+// mismatch is a named check that evidence failed: it is not what a platform of Intel's makes.
+type mismatch struct{ claim, got, want string }
 
-// errHeader is returned for header values that no TDX quote has.
-var errHeader = errors.New("not the header of a TDX quote")
+func (m *mismatch) Error() string { return m.claim + ": got " + m.got + ", want " + m.want }
 
-// parseQuote splits a quote and accounts for every byte.
+// checkHeader compares what the header of every TDX quote has.
+func checkHeader(raw []byte) error {
+	if keyType := binary.LittleEndian.Uint16(raw[2:]); keyType != keyECDSA {
+		return &mismatch{"tdx.attestation_key_type", strconv.Itoa(int(keyType)), strconv.Itoa(keyECDSA)}
+	}
+	if tee := binary.LittleEndian.Uint32(raw[4:]); tee != teeTDX {
+		return &mismatch{"tdx.tee_type", fmt.Sprintf("%#x", tee), fmt.Sprintf("%#x", teeTDX)}
+	}
+	if !bytes.Equal(raw[12:28], intelQE[:]) {
+		return &mismatch{"tdx.qe_vendor_id", hex.EncodeToString(raw[12:28]), hex.EncodeToString(intelQE[:])}
+	}
+	return nil
+}
+
+// parseQuote splits a quote and accounts for every byte. A *mismatch says that the bytes
+// have the form of a quote, and a value that none of Intel's has.
 func parseQuote(raw []byte) (quote, error) {
-	if len(raw) < sectionStart || len(raw) > attest.MaxQuote {
-		return quote{}, fmt.Errorf("quote: %d bytes, want %d to %d", len(raw), sectionStart, attest.MaxQuote)
+	if low := frames[0].section(); len(raw) < low || len(raw) > attest.MaxQuote {
+		return quote{}, fmt.Errorf("quote: %d bytes, want %d to %d", len(raw), low, attest.MaxQuote)
 	}
-	q := quote{raw: raw, version: binary.LittleEndian.Uint16(raw), body: raw[headerSize:signedSize]}
-	keyType, tee := binary.LittleEndian.Uint16(raw[2:]), binary.LittleEndian.Uint32(raw[4:])
-	if q.version == version5 && isVersion5(raw) {
-		return quote{}, errVersion5
+	f, err := frameOf(raw)
+	if err != nil {
+		return quote{}, err
 	}
-	if q.version != version4 || keyType != keyECDSA || tee != teeTDX || !bytes.Equal(raw[12:28], intelQE[:]) {
-		return quote{}, fmt.Errorf("%w: version %d, key type %d, TEE type %#x, vendor %x", errHeader, q.version, keyType, tee, raw[12:28])
+	if err := checkHeader(raw); err != nil {
+		return quote{}, err
 	}
-	r := reader{raw[sizeOffset:]}
-	section := r.sized32(len(raw))
-	if len(r.rest) != 0 {
-		return quote{}, fmt.Errorf("quote: %d bytes behind the signature section", len(r.rest))
-	}
-	r.rest = section
-	q.signature, q.key = r.take(64), r.take(64)
-	outer := r.certification(certTypeQ, attest.MaxQuote)
+	q := quote{frame: f, raw: raw, td: raw[f.body:f.end()]}
+	r := reader{raw[f.section():]}
+	q.signature, q.key = r.take(signatureSize), r.take(64)
+	outer := r.certification(certTypeQE, attest.MaxQuote)
 	if len(r.rest) != 0 {
 		return quote{}, fmt.Errorf("quote: %d bytes behind the certification data", len(r.rest))
 	}
 	r.rest = outer
-	q.qeReport, q.qeSig = r.take(qeReportSize), r.take(64)
+	q.qeReport, q.qeSig = r.take(qeReportSize), r.take(signatureSize)
 	q.authData = r.sized16(maxAuthData)
-	q.chain = r.certification(certTypeP, maxChain)
+	q.chain = r.certification(certTypePCK, maxChain)
 	if len(r.rest) != 0 {
 		return quote{}, fmt.Errorf("quote: %d bytes behind the certificates", len(r.rest))
 	}
@@ -120,18 +178,6 @@ func parseQuote(raw []byte) (quote, error) {
 		return quote{}, errors.New("quote: cut short, or a part has another type or size")
 	}
 	return q, nil
-}
-
-// isVersion5 reports whether raw has the frame of a version 5 quote with a TD report 1.0
-// or 1.5, so that version 4 with a flipped bit is not taken for one.
-func isVersion5(raw []byte) bool {
-	if len(raw) < headerSize+6 {
-		return false
-	}
-	kind, size := binary.LittleEndian.Uint16(raw[headerSize:]), binary.LittleEndian.Uint32(raw[headerSize+2:])
-	end := headerSize + 6 + int64(size)
-	return (kind == 2 && size == 584 || kind == 3 && size == 648) && end+4 <= int64(len(raw)) &&
-		end+4+int64(binary.LittleEndian.Uint32(raw[end:])) == int64(len(raw))
 }
 
 // reader takes bytes from the front; past the end it yields nil and stays empty.
@@ -175,54 +221,9 @@ func (r *reader) certification(want uint16, limit int) []byte {
 	return r.sized32(limit)
 }
 
+// signed is what the attestation key signs: the header and all that names and is the body.
+func (q quote) signed() []byte { return q.raw[:q.end()] }
+
 // certification is all that stands between a quote's signature and the root: attestation
 // key, QE report with its signature and data, PCK chain. parseQuote accounts for its bytes.
-func (q quote) certification() []byte { return q.raw[sectionStart+len(q.signature):] }
-
-// errQuoteSignature is returned for a quote that its attestation key did not sign.
-var errQuoteSignature = errors.New("header and body are not signed by the attestation key")
-
-// signedBy verifies the signature over header and body.
-func (q quote) signedBy(key *ecdsa.PublicKey) error {
-	der, err := abi.SignatureToDER(q.signature)
-	if err != nil {
-		return err
-	}
-	if digest := sha256.Sum256(q.raw[:signedSize]); !ecdsa.VerifyASN1(key, digest[:], der) {
-		return errQuoteSignature
-	}
-	return nil
-}
-
-// TD quote body, offsets within it.
-func (q quote) teeTCBSVN() []byte      { return q.body[0:16] }
-func (q quote) mrSeam() []byte         { return q.body[16:64] }
-func (q quote) mrSignerSeam() []byte   { return q.body[64:112] }
-func (q quote) seamAttributes() []byte { return q.body[112:120] }
-func (q quote) reportData() []byte     { return q.body[520:584] }
-
-// claims reads the body of a quote whose signatures were verified.
-func (q quote) claims() attest.Claims {
-	b := q.body
-	h := hex.EncodeToString
-	out := attest.Claims{
-		Kind: attest.KindTDX, Genuine: true, Measurement: h(b[136:184]), ReportData: h(q.reportData()),
-		Registers: map[string]string{},
-		TDX: &attest.TDXClaims{
-			QuoteVersion: q.version, TEETCBSVN: h(q.teeTCBSVN()), MRSEAM: h(q.mrSeam()), MRSignerSEAM: h(q.mrSignerSeam()),
-			TDAttributes: h(b[120:128]), Debug: b[120] != 0, SEPTVEDisable: b[123]&(1<<4) != 0, XFAM: h(b[128:136]),
-			MRConfigID: h(b[184:232]), MROwner: h(b[232:280]), MROwnerConfig: h(b[280:328]),
-		},
-	}
-	for i := range 4 {
-		out.Registers[fmt.Sprintf("rtmr%d", i)] = h(b[328+48*i : 376+48*i])
-	}
-	return out
-}
-
-// QE report (an SGX REPORTBODY), offsets within it.
-func (q quote) qeMiscSelect() []byte { return q.qeReport[16:20] }
-func (q quote) qeAttributes() []byte { return q.qeReport[48:64] }
-func (q quote) qeMRSigner() []byte   { return q.qeReport[128:160] }
-func (q quote) qeProdID() uint16     { return binary.LittleEndian.Uint16(q.qeReport[256:]) }
-func (q quote) qeSVN() uint16        { return binary.LittleEndian.Uint16(q.qeReport[258:]) }
+func (q quote) certification() []byte { return q.raw[q.section()+signatureSize:] }

@@ -1,18 +1,11 @@
 package tdx
 
 import (
-	"encoding/binary"
-	"encoding/hex"
-	"fmt"
-	"slices"
-	"strings"
-
 	"github.com/google/go-tdx-guest/pcs"
-
-	"github.com/attestmesh/meshnode/attest"
 )
 
-// Statuses of Intel's TCB levels that convergence speaks of.
+// Statuses of TCB levels in Intel's TCB info and QE identity, and those that Intel's
+// algorithm adds.
 const (
 	upToDate                  = "UpToDate"
 	swHardening               = "SWHardeningNeeded"
@@ -21,49 +14,65 @@ const (
 	outOfDate                 = "OutOfDate"
 	outOfDateConfiguration    = "OutOfDateConfigurationNeeded"
 	revoked                   = "Revoked"
+	relaunch                  = "TDRelaunchAdvised"
+	relaunchConfiguration     = "TDRelaunchAdvisedConfigurationNeeded"
 	noMatchingLevel           = "NoMatchingLevel"
+	unrecognised              = "UnrecognizedStatus"
 )
 
-// evaluate computes the status of the platform behind q and enters it into c.
-func (col collateral) evaluate(q quote, ext *pcs.PckExtensions, c *attest.TDXClaims) error {
-	if !strings.EqualFold(col.info.FMSPC, ext.FMSPC) || !strings.EqualFold(col.info.PCEID, ext.PCEID) {
-		return refuse(attest.CodeCertificateMismatch, "tdx.fmspc", "collateral of "+col.info.FMSPC+"/"+col.info.PCEID,
-			ext.FMSPC+"/"+ext.PCEID, nil)
-	}
-	if err := col.qe.describes(q); err != nil {
-		return refuse(attest.CodeNotGenuine, "quoting enclave", "not Intel's", "the QE identity", err)
-	}
-	module, err := col.info.module(q)
-	if err != nil {
-		return refuse(attest.CodeSEAM, "tdx.mrsignerseam", "", "", err)
-	}
-	c.TCBStatus = noMatchingLevel
-	platform := find(col.info.Levels, func(l tcbLevel) bool { return l.holds(q, ext) })
-	qe := find(col.qe.Levels, func(l tcbLevel) bool { return q.qeSVN() >= l.TCB.ISVSVN })
-	if platform == nil || qe == nil {
-		return nil
-	}
-	levels := []*tcbLevel{platform, qe}
-	status := platform.Status
-	if q.teeTCBSVN()[1] > 0 {
-		var level *tcbLevel
-		if module != nil {
-			level = find(module.Levels, func(l tcbLevel) bool { return uint16(q.teeTCBSVN()[0]) >= l.TCB.ISVSVN })
+// svns are the security versions of a platform.
+type svns struct {
+	sgx []byte // 16 SGX TCB components, of the PCK certificate
+	pce uint16 // PCESVN, of the same
+	tee []byte // TEE_TCB_SVN
+	now []byte // TEE_TCB_SVN2; nil before TDX 1.5
+	qe  uint16 // ISVSVN of the quoting enclave
+}
+
+func (q quote) svns(ext *pcs.PckExtensions) svns {
+	return svns{sgx: ext.TCB.CPUSvnComponents, pce: ext.TCB.PCESvn, tee: q.teeTCBSVN(), now: q.teeTCBSVN2(), qe: q.qeSVN()}
+}
+
+// standing is where a platform stands in Intel's levels. A part has no level where none
+// matches, or where there is no such part.
+type standing struct {
+	status               string // converged
+	moduleID             string // "" before TDX 1.5
+	platform, module, qe *tcbLevel
+}
+
+// stand computes the status as Intel's Quote Verification Library does (checkTcbLevel):
+// the platform's level by all SGX components, PCESVN and TDX components; the TDX module's
+// by its minor version, from TDX 1.5 on; relaunch, for TD reports of 1.5; the quoting
+// enclave's. Whichever is worse decides.
+func stand(info tcbInfo, qe qeIdentity, v svns) (out standing) {
+	out.status = noMatchingLevel
+	sgx := find(info.Levels, v.holdSGX)
+	out.platform = find(info.Levels, v.hold)
+	out.qe = find(qe.Levels, func(l tcbLevel) bool { return v.qe >= l.TCB.ISVSVN })
+	moduleStatus := upToDate
+	if version := v.tee[1]; version > 0 {
+		out.moduleID = moduleName(version)
+		identity := info.identity(version)
+		if identity == nil {
+			return out
 		}
-		if level == nil {
-			return nil
+		out.module = find(identity.Levels, func(l tcbLevel) bool { return uint16(v.tee[0]) >= l.TCB.ISVSVN })
+		if out.module == nil {
+			return out
 		}
-		levels = append(levels, level)
-		status = converge(status, level.Status)
+		moduleStatus = partStatus(out.module.Status)
 	}
-	c.TCBStatus = converge(status, qe.Status)
-	c.TCBDate = platform.Date
-	for _, l := range levels {
-		c.Advisories = append(c.Advisories, l.Advisories...)
+	if sgx == nil || out.platform == nil || out.qe == nil {
+		return out
 	}
-	slices.Sort(c.Advisories)
-	c.Advisories = slices.Compact(c.Advisories)
-	return nil
+	status := converge(platformStatus(out.platform.Status), moduleStatus)
+	qeStatus := partStatus(out.qe.Status)
+	if v.now != nil && qeStatus == upToDate {
+		status = relaunched(info, v.now, platformStatus(sgx.Status), status, moduleStatus)
+	}
+	out.status = converge(status, qeStatus)
+	return out
 }
 
 // find returns the first level, newest first as Intel lists them, that a platform holds.
@@ -76,28 +85,57 @@ func find(levels []tcbLevel, holds func(tcbLevel) bool) *tcbLevel {
 	return nil
 }
 
-// holds reports whether every component of the platform is at least at level l. From TDX
-// 1.5 on the first two TDX components are the module's, which has levels of its own.
-func (l tcbLevel) holds(q quote, ext *pcs.PckExtensions) bool {
-	cpu, tee := ext.TCB.CPUSvnComponents, q.teeTCBSVN()
-	if len(l.TCB.SGX) != len(cpu) || len(l.TCB.TDX) != len(tee) || ext.TCB.PCESvn < l.TCB.PCESVN {
+// holdSGX reports whether all SGX components and PCESVN are at least at level l.
+func (v svns) holdSGX(l tcbLevel) bool {
+	if len(l.TCB.SGX) != len(v.sgx) || len(v.sgx) == 0 || v.pce < l.TCB.PCESVN {
 		return false
 	}
 	for i, c := range l.TCB.SGX {
-		if cpu[i] < c.SVN {
-			return false
-		}
-	}
-	first := 0
-	if tee[1] > 0 {
-		first = 2
-	}
-	for i := first; i < len(tee); i++ {
-		if tee[i] < l.TCB.TDX[i].SVN {
+		if v.sgx[i] < c.SVN {
 			return false
 		}
 	}
 	return true
+}
+
+// hold reports whether every component is at least at level l.
+func (v svns) hold(l tcbLevel) bool {
+	if len(l.TCB.TDX) != len(v.tee) || !v.holdSGX(l) {
+		return false
+	}
+	for i := v.firstTDX(); i < len(v.tee); i++ {
+		if v.tee[i] < l.TCB.TDX[i].SVN {
+			return false
+		}
+	}
+	return true
+}
+
+// firstTDX is the first TDX component that counts for the platform: from TDX 1.5 on the
+// first two are the module's, which has levels of its own.
+func (v svns) firstTDX() int {
+	if v.tee[1] > 0 {
+		return 2
+	}
+	return 0
+}
+
+// platformStatus returns status if a TCB info can have it.
+func platformStatus(status string) string {
+	switch status {
+	case upToDate, swHardening, configuration, configurationAndHardening, outOfDate, outOfDateConfiguration, revoked:
+		return status
+	}
+	return unrecognised
+}
+
+// partStatus returns status if a TDX module or a quoting enclave can have it.
+func partStatus(status string) string {
+	switch status {
+	case upToDate, outOfDate, revoked:
+		return status
+	}
+	return unrecognised
 }
 
 // converge combines the status of a platform with that of a part of it: the worse wins.
@@ -111,67 +149,43 @@ func converge(platform, part string) string {
 			return outOfDate
 		case configuration, configurationAndHardening:
 			return outOfDateConfiguration
-		default:
-			return platform
 		}
+		return platform
 	case revoked:
 		return revoked
+	}
+	return unrecognised // what we do not know is not accepted
+}
+
+// relaunched returns status, or that the TD should be launched again: everything that it
+// runs on is up to date now, but it was launched by a TDX module that was not (Quote
+// Verification Library, checkForRelaunch).
+func relaunched(info tcbInfo, now []byte, sgx, status, module string) string {
+	switch sgx {
+	case upToDate, swHardening, configuration, configurationAndHardening:
 	default:
-		// Intel gives parts no other status; what we do not know is not accepted.
-		return part
+		return status
 	}
-}
-
-// module returns the identity of the TDX module that q names, nil if Intel lists none, or
-// an error if the module is not the one Intel signed.
-func (info tcbInfo) module(q quote) (*moduleIdentity, error) {
-	id := &info.TDXModule
-	if v := q.teeTCBSVN()[1]; v > 0 {
-		id = nil
-		for i := range info.Identities {
-			if info.Identities[i].ID == fmt.Sprintf("TDX_%02x", v) {
-				id = &info.Identities[i]
-			}
+	if status != outOfDate && status != outOfDateConfiguration || module != outOfDate || len(info.Levels) == 0 {
+		return status
+	}
+	newest := info.Levels[0]
+	if len(newest.TCB.TDX) != len(now) || now[2] < newest.TCB.TDX[2].SVN {
+		return status
+	}
+	wanted := uint16(newest.TCB.TDX[0].SVN)
+	if now[1] > 0 {
+		identity := info.identity(now[1])
+		if identity == nil || len(identity.Levels) == 0 {
+			return noMatchingLevel
 		}
-		if id == nil {
-			return nil, nil
-		}
+		wanted = identity.Levels[0].TCB.ISVSVN
 	}
-	if !strings.EqualFold(id.MRSigner, hex.EncodeToString(q.mrSignerSeam())) {
-		return nil, fmt.Errorf("signer %x, want %s", q.mrSignerSeam(), id.MRSigner)
-	}
-	if !masked(q.seamAttributes(), id.AttributesMask, id.Attributes) {
-		return nil, fmt.Errorf("attributes %x, want %s under %s", q.seamAttributes(), id.Attributes, id.AttributesMask)
-	}
-	return id, nil
-}
-
-// describes compares a QE report with the identity.
-func (id qeIdentity) describes(q quote) error {
-	// MISCSELECT is an integer: big-endian in the identity, little-endian in the report.
-	misc := binary.BigEndian.AppendUint32(nil, binary.LittleEndian.Uint32(q.qeMiscSelect()))
 	switch {
-	case !strings.EqualFold(id.MRSigner, hex.EncodeToString(q.qeMRSigner())) || id.ProdID != q.qeProdID():
-		return fmt.Errorf("signer %x with product id %d", q.qeMRSigner(), q.qeProdID())
-	case !masked(misc, id.MiscSelectMask, id.MiscSelect):
-		return fmt.Errorf("MISCSELECT %x", misc)
-	case !masked(q.qeAttributes(), id.AttributesMask, id.Attributes):
-		return fmt.Errorf("attributes %x", q.qeAttributes())
+	case uint16(now[0]) < wanted:
+		return status
+	case status == outOfDateConfiguration || sgx == configuration || sgx == configurationAndHardening:
+		return relaunchConfiguration
 	}
-	return nil
-}
-
-// masked reports whether value under mask is want; wrong sizes are not.
-func masked(value []byte, maskHex, wantHex string) bool {
-	mask, err1 := hex.DecodeString(maskHex)
-	want, err2 := hex.DecodeString(wantHex)
-	if err1 != nil || err2 != nil || len(mask) != len(value) || len(want) != len(value) {
-		return false
-	}
-	for i := range value {
-		if value[i]&mask[i] != want[i] {
-			return false
-		}
-	}
-	return true
+	return relaunch
 }

@@ -1,41 +1,61 @@
-// Package tdx decides the authenticity of Intel TDX quotes, version 4 (Intel TDX DCAP
-// Quoting Library API, appendix 3), and the status of the platform they come from.
+// Package tdx decides the authenticity of Intel TDX quotes of version 4 and 5, with TD
+// reports of TDX 1.0 and 1.5 (Intel TDX DCAP Quoting Library API, appendix A.3 and A.4), and
+// the status of the platform they come from. All of it is our own code, since go-tdx-guest
+// knows version 4 only and converges no status; from it are the SGX extensions of PCK
+// certificates. Tests hold the two against each other wherever the library can follow.
 //
-// Evidence items: one TypeTDXQuote, of which every byte must be accounted for; optional
-// collateral, as Intel's PCS serves it: TypeTDXTCBInfo and TypeTDXQEIdent (JSON bodies),
-// TypeTDXTCBChain (PEM of the TCB signing certificate and the root), TypeCRL twice (the
-// root's and the PCK issuer's, DER); optional TypeEventLog. TypeCertificate is allowed and
-// not used: the PCK chain is in the quote, the root is compiled in. Nothing is fetched.
+// # Quotes
 //
-// Verify establishes, without collateral: PCK chain to Intel's root, QE report signed by
-// the PCK, attestation key named by the QE report, header and body signed by that key
-// (all by go-tdx-guest); the QE is Intel's TD quoting enclave and not in debug mode (which
-// the library leaves to collateral, so that without any it believes every enclave); the
+// Integers are little-endian. Every byte is accounted for.
+//
+//	header, 48: u16 version (4, 5), u16 key type (2: ECDSA P-256), u32 TEE type (0x81),
+//	            4 reserved, 16 QE vendor id (Intel's), 20 user data
+//	version 5:  u16 body type (2: TDX 1.0, 3: TDX 1.5), u32 size of the body (584, 648)
+//	TD report:  0 TEE_TCB_SVN[16]  16 MRSEAM[48]  64 MRSIGNERSEAM[48]  112 SEAMATTRIBUTES[8]
+//	            120 TDATTRIBUTES[8]  128 XFAM[8]  136 MRTD[48]  184 MRCONFIGID[48]
+//	            232 MROWNER[48]  280 MROWNERCONFIG[48]  328 RTMR0..3[48 each]  520 REPORTDATA[64]
+//	  TDX 1.5:  584 TEE_TCB_SVN2[16]  600 MRSERVICETD[48]
+//	u32 size of what follows:
+//	signature[64] over all above the size; attestation key[64]; u16 6, u32 size of:
+//	  QE report[384], its signature[64] by the PCK; u16 size, QE authentication data;
+//	  u16 5, u32 size, PEM of PCK certificate, its CA, root
+//
+// # Evidence
+//
+// One TypeTDXQuote; optional collateral, as Intel's PCS serves it: TypeTDXTCBInfo and
+// TypeTDXQEIdent (JSON bodies), TypeTDXTCBChain once or twice (PEM of the TCB signing
+// certificate and the root), TypeCRL (the root's and the PCK issuer's, DER); optional
+// TypeEventLog. TypeCertificate is allowed and not used: the PCK chain is in the quote, the
+// root is compiled in. Nothing is fetched.
+//
+// # What Verify establishes
+//
+// Without collateral: PCK chain to Intel's root (subjects of Intel's profile, P-256, valid at
+// the time), QE report signed by the PCK, attestation key named by the QE report, header and
+// body signed by that key; the QE is Intel's TD quoting enclave and not in debug mode; the
 // report data; registers explained by the event log. TCBStatus is then "": unknown.
 //
-// With complete collateral: its signatures, dates (the library ignores issue dates) and
-// revocation lists, then the status by Intel's algorithm (Quote Verification Library,
-// TCB convergence): platform level, TDX module level and QE level together, the worst
-// deciding. The library lets an up-to-date module hide an outdated or revoked platform.
-// Incomplete collateral counts as none; collateral outside its dates sets CollateralStale.
+// With complete collateral: its signatures, issue and next-update dates and revocation
+// lists, TDX module and QE against their identities, then the status by Intel's algorithm
+// (Quote Verification Library, checkTcbLevel): platform, TDX module, relaunch and QE
+// together, the worst deciding. A status that Intel does not define there becomes
+// "UnrecognizedStatus". Incomplete collateral counts as none; collateral outside its dates
+// sets CollateralStale.
 //
 // A platform's PCK chain, and the attestation key that its quoting enclave had certified by
 // it, are remembered once they held (package chains), by all the bytes behind the quote's
 // own signature and within the validity of the certificates; so is collateral, by its
 // bytes, within its dates. The next quotes of the platform cost the quote's signature.
 //
-// Errors, as codes: malformed, unsupported (version 5), not_genuine (chain, signatures,
-// revoked certificates, forged collateral), certificate_mismatch (collateral of another
-// platform), seam (a TDX module that is not Intel's), replay_mismatch, not_bound. Whether
-// DEBUG or other attributes are acceptable is for attest.Appraise.
+// Errors, as codes: malformed; not_genuine (header, chain, signatures, QE, a revoked
+// certificate, forged collateral; the claim names what), certificate_mismatch (collateral of
+// another platform), seam (a TDX module that is not Intel's), replay_mismatch, not_bound.
+// Whether DEBUG, a status or other facts are acceptable is for attest.Appraise.
 package tdx
 
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/sha256"
 	"crypto/x509"
 	_ "embed" // Intel's root
 	"encoding/hex"
@@ -45,10 +65,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/go-tdx-guest/abi"
-	"github.com/google/go-tdx-guest/pcs"
-	"github.com/google/go-tdx-guest/verify"
-
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/attest/chains"
 	"github.com/attestmesh/meshnode/attest/eventlog"
@@ -57,12 +73,6 @@ import (
 
 //go:embed intel_root.pem
 var intelRootPEM []byte
-
-// The quoting enclave that Intel signs for TDs, as in every QE identity it published.
-const (
-	qeMRSigner = "dc9e2a7c6f948f17474e34a7fc43ed030f7c1563f1babddf6340c82e0e54a8c5"
-	qeProdID   = 2
-)
 
 // Scheme verifies quotes under one root. Its zero value has none and refuses all.
 type Scheme struct {
@@ -110,17 +120,12 @@ func (s *Scheme) Verify(ctx context.Context, ev attest.Evidence, data *attest.Re
 		return attest.Claims{}, refuse(attest.CodeMalformed, "evidence", "", "", err)
 	}
 	q, err := parseQuote(items.quote)
-	switch {
-	case errors.Is(err, errVersion5):
-		return attest.Claims{}, refuse(attest.CodeUnsupported, "tdx.quote_version", "5", "4", nil)
-	case errors.Is(err, errHeader):
-		return attest.Claims{}, refuse(attest.CodeNotGenuine, "quote", "", "", err)
-	case err != nil:
-		return attest.Claims{}, refuse(attest.CodeMalformed, "quote", "", "", err)
-	}
-	key, err := s.authentic(ctx, q, at)
 	if err != nil {
-		return attest.Claims{}, refuse(attest.CodeNotGenuine, "quote", "not verified", "a chain to Intel's root and valid signatures", err)
+		return attest.Claims{}, notGenuine(attest.CodeMalformed, "quote", "", "", err)
+	}
+	key, err := s.authentic(q, at)
+	if err != nil {
+		return attest.Claims{}, notGenuine(attest.CodeNotGenuine, "quote", "not verified", "a chain to Intel's root and valid signatures", err)
 	}
 	c := q.claims()
 	c.At = at
@@ -143,10 +148,19 @@ func refuse(code attest.Code, claim, got, want string, err error) *attest.Error 
 	return &attest.Error{Reason: attest.NewReason(code, claim, got, want), Err: err}
 }
 
+// notGenuine names the check that failed, if it has a name; else it says what it is told.
+func notGenuine(code attest.Code, claim, got, want string, err error) *attest.Error {
+	var m *mismatch
+	if errors.As(err, &m) {
+		return refuse(attest.CodeNotGenuine, m.claim, m.got, m.want, nil)
+	}
+	return refuse(code, claim, got, want, err)
+}
+
 // items is evidence by type.
 type items struct {
-	quote, log, tcbInfo, qeIdentity, tcbChain []byte
-	crls                                      [][]byte
+	quote, log, tcbInfo, qeIdentity []byte
+	tcbChains, crls                 [][]byte
 }
 
 func split(ev attest.Evidence) (out items, err error) {
@@ -157,7 +171,7 @@ func split(ev attest.Evidence) (out items, err error) {
 		return out, fmt.Errorf("kind %q, want %q", ev.Kind, attest.KindTDX)
 	}
 	single := map[string]*[]byte{attest.TypeTDXQuote: &out.quote, attest.TypeEventLog: &out.log,
-		attest.TypeTDXTCBInfo: &out.tcbInfo, attest.TypeTDXQEIdent: &out.qeIdentity, attest.TypeTDXTCBChain: &out.tcbChain}
+		attest.TypeTDXTCBInfo: &out.tcbInfo, attest.TypeTDXQEIdent: &out.qeIdentity}
 	for _, it := range ev.Items {
 		slot, known := single[it.Type]
 		switch {
@@ -167,6 +181,8 @@ func split(ev attest.Evidence) (out items, err error) {
 			return out, fmt.Errorf("two items %q", it.Type)
 		case it.Type == attest.TypeCRL:
 			out.crls = append(out.crls, it.Data)
+		case it.Type == attest.TypeTDXTCBChain && len(out.tcbChains) < 2:
+			out.tcbChains = append(out.tcbChains, it.Data)
 		case it.Type == attest.TypeCertificate:
 		default:
 			return out, fmt.Errorf("item %q is not TDX's", it.Type)
@@ -178,86 +194,12 @@ func split(ev attest.Evidence) (out items, err error) {
 	return out, nil
 }
 
-// pckChain is the authenticated chain of a quote.
-type pckChain struct {
-	leaf, intermediate *x509.Certificate
-	ext                *pcs.PckExtensions
-}
-
-// platformKey is an attestation key and the chain that certifies it.
-type platformKey struct {
-	pckChain
-	id  chains.Key
-	key *ecdsa.PublicKey
-}
-
-// authentic verifies all signatures of a quote, those above the attestation key only if
-// they are not known to hold.
-func (s *Scheme) authentic(ctx context.Context, q quote, at time.Time) (platformKey, error) {
-	id := chains.Key(sha256.Sum256(q.certification()))
-	if known, ok := s.known.Recall(id, at); ok {
-		if err := q.signedBy(known.key); err != nil {
-			return platformKey{}, err
-		}
-		return known, nil
-	}
-	chain, err := s.library(ctx, q, at)
-	if err != nil {
-		return platformKey{}, err
-	}
-	key, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), append([]byte{4}, q.key...))
-	if err != nil { // the library has verified with it
-		return platformKey{}, err
-	}
-	out := platformKey{chain, id, key}
-	s.known.Keep(id, chains.Validity(chain.leaf, chain.intermediate, s.root), out)
-	return out, nil
-}
-
-// library lets go-tdx-guest verify chain and signatures and closes what it leaves open
-// without collateral. Options are made for each call, because the library keeps state in
-// them; roots are explicit; and a panic on crafted bytes is an error.
-func (s *Scheme) library(ctx context.Context, q quote, at time.Time) (out pckChain, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("go-tdx-guest failed: %v", p)
-		}
-	}()
-	if hex.EncodeToString(q.qeMRSigner()) != qeMRSigner || q.qeProdID() != qeProdID {
-		return out, fmt.Errorf("the quoting enclave is signed by %x with product id %d, want Intel's %s with %d",
-			q.qeMRSigner(), q.qeProdID(), qeMRSigner, qeProdID)
-	}
-	if q.qeAttributes()[0]&2 != 0 {
-		return out, errors.New("the quoting enclave is in debug mode")
-	}
-	parsed, err := abi.QuoteToProto(q.raw)
-	if err != nil {
-		return out, err
-	}
-	roots := x509.NewCertPool()
-	roots.AddCert(s.root)
-	err = verify.TdxQuoteContext(ctx, parsed, &verify.Options{TrustedRoots: roots, Now: &verify.TimeSet{
-		PckCertChain: at, TcbInfo: at, QeIdentity: at, PckCrl: at, RootCaCrl: at}})
-	if err != nil {
-		return out, err
-	}
-	chain, err := verify.ExtractChainFromQuote(parsed)
-	if err != nil {
-		return out, err
-	}
-	if !chain.RootCertificate.Equal(s.root) {
-		return out, errors.New("the root in the quote is not the trusted one")
-	}
-	out = pckChain{leaf: chain.PCKCertificate, intermediate: chain.IntermediateCertificate}
-	out.ext, err = pcs.PckCertificateExtensions(out.leaf)
-	return out, err
-}
-
 // platform adds what the PCK certificate and the collateral say about the platform.
 func (s *Scheme) platform(q quote, key platformKey, it items, c *attest.Claims, at time.Time) error {
 	c.HardwareID = strings.ToLower(key.ext.PPID)
-	c.TDX.FMSPC = strings.ToLower(key.ext.FMSPC)
-	if it.tcbInfo == nil || it.qeIdentity == nil || it.tcbChain == nil || len(it.crls) == 0 {
+	c.TDX.FMSPC, c.TDX.PCEID = strings.ToLower(key.ext.FMSPC), strings.ToLower(key.ext.PCEID)
+	c.TDX.SGXTCBSVN, c.TDX.PCESVN = hex.EncodeToString(key.ext.TCB.CPUSvnComponents), key.ext.TCB.PCESvn
+	if !it.complete() {
 		return nil
 	}
 	col, err := s.collateralAt(key, it, at)
@@ -270,7 +212,7 @@ func (s *Scheme) platform(q quote, key platformKey, it items, c *attest.Claims, 
 		return nil
 	}
 	if err != nil {
-		return refuse(attest.CodeNotGenuine, "collateral", "not verified", "collateral signed by Intel, no certificate revoked", err)
+		return notGenuine(attest.CodeNotGenuine, "collateral", "not verified", "collateral signed by Intel, no certificate revoked", err)
 	}
 	return col.evaluate(q, key.ext, c.TDX)
 }

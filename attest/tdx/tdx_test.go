@@ -3,6 +3,7 @@ package tdx
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"encoding/binary"
 	"encoding/pem"
 	"fmt"
@@ -66,7 +67,7 @@ func TestEveryFlippedBit(t *testing.T) {
 		c, err := s.Verify(context.Background(), evidence(q), nil, sampleAt)
 		if err == nil || c.Genuine {
 			t.Errorf("bit %d of byte %#x: accepted", bit%8, bit/8)
-		} else if k := code(t, err); bit/8 < signedSize && k != attest.CodeNotGenuine {
+		} else if k := code(t, err); bit/8 < parsed.end() && k != attest.CodeNotGenuine {
 			t.Errorf("bit %d of byte %#x: %s, want not_genuine", bit%8, bit/8, k)
 		}
 		q[bit/8] ^= 1 << (bit % 8)
@@ -170,12 +171,6 @@ func TestSamples(t *testing.T) {
 	dir, samples := loadSamples(t)
 	for _, want := range samples {
 		c, err := scheme(t).Verify(context.Background(), want.load(t, dir), nil, want.At)
-		if want.Version == 5 {
-			if err == nil || code(t, err) != attest.CodeUnsupported {
-				t.Errorf("%s: got %v, want unsupported", want.Name, err)
-			}
-			continue
-		}
 		if (err == nil && c.Genuine) != want.Genuine {
 			t.Errorf("%s: genuine %v (%v), want %v", want.Name, c.Genuine, err, want.Genuine)
 			continue
@@ -241,7 +236,7 @@ func TestCollateral(t *testing.T) {
 	// Collateral of another platform is not silently used.
 	mismatches := 0
 	for _, s := range samples {
-		if s.Version == 4 && s.Files["tcb_info"] != "" && s.FMSPC != good.FMSPC {
+		if s.Files["tcb_info"] != "" && s.FMSPC != good.FMSPC {
 			ev := s.load(t, dir)
 			ev.Items[0] = good.load(t, dir).Items[0]
 			_, err := scheme(t).Verify(context.Background(), ev, nil, s.At)
@@ -332,7 +327,7 @@ func TestConverge(t *testing.T) {
 		{configuration, upToDate, configuration}, {swHardening, outOfDate, outOfDate}, {upToDate, outOfDate, outOfDate},
 		{configuration, outOfDate, outOfDateConfiguration}, {configurationAndHardening, outOfDate, outOfDateConfiguration},
 		{revoked, outOfDate, revoked}, {outOfDateConfiguration, outOfDate, outOfDateConfiguration},
-		{upToDate, revoked, revoked}, {upToDate, "Sunny", "Sunny"},
+		{upToDate, revoked, revoked}, {upToDate, "Sunny", unrecognised},
 	} {
 		if got := converge(tc.platform, tc.part); got != tc.want {
 			t.Errorf("converge(%s, %s) = %s, want %s", tc.platform, tc.part, got, tc.want)
@@ -346,7 +341,7 @@ func FuzzParseQuote(f *testing.F) {
 	s := scheme(f)
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		q, err := parseQuote(raw)
-		if err == nil && (len(q.qeReport) != qeReportSize || len(q.signature) != 64 || len(q.body) != bodySize) {
+		if err == nil && (len(q.qeReport) != qeReportSize || len(q.signature) != 64 || len(q.td) < body10Size) {
 			t.Errorf("parsed %+v", q)
 		}
 		if c, err := s.Verify(context.Background(), evidence(raw), nil, sampleAt); err == nil && !c.Genuine {
@@ -361,10 +356,10 @@ func FuzzCollateral(f *testing.F) {
 	s := scheme(f)
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		var v tcbInfo
-		if err := signedBody(raw, "tcbInfo", s.root, &v); err == nil {
+		if err := signedBody(raw, "tcbInfo", []*x509.Certificate{s.root}, &v); err == nil {
 			t.Error("the root never signed this")
 		}
-		if _, err := s.tcbSigner(raw); err == nil {
+		if _, err := s.tcbSigners([][]byte{raw}); err == nil {
 			t.Error("a chain out of noise")
 		}
 	})
