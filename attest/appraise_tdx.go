@@ -5,13 +5,24 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
+	"time"
 )
 
-// Bits of TDATTRIBUTES (Intel TDX Module Base Architecture Specification).
+// Bits of TDATTRIBUTES (Intel TDX Module Base Architecture Specification, TD_ATTRIBUTES).
 const (
-	tdAttrTUD        = 0xff    // "TD under debug" group: any bit voids confidentiality
-	tdAttrMigratable = 1 << 29 // may be moved to another machine
+	tdAttrTUD           = 0xff // "TD under debug" group: any bit voids confidentiality
+	tdAttrLASS          = 1 << 27
+	tdAttrSEPTVEDisable = 1 << 28
+	tdAttrMigratable    = 1 << 29 // may be moved to another machine
+	tdAttrPKS           = 1 << 30
+	tdAttrKL            = 1 << 31 // key locker
+	tdAttrPerfmon       = 1 << 63
 )
+
+// acceptableTCB are the statuses that a policy may accept.
+var acceptableTCB = []string{"UpToDate", "SWHardeningNeeded", "ConfigurationNeeded", "ConfigurationAndSWHardeningNeeded",
+	"OutOfDate", "OutOfDateConfigurationNeeded", "TDRelaunchAdvised", "TDRelaunchAdvisedConfigurationNeeded"}
 
 func (a *appraisal) tdx() {
 	p, c := a.policy.TDX, a.claims.TDX
@@ -19,6 +30,31 @@ func (a *appraisal) tdx() {
 		return
 	}
 	a.result.Vector.Hardware, a.result.Vector.RuntimeOpaque = vectorAffirming, vectorAffirming
+	a.tdxAttributes(p, c)
+	a.tdxTCB(p, c)
+	a.boot("tdx.boot", p.Boot, c.Boot)
+	for _, f := range []struct {
+		name, got string
+		allowed   TDXAllowed
+		part      part
+		code      Code
+	}{
+		{"tdx.mrseam", c.MRSEAM, p.MRSEAM, hardware, CodeSEAM},
+		{"tdx.mrservicetd", c.MRServiceTD, p.MRServiceTD, configuration, CodeServiceTD},
+		{"tdx.mrconfigid", c.MRConfigID, p.MRConfigID, configuration, CodeTDConfiguration},
+		{"tdx.mrowner", c.MROwner, p.MROwner, configuration, CodeTDConfiguration},
+		{"tdx.mrownerconfig", c.MROwnerConfig, p.MROwnerConfig, configuration, CodeTDConfiguration},
+		{"tdx.fmspc", c.FMSPC, p.FMSPC, hardware, CodePlatformNotAllowed},
+		{"hardware_id", a.claims.HardwareID, p.PPID, hardware, CodePlatformNotAllowed},
+	} {
+		if !f.allowed.Any && (f.got == "" || !slices.Contains(f.allowed.Values, f.got)) {
+			a.refuse(f.part, f.code, f.name, f.got, list(f.allowed.Values))
+		}
+	}
+}
+
+// tdxAttributes judges how the TD was started.
+func (a *appraisal) tdxAttributes(p *TDXPolicy, c *TDXClaims) {
 	attributes, err1 := littleEndianHex(c.TDAttributes)
 	xfam, err2 := littleEndianHex(c.XFAM)
 	if err1 != nil || err2 != nil {
@@ -29,24 +65,60 @@ func (a *appraisal) tdx() {
 		a.refuse(runtimeOpaque, CodeDebug, "tdx.debug", "true", "false")
 		a.result.Vector.Configuration = vectorContraindicated
 	}
-	if attributes&tdAttrMigratable != 0 {
+	if attributes&tdAttrMigratable != 0 && !p.AllowMigratable {
 		a.refuse(configuration, CodeMigratable, "tdx.td_attributes", c.TDAttributes, "MIGRATABLE clear")
 	}
-	if !c.SEPTVEDisable && p.RequireSEPTVEDisable {
+	if (!c.SEPTVEDisable || attributes&tdAttrSEPTVEDisable == 0) && !p.AllowNoSEPTVEDisable {
 		a.refuse(configuration, CodeSEPTVEDisable, "tdx.sept_ve_disable", "false", "true")
 	}
-	if extra := xfam &^ p.XFAMAllowed; extra != 0 {
+	const judged = tdAttrTUD | tdAttrMigratable | tdAttrSEPTVEDisable
+	if attributes&^(p.TDAttributesAllowed|judged) != 0 {
+		a.refuse(configuration, CodeTDAttributes, "tdx.td_attributes", fmt.Sprintf("%#x", attributes), fmt.Sprintf("no bit outside %#x", p.TDAttributesAllowed))
+	}
+	if xfam&^p.XFAMAllowed != 0 {
 		a.refuse(configuration, CodeXFAM, "tdx.xfam", fmt.Sprintf("%#x", xfam), fmt.Sprintf("no bit outside %#x", p.XFAMAllowed))
 	}
-	switch {
-	case c.TCBStatus == "" && c.CollateralStale:
-		a.add(tierUndecided, hardware, NewReason(CodeCollateralStale, "tdx.tcb_status", "collateral not valid at this time", list(p.TCBStatuses)))
-	case c.TCBStatus == "":
-		a.add(tierUndecided, hardware, NewReason(CodeCollateralMissing, "tdx.tcb_status", "no collateral", list(p.TCBStatuses)))
-	case !slices.Contains(p.TCBStatuses, c.TCBStatus):
+}
+
+// tdxTCB judges what Intel's collateral says about the platform.
+func (a *appraisal) tdxTCB(p *TDXPolicy, c *TDXClaims) {
+	if c.TCBStatus == "" {
+		code, got := CodeCollateralMissing, "no collateral"
+		if c.CollateralStale {
+			code, got = CodeCollateralStale, "collateral not valid at this time"
+		}
+		a.add(tierUndecided, hardware, NewReason(code, "tdx.tcb_status", got, list(p.TCBStatuses)))
+		return
+	}
+	if !slices.Contains(p.TCBStatuses, c.TCBStatus) || !slices.Contains(acceptableTCB, c.TCBStatus) {
 		a.refuse(hardware, CodeTCBStatus, "tdx.tcb_status", c.TCBStatus, list(p.TCBStatuses))
 	}
-	a.boot("tdx.boot", p.Boot, c.Boot)
+	for _, id := range c.Advisories {
+		if slices.ContainsFunc(p.RejectedAdvisoryIDs, func(r string) bool { return strings.EqualFold(r, id) }) {
+			a.refuse(hardware, CodeAdvisory, "tdx.advisories", id, "none of "+list(p.RejectedAdvisoryIDs))
+		}
+	}
+	for _, n := range []struct {
+		name string
+		got  int
+	}{{"tdx.tcb_evaluation_data_number", c.TCBEvaluation}, {"tdx.qe_evaluation_data_number", c.QEEvaluation}} {
+		if n.got < p.MinimumTCBEvaluation {
+			a.refuse(hardware, CodeTCBEvaluation, n.name, strconv.Itoa(n.got), fmt.Sprintf("%d or more", p.MinimumTCBEvaluation))
+		}
+	}
+	a.tdxDate(p.MinimumTCBDate, c.TCBDate)
+}
+
+// tdxDate judges the date of the platform's TCB level; one that cannot be read refuses.
+func (a *appraisal) tdxDate(minimum, got string) {
+	if minimum == "" {
+		return
+	}
+	least, err1 := time.Parse(time.RFC3339, minimum)
+	date, err2 := time.Parse(time.RFC3339, got)
+	if err1 != nil || err2 != nil || date.Before(least) {
+		a.refuse(hardware, CodeTCBBelowFloor, "tdx.tcb_date", got, minimum+" or later, RFC 3339")
+	}
 }
 
 // littleEndianHex reads 8 bytes as Intel lays them out.

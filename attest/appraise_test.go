@@ -21,7 +21,7 @@ func goodClaims() map[string]Claims {
 	snp, td, tpm, sim := base(KindSEVSNP), base(KindTDX), base(KindVTPM), base(KindSim)
 	snp.SEVSNP = &SEVSNPClaims{Version: 3, Product: "Milan", ChipID: "aa", SigningKey: "VCEK", VMPL: 1,
 		ReportedTCB: TCB{0, 3, 0, 8, 100}, CommittedTCB: TCB{0, 3, 0, 8, 100}}
-	td.TDX = &TDXClaims{TDAttributes: "0000001000000000", SEPTVEDisable: true, XFAM: "e700060000000000", TCBStatus: "UpToDate", Boot: goodBoot()}
+	td.TDX, td.HardwareID = goodTDX(), "ppid"
 	tpm.VTPM = &VTPMClaims{AKTrust: "certificate", Bank: "sha256", PCRs: []int{0, 4, 7}, LogReplayed: true, SecureBoot: yes(), Boot: goodBoot(), IMA: goodIMA()}
 	sim.Sim = &SimClaims{Platform: "root"}
 	return map[string]Claims{KindSEVSNP: snp, KindTDX: td, KindVTPM: tpm, KindSim: sim}
@@ -30,7 +30,7 @@ func goodClaims() map[string]Claims {
 func goodPolicy() Policy {
 	p := Policy{Epoch: 7, Kinds: []string{KindSEVSNP, KindTDX, KindVTPM, KindSim},
 		SEVSNP: &SEVSNPPolicy{VMPL: []uint32{1}, MinimumTCB: map[string]TCB{"Milan": {0, 3, 0, 8, 100}}},
-		TDX:    &TDXPolicy{RequireSEPTVEDisable: true, XFAMAllowed: 0x6DBE7, TCBStatuses: []string{"UpToDate"}, Boot: goodBootPolicy()},
+		TDX:    goodTDXPolicy(),
 		VTPM:   &VTPMPolicy{AKTrust: []string{AKTrustCertificate}, RequiredPCRs: []int{0, 7}, Banks: []string{"sha256"}, Boot: goodBootPolicy(), IMA: goodIMAPolicy()},
 		Sim:    &SimPolicy{},
 	}
@@ -87,7 +87,7 @@ func TestZeroValuesRefuse(t *testing.T) {
 // Revoked), and Require…, whose presence adds a demand.
 func TestRemovingAnyPolicyFieldDenies(t *testing.T) {
 	exempt := []string{"Epoch", "Revoked", "AllowNoReferences", "AllowUnbound", "AllowDebug", "AllowMigrateMA", "AllowSMT",
-		"AllowVLEK", "AllowMaskedID", "RequireSEPTVEDisable", "AllowRestarts"}
+		"AllowVLEK", "AllowMaskedID", "AllowMigratable", "AllowNoSEPTVEDisable", "RejectedAdvisoryIDs", "MinimumTCBEvaluation", "MinimumTCBDate", "AllowRestarts"}
 	section := map[string]string{"SEVSNP": KindSEVSNP, "TDX": KindTDX, "VTPM": KindVTPM, "Sim": KindSim}
 	removed := 0
 	check := func(name string, kinds []string, p Policy) {
@@ -158,15 +158,6 @@ func TestOneThingWrong(t *testing.T) {
 		"snp reported":     {KindSEVSNP, func(c *Claims) { c.SEVSNP.ReportedTCB.Microcode-- }, CodeTCBBelowFloor, VerdictContraindicated},
 		"snp committed":    {KindSEVSNP, func(c *Claims) { c.SEVSNP.CommittedTCB.SNP-- }, CodeTCBBelowFloor, VerdictContraindicated},
 		"tdx section":      {KindTDX, func(c *Claims) { c.TDX = nil }, CodeMalformed, VerdictContraindicated},
-		"tdx debug":        {KindTDX, func(c *Claims) { c.TDX.Debug = true }, CodeDebug, VerdictContraindicated},
-		"tdx debug bit":    {KindTDX, func(c *Claims) { c.TDX.TDAttributes = "0100001000000000" }, CodeDebug, VerdictContraindicated},
-		"tdx migratable":   {KindTDX, func(c *Claims) { c.TDX.TDAttributes = "0000003000000000" }, CodeMigratable, VerdictContraindicated},
-		"tdx attributes":   {KindTDX, func(c *Claims) { c.TDX.TDAttributes = "" }, CodeMalformed, VerdictContraindicated},
-		"tdx sept":         {KindTDX, func(c *Claims) { c.TDX.SEPTVEDisable = false }, CodeSEPTVEDisable, VerdictContraindicated},
-		"tdx xfam":         {KindTDX, func(c *Claims) { c.TDX.XFAM = "e7001e0000000000" }, CodeXFAM, VerdictContraindicated},
-		"tdx status":       {KindTDX, func(c *Claims) { c.TDX.TCBStatus = "Revoked" }, CodeTCBStatus, VerdictContraindicated},
-		"tdx no status":    {KindTDX, func(c *Claims) { c.TDX.TCBStatus = "" }, CodeCollateralMissing, VerdictNone},
-		"tdx stale":        {KindTDX, func(c *Claims) { c.TDX.TCBStatus, c.TDX.CollateralStale = "", true }, CodeCollateralStale, VerdictNone},
 		"tpm section":      {KindVTPM, func(c *Claims) { c.VTPM = nil }, CodeMalformed, VerdictContraindicated},
 		"tpm key":          {KindVTPM, func(c *Claims) { c.VTPM.AKTrust = "" }, CodeNoEndorsement, VerdictNone},
 		"tpm bank":         {KindVTPM, func(c *Claims) { c.VTPM.Bank = "sha1" }, CodePCRSelection, VerdictContraindicated},

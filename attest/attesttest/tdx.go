@@ -38,8 +38,9 @@ func (f *TDX) Scheme() attest.Scheme { return must(tdx.WithRoot(f.intel.root)) }
 // Policy returns a policy that admits genuine evidence of the measurements, and nothing
 // more.
 func (f *TDX) Policy(measurements ...string) attest.Policy {
-	return attest.Policy{Kinds: []string{attest.KindTDX}, References: references(attest.KindTDX, measurements),
-		TDX: &attest.TDXPolicy{RequireSEPTVEDisable: true, XFAMAllowed: tdXFAM, TCBStatuses: []string{"UpToDate"}, Boot: attest.BootPolicy{AllowNoLog: true}}}
+	strict := attest.StrictPolicy().TDX
+	strict.TDAttributesAllowed, strict.XFAMAllowed = 0, tdXFAM
+	return attest.Policy{Kinds: []string{attest.KindTDX}, References: references(attest.KindTDX, measurements), TDX: strict}
 }
 
 // Attester returns an attester on a platform of its own whose genuine evidence has a

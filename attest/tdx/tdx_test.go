@@ -35,7 +35,7 @@ func TestGenuineWithoutCollateral(t *testing.T) {
 	if r := attest.Appraise(c, p, sampleAt); r.Verdict != attest.VerdictContraindicated || r.Code() != attest.CodeSEPTVEDisable {
 		t.Errorf("got %s %v", r.Verdict, r.Reasons)
 	}
-	p.TDX.RequireSEPTVEDisable = false
+	p.TDX.AllowNoSEPTVEDisable = true
 	if r := attest.Appraise(c, p, sampleAt); r.Verdict != attest.VerdictNone || r.Code() != attest.CodeCollateralMissing {
 		t.Errorf("got %s %v", r.Verdict, r.Reasons)
 	}

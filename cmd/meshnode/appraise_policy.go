@@ -98,8 +98,9 @@ func readAppraisalPolicy(path string) (attest.Policy, []*x509.Certificate, error
 		}
 	}
 	if t := f.TDX; t != nil {
-		p.TDX = &attest.TDXPolicy{AllowDebug: t.AllowDebug, RequireSEPTVEDisable: !t.AllowNoSEPTVE,
-			XFAMAllowed: t.XFAMAllowed, TCBStatuses: t.TCBStatuses, Boot: attest.StrictPolicy().TDX.Boot}
+		p.TDX = attest.StrictPolicy().TDX
+		p.TDX.AllowDebug, p.TDX.AllowNoSEPTVEDisable = t.AllowDebug, t.AllowNoSEPTVE
+		p.TDX.XFAMAllowed, p.TDX.TCBStatuses = t.XFAMAllowed, t.TCBStatuses
 	}
 	var roots []*x509.Certificate
 	if v := f.VTPM; v != nil {
