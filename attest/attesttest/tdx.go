@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/binary"
 	"encoding/hex"
+	"fmt"
 	"slices"
 
 	"github.com/attestmesh/meshnode/attest"
@@ -16,14 +17,45 @@ import (
 // TDX is a fake Intel. It is immutable.
 type TDX struct {
 	intel, foreign fakeIntel
-	items          []attest.Item // current collateral
+	platform       TDXPlatform
+	shared         []attest.Item // current collateral, where it names no platform
 }
 
-// NewTDX returns the forger of a name: the same name gives the same root in every run.
+// TDXPlatform is what the platforms and TDs of a forger are, and what Intel says about them.
+type TDXPlatform struct {
+	Version    uint16 // of the quotes: 4 or 5
+	BodyType   uint16 // of version 5: 2 for TD reports of TDX 1.0, 3 for those of 1.5
+	Processor  bool   // certified by the processor CA, not the platform CA
+	SGXSVN     uint8  // every component of the SGX TCB
+	PCESVN     uint16
+	Collateral TDXCollateral
+
+	// Header, TD and QE change the header of a quote, the TD report and the report of the
+	// quoting enclave before they are signed. Nil changes nothing.
+	Header, TD, QE func([]byte)
+	// Items changes what goes with a quote. Nil changes nothing.
+	Items func([]attest.Item) []attest.Item
+}
+
+// NewTDX returns the forger of a name: the same name gives the same root in every run. Its
+// quotes are of version 4.
 func NewTDX(name string) *TDX {
 	f := &TDX{intel: newFakeIntel(name), foreign: newFakeIntel("not " + name)}
-	f.items = f.intel.collateral(validFrom, validTo, nil)
-	return f
+	return f.With(func(p *TDXPlatform) {
+		*p = TDXPlatform{Version: 4, SGXSVN: 3, PCESVN: 13, Collateral: defaultCollateral()}
+	})
+}
+
+// With returns a forger under the same root with other platforms.
+func (f *TDX) With(edit func(*TDXPlatform)) *TDX {
+	out := *f
+	out.platform.Collateral = f.platform.Collateral.clone()
+	edit(&out.platform)
+	if p := out.platform; p.Version != 4 && (p.Version != 5 || p.BodyType != 2 && p.BodyType != 3) {
+		panic(fmt.Sprintf("attesttest: no TDX quote of version %d with body %d", p.Version, p.BodyType))
+	}
+	out.shared = out.intel.items(&out.platform, nil)
+	return &out
 }
 
 // Kind is the kind of evidence the forger makes.
@@ -34,6 +66,9 @@ func (f *TDX) Root() *x509.Certificate { return f.intel.root }
 
 // Scheme returns a new Scheme that believes the forger's root.
 func (f *TDX) Scheme() attest.Scheme { return must(tdx.WithRoot(f.intel.root)) }
+
+// Collateral returns what the forger's Intel says about all its platforms.
+func (f *TDX) Collateral() []attest.Item { return slices.Clone(f.shared) }
 
 // Policy returns a policy that admits genuine evidence of the measurements, and nothing
 // more.
@@ -48,8 +83,8 @@ func (f *TDX) Policy(measurements ...string) attest.Policy {
 // The evidence carries collateral, without which no platform is up to date.
 func (f *TDX) Attester(measurement string) *Attester {
 	m := &tdxMachine{TDX: f, key: newP256(), pckKey: newP256()}
-	m.pck = f.intel.pck(&m.pckKey.PublicKey)
-	m.certification = certification(&m.key.PublicKey, m.pckKey, f.intel.chainPEM(m.pck), intelQESigner)
+	m.pck = f.intel.pck(&m.pckKey.PublicKey, &f.platform)
+	m.certification = m.certify(f.intel, m.pck, f.platform.QE)
 	return newAttester(m, measurement)
 }
 
@@ -68,12 +103,6 @@ func (*tdxMachine) forgeries() []Forgery {
 	return []Forgery{ForeignEnclave, RevokedPlatform, DebugGuest, OldTCB, StaleCollateral, NoCollateral}
 }
 
-// Sizes of a version 4 quote.
-const (
-	tdxHeader = 48
-	tdxSigned = tdxHeader + 584
-)
-
 // The enclave that quotes TDs: Intel's, as in every QE identity it published.
 const (
 	intelQESigner = "dc9e2a7c6f948f17474e34a7fc43ed030f7c1563f1babddf6340c82e0e54a8c5"
@@ -88,49 +117,78 @@ const (
 )
 
 func (m *tdxMachine) evidence(f Forgery, measurement [measurementSize]byte, data attest.ReportData) (attest.Evidence, int, error) {
-	key, certified, items := m.key, m.certification, m.items
+	key, certified, items := m.key, m.certification, m.shared
+	said := m.platform
+	if said.Collateral.RevokePCK {
+		items = m.intel.items(&said, m.pck)
+	}
 	switch f {
 	case WrongRoot:
-		pck := m.foreign.pck(&m.pckKey.PublicKey)
-		certified = certification(&key.PublicKey, m.pckKey, m.foreign.chainPEM(pck), intelQESigner)
+		certified = m.certify(m.foreign, m.foreign.pck(&m.pckKey.PublicKey, &m.platform), m.platform.QE)
 	case StolenName:
 		key = newP256()
 	case ForeignEnclave:
-		certified = certification(&key.PublicKey, m.pckKey, m.intel.chainPEM(m.pck), hex.EncodeToString(make([]byte, 32)))
+		certified = m.certify(m.intel, m.pck, func(report []byte) { clear(report[128:160]) })
 	case RevokedPlatform:
-		items = m.intel.collateral(validFrom, validTo, m.pck)
+		said.Collateral.RevokePCK = true
+		items = m.intel.items(&said, m.pck)
 	case StaleCollateral:
-		items = m.intel.collateral(validFrom.AddDate(-1, 0, 0), validFrom.AddDate(0, 0, -1), nil)
+		old := Validity{validFrom.AddDate(-1, 0, 0), validFrom.AddDate(0, 0, -1)}
+		said.Collateral.Info, said.Collateral.QE, said.Collateral.CRL = old, old, old
+		items = m.intel.items(&said, m.pck)
 	case NoCollateral:
 		items = nil
 	}
-	signed := quoteBody(measurement, data, 4+64+len(certified))
-	switch f {
-	case DebugGuest:
-		signed[tdxHeader+120] |= 1
-	case OldTCB:
-		signed[tdxHeader+2] = tdxSVN - 1
-	}
+	signed := m.signed(f, measurement, data)
 	signature, err := sign256(key, signed)
 	if err != nil {
 		return attest.Evidence{}, 0, err
 	}
 	quote := binary.LittleEndian.AppendUint32(signed, uint32(len(signature)+len(certified)))
-	quote = append(append(quote, signature...), certified...)
+	quote = slices.Concat(quote, signature, certified)
 	ev := attest.Evidence{Kind: attest.KindTDX, Items: append([]attest.Item{{Type: attest.TypeTDXQuote, Data: quote}}, items...)}
+	if m.platform.Items != nil {
+		ev.Items = m.platform.Items(ev.Items)
+	}
 	// PEM around the certificates can bear another line end; what is before it cannot.
 	return ev, bytes.Index(quote, []byte("-----BEGIN")), nil
 }
 
-// quoteBody returns header and TD quote body (Intel TDX DCAP Quoting Library API, A.3), with
-// room for more.
-func quoteBody(measurement [measurementSize]byte, data attest.ReportData, more int) []byte {
-	raw := make([]byte, tdxSigned, tdxSigned+more)
-	binary.LittleEndian.PutUint16(raw, 4)
-	binary.LittleEndian.PutUint16(raw[2:], 2)
-	binary.LittleEndian.PutUint32(raw[4:], 0x81)
-	copy(raw[12:], must(hex.DecodeString("939a7233f79c4ca9940a0db3957f0607"))) // Intel's QE vendor id
-	body := raw[tdxHeader:]
+// signed returns header and TD report (Intel TDX DCAP Quoting Library API, A.3 and A.4).
+func (m *tdxMachine) signed(f Forgery, measurement [measurementSize]byte, data attest.ReportData) []byte {
+	header := make([]byte, 48)
+	binary.LittleEndian.PutUint16(header, m.platform.Version)
+	binary.LittleEndian.PutUint16(header[2:], 2)
+	binary.LittleEndian.PutUint32(header[4:], 0x81)
+	copy(header[12:], must(hex.DecodeString("939a7233f79c4ca9940a0db3957f0607"))) // Intel's QE vendor id
+	body := tdReport(measurement, data)
+	if m.platform.Version == 5 {
+		if m.platform.BodyType == 2 {
+			body = body[:584]
+		}
+		header = binary.LittleEndian.AppendUint16(header, m.platform.BodyType)
+		header = binary.LittleEndian.AppendUint32(header, uint32(len(body)))
+	} else {
+		body = body[:584]
+	}
+	switch f {
+	case DebugGuest:
+		body[120] |= 1
+	case OldTCB:
+		body[2] = tdxSVN - 1
+	}
+	if m.platform.TD != nil {
+		m.platform.TD(body)
+	}
+	if m.platform.Header != nil {
+		m.platform.Header(header)
+	}
+	return append(header, body...)
+}
+
+// tdReport returns a TD report of TDX 1.5; one of 1.0 is its first 584 bytes.
+func tdReport(measurement [measurementSize]byte, data attest.ReportData) []byte {
+	body := make([]byte, 648)
 	copy(body, bytes.Repeat([]byte{tdxSVN}, 16))
 	body[0], body[1] = 5, 1                           // TDX module 1.5, at version 5
 	body[123] = 1 << 4                                // SEPT_VE_DISABLE
@@ -141,27 +199,31 @@ func quoteBody(measurement [measurementSize]byte, data attest.ReportData, more i
 		rtmr := sha256.Sum256(binary.LittleEndian.AppendUint32(measurement[:], uint32(i)))
 		copy(body[328+48*i:], rtmr[:])
 	}
-	return raw
+	copy(body[584:], body[:16]) // the module that runs is the one that launched the TD
+	return body
 }
 
-// certification returns what follows a quote's signature: the attestation key, and the
-// report of the enclave that holds it, signed by the PCK, with the PCK's chain.
-func certification(key *ecdsa.PublicKey, pck *ecdsa.PrivateKey, chain []byte, signer string) []byte {
-	point := must(key.Bytes())[1:]
+// certify returns what follows a quote's signature: the attestation key, and the report of
+// the enclave that holds it, signed by the PCK, with the PCK's chain.
+func (m *tdxMachine) certify(intel fakeIntel, pck *x509.Certificate, edit func([]byte)) []byte {
+	point := must(m.key.PublicKey.Bytes())[1:]
 	auth := make([]byte, 32)
 	for i := range auth {
 		auth[i] = byte(i)
 	}
 	report := make([]byte, 384)
-	copy(report, bytes.Repeat([]byte{pckSVN}, 16))
+	copy(report, bytes.Repeat([]byte{m.platform.SGXSVN}, 16))
 	report[48] = 0x15 // attributes: initialised, 64 bit, provisioning key; not in debug mode
-	copy(report[128:], must(hex.DecodeString(signer)))
+	copy(report[128:], must(hex.DecodeString(intelQESigner)))
 	binary.LittleEndian.PutUint16(report[256:], qeProdID)
 	binary.LittleEndian.PutUint16(report[258:], qeSVN)
 	named := sha256.Sum256(slices.Concat(point, auth))
 	copy(report[320:], named[:])
-
-	inner := slices.Concat(report, must(sign256(pck, report)))
+	if edit != nil {
+		edit(report)
+	}
+	chain := intel.chainPEM(pck, &m.platform)
+	inner := slices.Concat(report, must(sign256(m.pckKey, report)))
 	inner = append(binary.LittleEndian.AppendUint16(inner, uint16(len(auth))), auth...)
 	inner = append(typed(inner, 5, len(chain)), chain...)
 	return append(typed(slices.Clone(point), 6, len(inner)), inner...)
