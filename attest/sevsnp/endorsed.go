@@ -1,0 +1,134 @@
+package sevsnp
+
+import (
+	"crypto/x509"
+	"encoding/asn1"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/go-sev-guest/abi"
+
+	"github.com/attestmesh/meshnode/attest"
+)
+
+// Endorsed is what the certificate of an endorsement key says: of which chip, at which TCB.
+// It is not authentic by itself; see Roots.Endorses.
+type Endorsed struct {
+	Kind                string // VCEK or VLEK
+	Product             string // the product line of its issuer
+	TCB                 attest.TCB
+	HWID                []byte // VCEK only: 64 bytes, of Turin 8
+	Provider            string // VLEK only: to whom AMD gave it
+	NotBefore, NotAfter time.Time
+}
+
+// ReadEndorsement reads the certificate of a VCEK or VLEK.
+func ReadEndorsement(der []byte) (Endorsed, error) {
+	e, ok, err := parseEndorsement(der)
+	if err != nil {
+		return Endorsed{}, err
+	}
+	if !ok {
+		return Endorsed{}, errors.New("certificate: neither a VCEK's nor a VLEK's")
+	}
+	out := Endorsed{Kind: e.kind, Product: e.product, TCB: e.tcb, HWID: e.hwid, NotBefore: e.cert.NotBefore, NotAfter: e.cert.NotAfter}
+	for _, ext := range e.cert.Extensions {
+		if ext.Id.String() == oidPrefix+"5" { // CSP_ID, an IA5String
+			if rest, err := asn1.UnmarshalWithParams(ext.Value, &out.Provider, "ia5"); err != nil || len(rest) != 0 {
+				return Endorsed{}, errors.New("certificate: the CSP_ID is no string")
+			}
+		}
+	}
+	return out, nil
+}
+
+// Endorses returns an error unless der is the certificate of an endorsement key that chains
+// to one of the roots at a time.
+func (roots Roots) Endorses(der []byte, at time.Time) error {
+	e, ok, err := parseEndorsement(der)
+	if err != nil {
+		return err
+	}
+	root := roots[e.product]
+	if !ok || at.IsZero() || root.ARK == nil || root.intermediate(e.kind) == nil {
+		return fmt.Errorf("no root for %s %s, issued by %q", e.product, e.kind, e.issuer())
+	}
+	if e.cert.SignatureAlgorithm != x509.SHA384WithRSAPSS || e.cert.IsCA {
+		return fmt.Errorf("the certificate is signed with %v, want SHA-384 with RSA-PSS", e.cert.SignatureAlgorithm)
+	}
+	pool, intermediates := x509.NewCertPool(), x509.NewCertPool()
+	pool.AddCert(root.ARK)
+	intermediates.AddCert(root.intermediate(e.kind))
+	_, err = e.cert.Verify(x509.VerifyOptions{Roots: pool, Intermediates: intermediates, CurrentTime: at,
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+	return err
+}
+
+func (e endorsement) issuer() string {
+	if e.cert == nil {
+		return ""
+	}
+	return e.cert.Issuer.CommonName
+}
+
+// Key is what a report says about the key that signed it: by what to ask AMD for its
+// certificate. It is not authentic.
+type Key struct {
+	Kind    string // VCEK or VLEK
+	Product string // "" in reports of version 2, which do not say it
+	chip    []byte // 64 bytes
+	tcb     []byte // REPORTED_TCB
+}
+
+// NameKey reads a report of exactly ReportSize bytes.
+func NameKey(raw []byte) (Key, error) {
+	r, err := parseReport(raw)
+	if err != nil {
+		return Key{}, err
+	}
+	return Key{Kind: r.signingKey, Product: r.product, chip: r.chipID, tcb: r.reportedTCB}, nil
+}
+
+// Products returns the product lines that the key can be of.
+func (k Key) Products() []string {
+	switch k.Product {
+	case "":
+		return []string{Milan, Genoa} // no firmware of Turin makes reports of version 2
+	case Milan, Genoa, Turin:
+		return []string{k.Product}
+	}
+	return nil
+}
+
+// Masked reports whether the host hides the chip id, without which no VCEK is found.
+func (k Key) Masked() bool { return isZero(k.chip) }
+
+// HWID returns the hardware id in hex under which AMD knows the chip: the whole chip id, on
+// Turin its first 8 bytes (AMD 57230, "VCEK Certificate").
+func (k Key) HWID(product string) string {
+	if product == Turin {
+		return hex.EncodeToString(k.chip[:8])
+	}
+	return hex.EncodeToString(k.chip)
+}
+
+// TCB returns the reported TCB in the layout of a product line.
+func (k Key) TCB(product string) attest.TCB { return decodeTCB(k.tcb, product) }
+
+// SignedBy reports whether der is the certificate of the very key that signed a report: it
+// names the report's chip and TCB and its key verifies the signature. Whether AMD issued it
+// is not asked.
+func SignedBy(report, der []byte) bool {
+	r, err := parseReport(report)
+	if err != nil {
+		return false
+	}
+	e, ok, err := parseEndorsement(der)
+	if err != nil || !ok || e.disagrees(r) != nil {
+		return false
+	}
+	sig, err := abi.ReportToSignatureDER(report)
+	return err == nil && e.cert.CheckSignature(x509.ECDSAWithSHA384, report[:0x2A0], sig) == nil
+}
