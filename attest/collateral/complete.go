@@ -150,7 +150,7 @@ func (c *completion) sevsnp(p Platform) {
 		}
 	}
 	if found == nil {
-		c.lacks = append(c.lacks, Lack{Name: p.certificateName()})
+		c.lacks = append(c.lacks, Lack{Name: p.CertificateName()})
 		return
 	}
 	c.put(*found)
@@ -176,8 +176,9 @@ func (p Platform) mayBe(name string) bool {
 	return false
 }
 
-// certificateName names the certificate as far as the report does.
-func (p Platform) certificateName() string {
+// CertificateName names the certificate of the key that signed the report, as far as the
+// report says it.
+func (p Platform) CertificateName() string {
 	product := strings.Join(p.Key.Products(), "|")
 	if product == "" {
 		product = p.Key.Product
