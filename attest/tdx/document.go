@@ -73,7 +73,7 @@ func VerifyDocument(itemType string, raw, chain []byte, root *x509.Certificate) 
 		return Document{}, err
 	}
 	var d Document
-	if err := signedBody(raw, members[itemType].name, signer, &d); err != nil {
+	if err := signedBody(raw, members[itemType].name, []*x509.Certificate{signer}, &d); err != nil {
 		return Document{}, err
 	}
 	if d.IssueDate.Before(signer.NotBefore) || d.IssueDate.After(signer.NotAfter) {
@@ -87,7 +87,11 @@ func VerifySigningChain(chain []byte, root *x509.Certificate) (*x509.Certificate
 	if root == nil {
 		return nil, errors.New("tdx: no root")
 	}
-	return (&Scheme{root: root}).tcbSigner(chain)
+	signers, err := (&Scheme{root: root}).tcbSigners([][]byte{chain})
+	if err != nil {
+		return nil, err
+	}
+	return signers[0], nil
 }
 
 // Root returns Intel's root, as it is compiled in.
@@ -108,5 +112,5 @@ func SignedBy(itemType string, raw, chain []byte) bool {
 	}
 	signer, err := x509.ParseCertificate(block.Bytes)
 	var d Document
-	return err == nil && signedBody(raw, members[itemType].name, signer, &d) == nil
+	return err == nil && signedBody(raw, members[itemType].name, []*x509.Certificate{signer}, &d) == nil
 }
