@@ -37,6 +37,7 @@ func identity(v *Vector) *int8      { return &v.InstanceIdentity }
 type appraisal struct {
 	claims Claims
 	policy Policy
+	files  []string // which the matching reference lists
 	result Result
 	tiers  []tier
 }
@@ -155,7 +156,7 @@ func (a *appraisal) reference() {
 			continue
 		}
 		if r.valid(a.result.At) {
-			a.result.Reference = r.ID
+			a.result.Reference, a.files = r.ID, r.IMA
 			a.result.Vector.Executables = vectorAffirming
 			return
 		}

@@ -27,7 +27,11 @@ func (a *appraisal) vtpm() {
 		a.refuse(configuration, CodeRestarted, "vtpm.restart_count", fmt.Sprint(c.RestartCount), "0")
 	}
 	a.boot("vtpm.boot", p.Boot, c.Boot)
-	a.ima("vtpm.ima", p.IMA, c.IMA)
+	files := p.IMA
+	if len(a.files) > 0 { // the software is named by its files too: their list must be there
+		files.AllowNoList, files.Allowed = false, a.files
+	}
+	a.ima("vtpm.ima", files, c.IMA)
 }
 
 func (a *appraisal) requiredPCRs(p *VTPMPolicy, c *VTPMClaims) {

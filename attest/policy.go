@@ -32,8 +32,11 @@ type Reference struct {
 	Kind        string
 	Measurement string            // lower-case hex
 	Registers   map[string]string // all of these must match too
-	NotBefore   time.Time
-	NotAfter    time.Time
+	// IMA lists the digests ("sha256:HEX") of all files that the IMA list may show, and takes
+	// the place of the policy's own list; with none, files are judged by the policy alone.
+	IMA       []string
+	NotBefore time.Time
+	NotAfter  time.Time
 }
 
 // SimPolicy admits simulated evidence; its presence is the admission.

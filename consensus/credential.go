@@ -27,6 +27,10 @@ type Credential struct {
 	Checkpoint CheckpointSeen     `json:"checkpoint,omitzero"`
 	Issued     time.Time          `json:"issued"`
 	Expires    time.Time          `json:"expires"`
+	// AK is the attestation key that the enroller had activated on a TPM whose endorsement key
+	// is certified under roots.vtpm of genesis: the SHA-256 of its SubjectPublicKeyInfo in hex.
+	// Empty where evidence needs no such word. From fsm_version 3 on.
+	AK string `json:"ak,omitempty"`
 
 	raw []byte
 }
@@ -140,6 +144,9 @@ func (c *Credential) check() error {
 	if life := c.Expires.Sub(c.Issued); life <= 0 || life > MaxCredentialLifetime {
 		return fmt.Errorf("valid for %s, want more than nothing and at most %s", life, MaxCredentialLifetime)
 	}
+	if c.AK != "" {
+		return checkHex("ak", c.AK, sha256.Size)
+	}
 	return nil
 }
 
@@ -179,6 +186,9 @@ func (g *Genesis) signedCredential(inc identity.Incarnation, raw []byte) (*Crede
 	}
 	if c.Incarnation != inc {
 		return nil, refuse(attest.CodeWrongIncarnation, "credential incarnation", fmt.Sprint(c.Incarnation), fmt.Sprint(inc))
+	}
+	if c.AK != "" && g.FSMVersion < fsmActivation {
+		return nil, g.tooEarly("credential ak", fsmActivation) // older releases cannot read it
 	}
 	if len(env.Signatures) != 1 {
 		return nil, refuse(attest.CodeNoCredential, "credential", fmt.Sprintf("%d signatures", len(env.Signatures)), "one, by an enroll key")

@@ -31,6 +31,20 @@
 // Entry.Supersedes names the entries it is meant to replace, for people and for audits:
 // both are in force until the old one is removed or passes its not_after.
 //
+// An entry for a measured boot may list, as ima, the digests of all files that the kernel's
+// IMA list may show. The list is part of the signed bytes and of the id, so that whoever
+// replays the policy needs nothing else to judge a node. A node that was found under one
+// entry is allowed by another with a list exactly if that names all files of the first.
+//
+// # Attestation keys
+//
+// Anybody can make a key and sign a quote with it. That a vtpm's key is a TPM's is said by a
+// certificate of its own or, mostly, by activation: the enroller has the TPM open a secret that
+// only the endorsement key certified under roots.vtpm of genesis can, and only beside that very
+// attestation key. The Credential then names the key as ak, the SHA-256 of its
+// SubjectPublicKeyInfo, and every verifier believes evidence by that key and no other. The
+// quote itself covers the peer id.
+//
 // # Classes of proposals
 //
 // N is the number of member organisations. The class is computed from the entries before
@@ -59,7 +73,8 @@
 // alike, because skipping a removal would fail open. A command that Apply refuses changes
 // nothing and has no leaf. Apply checks every signature except those of results, which
 // CheckResults checks before an entry is stored, so that they can be verified in parallel.
-// New action or command kinds need a higher fsm_version in genesis; suspensions came with 2.
+// New action or command kinds and new fields need a higher fsm_version in genesis; suspensions
+// came with 2, ak and ima with 3. In a mesh of an older version they are refused on every node.
 //
 // # Time
 //

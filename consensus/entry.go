@@ -34,6 +34,11 @@ type Entry struct {
 	Supersedes []string `json:"supersedes,omitempty"`
 	// Provenance is the SHA-256 of an in-toto or SLSA statement, in hex.
 	Provenance string `json:"provenance,omitempty"`
+	// IMA lists the digests of all files that the kernel's IMA list may show, as "sha256:HEX",
+	// sorted and distinct. With a list, evidence without an IMA list that its quote covers is refused; with
+	// none, files are not judged and the measurement must cover all that can run. For kinds
+	// with a TPM only, from fsm_version 3 on.
+	IMA []string `json:"ima,omitempty"`
 }
 
 // entryBody is an Entry without its id: what the id is the hash of.
@@ -46,6 +51,7 @@ type entryBody struct {
 	NotAfter    time.Time         `json:"not_after,omitzero"`
 	Supersedes  []string          `json:"supersedes,omitempty"`
 	Provenance  string            `json:"provenance,omitempty"`
+	IMA         []string          `json:"ima,omitempty"`
 }
 
 // EntryID returns the first 16 hex characters of the SHA-256 of e's compact JSON without
@@ -55,7 +61,7 @@ func EntryID(e Entry) string {
 	enc := json.NewEncoder(&buf)
 	enc.SetEscapeHTML(false)
 	// Strings, maps of strings and times in range cannot fail to encode.
-	if err := enc.Encode(entryBody{e.Kind, e.Measurement, e.Registers, e.Roles, e.NotBefore, e.NotAfter, e.Supersedes, e.Provenance}); err != nil {
+	if err := enc.Encode(entryBody{e.Kind, e.Measurement, e.Registers, e.Roles, e.NotBefore, e.NotAfter, e.Supersedes, e.Provenance, e.IMA}); err != nil {
 		return ""
 	}
 	sum := sha256.Sum256(bytes.TrimSuffix(buf.Bytes(), []byte("\n")))
@@ -111,6 +117,9 @@ func (e *Entry) check() error {
 			return fmt.Errorf("entry %s: %w", e.ID, err)
 		}
 	}
+	if err := checkIMA(kinds, e.IMA); err != nil {
+		return fmt.Errorf("entry %s: %w", e.ID, err)
+	}
 	if want := EntryID(*e); e.ID != want {
 		return fmt.Errorf("entry %s: its content has id %s", e.ID, want)
 	}
@@ -136,6 +145,35 @@ func checkRegisters(registers map[string]string) error {
 		}
 		if err := checkHex("register "+name, v, 20, 32, 48, 64); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// fileHashes are the algorithms by which IMA may name files, with the sizes of digests.
+var fileHashes = map[string]int{"sha256": 32, "sha384": 48, "sha512": 64}
+
+func checkIMA(kinds, files []string) error {
+	if files == nil {
+		return nil
+	}
+	if !slices.Contains(kinds, attest.KindVTPM) {
+		return fmt.Errorf("ima: evidence of kind %s has no IMA list", strings.Join(kinds, ","))
+	}
+	if len(files) == 0 || len(files) > MaxIMA {
+		return fmt.Errorf("ima: %d digests, want 1 to %d or none at all", len(files), MaxIMA)
+	}
+	for i, f := range files {
+		algorithm, digest, _ := strings.Cut(f, ":")
+		size, known := fileHashes[algorithm]
+		if !known {
+			return fmt.Errorf("ima: got %.20q, want a digest like sha256:HEX; SHA-1 names no file", f)
+		}
+		if err := checkHex("ima "+algorithm, digest, size); err != nil {
+			return err
+		}
+		if i > 0 && files[i-1] >= f {
+			return fmt.Errorf("ima: %.24s… after %.24s…, want distinct digests in order", f, files[i-1])
 		}
 	}
 	return nil
@@ -167,9 +205,20 @@ func (e *Entry) inForce(now time.Time) bool {
 	return (e.NotBefore.IsZero() || !now.Before(e.NotBefore)) && (e.NotAfter.IsZero() || now.Before(e.NotAfter))
 }
 
+// listsAll reports whether a node that has shown only files of other has shown only files of e.
+func (e *Entry) listsAll(other *Entry) bool {
+	if len(e.IMA) == 0 {
+		return true
+	}
+	return len(other.IMA) > 0 && !slices.ContainsFunc(other.IMA, func(f string) bool {
+		_, listed := slices.BinarySearch(e.IMA, f)
+		return !listed
+	})
+}
+
 func (e *Entry) reference() attest.Reference {
 	return attest.Reference{ID: e.ID, Kind: e.Kind, Measurement: e.Measurement, Registers: maps.Clone(e.Registers),
-		NotBefore: e.NotBefore, NotAfter: e.NotAfter}
+		IMA: slices.Clone(e.IMA), NotBefore: e.NotBefore, NotAfter: e.NotAfter}
 }
 
 // Describe returns one line for people, made from the fields alone.
@@ -177,6 +226,9 @@ func (e *Entry) Describe() string {
 	s := fmt.Sprintf("%s  %s measurement %s", e.ID, e.Kind, e.Measurement)
 	for _, k := range slices.Sorted(maps.Keys(e.Registers)) {
 		s += fmt.Sprintf(" and %s %s", k, e.Registers[k])
+	}
+	if len(e.IMA) > 0 {
+		s += fmt.Sprintf(" with %d files in its IMA list", len(e.IMA))
 	}
 	s += " as " + strings.Join(e.Roles, ", ")
 	if !e.NotBefore.IsZero() {

@@ -20,10 +20,14 @@ import (
 
 // FSMVersion is the version of the state machine that this package is, and that of new
 // meshes. Genesis fixes it; the meshes of older versions stay as they are.
-const FSMVersion = 2
+const FSMVersion = 3
 
-// fsmSuspensions is the first version that orders suspensions.
-const fsmSuspensions = 2
+// fsmSuspensions is the first version that orders suspensions, fsmActivation the first whose
+// Credentials name attestation keys and whose entries list files.
+const (
+	fsmSuspensions = 2
+	fsmActivation  = 3
+)
 
 // Key roles. A key has exactly one.
 const (
@@ -299,6 +303,11 @@ func (g *Genesis) missing(signed []identity.OrgID) []identity.OrgID {
 		}
 	}
 	return out
+}
+
+// tooEarly refuses what the state machine of an older mesh does not know.
+func (g *Genesis) tooEarly(what string, version int) error {
+	return refuse(attest.CodeWrongVersion, what, fmt.Sprintf("fsm_version %d in genesis", g.FSMVersion), fmt.Sprintf("%d or more", version))
 }
 
 // kindsFor returns the kinds admitted for a role.

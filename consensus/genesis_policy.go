@@ -88,8 +88,12 @@ func (g *Genesis) validateEntries() error {
 	return nil
 }
 
-// admitsEntry demands that the kind of an entry is admitted for each of its roles.
+// admitsEntry demands that the kind of an entry is admitted for each of its roles, and that
+// this mesh knows all of its fields.
 func (g *Genesis) admitsEntry(e *Entry) error {
+	if len(e.IMA) > 0 && g.FSMVersion < fsmActivation {
+		return g.tooEarly("entry "+e.ID+" ima", fsmActivation)
+	}
 	for _, role := range e.Roles {
 		if kinds := g.Kinds.kindsFor(role); !slices.Contains(kinds, e.Kind) {
 			return refuse(attest.CodeKindNotAllowed, "entry "+e.ID+" as "+role, e.Kind, fmt.Sprint(kinds))

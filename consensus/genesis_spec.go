@@ -62,11 +62,12 @@ type entrySpec struct {
 	NotAfter    string            `yaml:"not_after"`
 	Supersedes  []string          `yaml:"supersedes"`
 	Provenance  string            `yaml:"provenance"`
+	IMA         []string          `yaml:"ima"`
 }
 
 func (s entrySpec) entry() (Entry, error) {
 	e := Entry{ID: s.ID, Kind: s.Kind, Measurement: s.Measurement, Registers: s.Registers, Roles: s.Roles,
-		Supersedes: slices.Sorted(slices.Values(s.Supersedes)), Provenance: s.Provenance}
+		Supersedes: slices.Sorted(slices.Values(s.Supersedes)), Provenance: s.Provenance, IMA: slices.Compact(slices.Sorted(slices.Values(s.IMA)))}
 	if len(e.Registers) == 0 {
 		e.Registers = nil
 	}

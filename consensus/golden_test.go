@@ -27,7 +27,10 @@ func TestGolden(t *testing.T) {
 	suspension, id := v2.suspend("alpha emergency")
 	v2.ok(v2.command(KindSuspension, suspension))
 	suspendedDigest := v2.s.Digest()
+	v3 := measuring(t, 3)
 	for name, got := range map[string][]byte{
+		"credential-ak.json":      v3.credential("alpha/n2", 1, activated),
+		"proposal-ima.json":       v3.sign(v3.payload(v3.propose(add(booted(t, "meshnode", "init")))), v3.governors(2)...),
 		"genesis.json":            m.g.Raw(),
 		"bootstrap.json":          newMesh(t, 2).bootstrap(1),
 		"credential.json":         m.credential("alpha/n2", 1, func(c *Credential) { c.Checkpoint = CheckpointSeen{9, sha256Hex(nil)} }),

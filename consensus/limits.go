@@ -14,6 +14,9 @@ const (
 	MaxEntries = 200
 	// MaxRegisters bounds the further measured values of an entry: TDX and TPM have 24.
 	MaxRegisters = 32
+	// MaxIMA bounds the files of an entry: a list of this length fits a log leaf with all
+	// signatures. Images of more files put them under the boot measurement (dm-verity).
+	MaxIMA = 512
 	// MaxRevoked bounds the remembered removals.
 	MaxRevoked = 4096
 	// MaxSupersedes bounds the entries that one entry replaces.

@@ -171,9 +171,9 @@ func (s *PolicyState) allows(m measured, roles []string, now time.Time) attest.C
 }
 
 // registersKnown reports whether a node that matched the entry called reference also has
-// the registers that e demands.
+// the registers that e demands, and no file that e does not list.
 func (s *PolicyState) registersKnown(e *Entry, reference string) bool {
-	if e.ID == reference || len(e.Registers) == 0 {
+	if e.ID == reference || len(e.Registers) == 0 && len(e.IMA) == 0 {
 		return true
 	}
 	matched, ok := s.entries[reference]
@@ -188,7 +188,7 @@ func (s *PolicyState) registersKnown(e *Entry, reference string) bool {
 			return false
 		}
 	}
-	return true
+	return e.listsAll(&matched)
 }
 
 // change is a proposal that was accepted, before it takes effect.

@@ -97,7 +97,7 @@ func (s *State) checkStatement(what string, mesh identity.MeshID, inc identity.I
 	case inc != s.incarnation:
 		return refuse(attest.CodeWrongIncarnation, what+" incarnation", fmt.Sprint(inc), fmt.Sprint(s.incarnation))
 	case s.genesis.FSMVersion < fsmSuspensions:
-		return refuse(attest.CodeWrongVersion, what, fmt.Sprintf("fsm_version %d in genesis", s.genesis.FSMVersion), fmt.Sprintf("%d or more", fsmSuspensions))
+		return s.genesis.tooEarly(what, fsmSuspensions)
 	}
 	return nil
 }
