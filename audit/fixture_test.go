@@ -90,7 +90,7 @@ func newMeshOf(t testing.TB, version int) *mesh {
 	g := &consensus.Genesis{Name: "trial", Nonce: strings.Repeat("ab", 32), CreatedAt: m.at, LogOrigin: "sim.example.org/trial",
 		FSMVersion: version, StoreKind: consensus.StoreMemory, AllowSim: true,
 		Kinds:     consensus.Kinds{Member: []string{"sim"}, Seat: []string{"sim"}, Aggregator: []string{"sim"}},
-		Roots:     consensus.Roots{Sim: []envelope.PublicKey{public("sim root")}, VTPM: []envelope.PublicKey{}},
+		Roots:     consensus.Roots{Sim: []envelope.PublicKey{public("sim root")}, VTPM: []consensus.RootKey{}},
 		Witnesses: []string{}, Limits: consensus.Limits{Nodes: 3}}
 	g.Policy.Entries = []consensus.Entry{m.entry("old"), m.entry("new"), m.entry("brief", func(e *consensus.Entry) { e.NotAfter = m.at.Add(time.Hour) })}
 	slices.SortFunc(g.Policy.Entries, func(a, b consensus.Entry) int { return strings.Compare(a.ID, b.ID) })

@@ -79,7 +79,7 @@ func newMesh(t testing.TB, name string, orgs ...identity.OrgID) *mesh {
 	sim := []string{attest.KindSim}
 	g := &consensus.Genesis{Name: name, Nonce: hex.EncodeToString(sum(name)), CreatedAt: time.Now().UTC().Truncate(time.Second), LogOrigin: "sim.example.org/" + name,
 		FSMVersion: consensus.FSMVersion, StoreKind: consensus.StoreMemory, AllowSim: true, Kinds: consensus.Kinds{Member: sim, Seat: sim, Aggregator: sim},
-		Roots: consensus.Roots{VTPM: []envelope.PublicKey{}}, Witnesses: []string{}, Limits: consensus.Limits{Nodes: 8}}
+		Roots: consensus.Roots{VTPM: []consensus.RootKey{}}, Witnesses: []string{}, Limits: consensus.Limits{Nodes: 8}}
 	for _, r := range m.forger.Roots() {
 		g.Roots.Sim = append(g.Roots.Sim, envelope.PublicKey{PublicKey: r})
 	}

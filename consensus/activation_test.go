@@ -1,11 +1,20 @@
 package consensus
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
 	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
 	"encoding/hex"
+	"encoding/pem"
+	"math/big"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/internal/envelope"
@@ -44,7 +53,7 @@ func measuring(t testing.TB, version int) *mesh {
 	g := genesisOf(t, 3)
 	g.FSMVersion = version
 	g.Kinds.Member = append(g.Kinds.Member, attest.KindVTPM)
-	g.Roots.VTPM = []envelope.PublicKey{public("ek authority")}
+	g.Roots.VTPM = []RootKey{RootKey(public("ek authority"))}
 	m := newMeshOf(t, g)
 	m.start()
 	return m
@@ -85,7 +94,7 @@ func TestOlderMeshesKnowNoActivation(t *testing.T) {
 	m.refused(m.order(m.propose(add(booted(t, "meshnode"))), 3), attest.CodeWrongVersion)
 	m.ok(m.order(m.propose(add(booted(t))), 3))
 	g := genesisOf(t, 3)
-	g.FSMVersion, g.Kinds.Member, g.Roots.VTPM = fsmActivation-1, []string{"sim", "vtpm"}, []envelope.PublicKey{public("ek authority")}
+	g.FSMVersion, g.Kinds.Member, g.Roots.VTPM = fsmActivation-1, []string{"sim", "vtpm"}, []RootKey{RootKey(public("ek authority"))}
 	g.Policy.Entries = []Entry{booted(t, "meshnode")}
 	if _, err := g.Payload(); err == nil || !strings.Contains(err.Error(), "fsm_version") {
 		t.Errorf("genesis: %v", err)
@@ -154,5 +163,99 @@ func TestFilesDecide(t *testing.T) {
 	}
 	if unlisted := booted(t); code(unlisted) != attest.CodeRevoked {
 		t.Error("a node whose files were not judged passes for one with a list")
+	}
+}
+
+func TestVouch(t *testing.T) {
+	ak, other := digestOfText("ak"), digestOfText("other")
+	claims := func(digest, trust string) attest.Claims {
+		return attest.Claims{Kind: attest.KindVTPM, Genuine: true, VTPM: &attest.VTPMClaims{AKDigest: digest, AKTrust: trust}}
+	}
+	for name, tc := range map[string]struct {
+		named  string
+		claims attest.Claims
+		trust  string
+		code   attest.Code
+	}{
+		"activated":               {ak, claims(ak, ""), attest.AKTrustActivation, ""},
+		"certified too":           {ak, claims(ak, attest.AKTrustCertificate), attest.AKTrustCertificate, ""},
+		"another key":             {ak, claims(other, ""), "", attest.CodeWrongAttestationKey},
+		"another, certified key":  {ak, claims(other, attest.AKTrustCertificate), "", attest.CodeWrongAttestationKey},
+		"no key at all":           {ak, attest.Claims{Kind: attest.KindSim, Genuine: true}, "", attest.CodeWrongAttestationKey},
+		"nothing named":           {"", claims(ak, ""), "", ""},
+		"nothing named, no claim": {"", claims("", ""), "", ""},
+		"nothing named, believed": {"", claims(ak, attest.AKTrustReport), attest.AKTrustReport, ""},
+	} {
+		got, why := (&Credential{AK: tc.named}).Vouch(tc.claims)
+		switch {
+		case tc.code != "":
+			if why == nil || why.Code != tc.code || got.Genuine {
+				t.Errorf("%s: got %+v, %v", name, got, why)
+			}
+		case why != nil || got.VTPM.AKTrust != tc.trust:
+			t.Errorf("%s: got %+v, %v", name, got.VTPM, why)
+		}
+	}
+}
+
+func TestRootsOfTPMs(t *testing.T) {
+	rsa1024 := must(rsa.GenerateKey(rand.Reader, 1024))
+	rsa2048 := must(rsa.GenerateKey(rand.Reader, 2048))
+	p384 := must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))
+	spki := func(pub any) []byte { return must(x509.MarshalPKIXPublicKey(pub)) }
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: start, NotAfter: start.Add(time.Hour)}
+	certificate := must(x509.CreateCertificate(rand.Reader, template, template, p384.Public(), p384))
+	text := func(kind string, der []byte) string {
+		return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
+	}
+	for name, tc := range map[string]struct {
+		in string
+		ok bool
+	}{
+		"base64 RSA":       {base64.StdEncoding.EncodeToString(spki(rsa2048.Public())), true},
+		"PEM public key":   {text("PUBLIC KEY", spki(p384.Public())), true},
+		"PEM certificate":  {text("CERTIFICATE", certificate), true},
+		"two certificates": {text("CERTIFICATE", certificate) + text("CERTIFICATE", certificate), false},
+		"private key":      {text("PRIVATE KEY", must(x509.MarshalPKCS8PrivateKey(p384))), false},
+		"short RSA":        {base64.StdEncoding.EncodeToString(spki(rsa1024.Public())), false},
+		"nothing":          {"", false},
+		"no base64":        {"key", false},
+		"trailing":         {base64.StdEncoding.EncodeToString(append(spki(p384.Public()), 0)), false},
+	} {
+		k, err := parseRootKey(tc.in)
+		if (err == nil) != tc.ok {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err != nil {
+			continue
+		}
+		var back RootKey
+		if err := back.UnmarshalText(must(k.MarshalText())); err != nil || must(back.id()) != must(k.id()) {
+			t.Errorf("%s: read back: %v", name, err)
+		}
+	}
+	g := genesisOf(t, 3)
+	g.FSMVersion, g.Kinds.Member, g.Roots.VTPM = FSMVersion, []string{"sim", "vtpm"}, []RootKey{{rsa2048.Public()}, {p384.Public()}}
+	m := newMeshOf(t, g)
+	if got := m.g.VTPMRoots(); len(got) != 2 || !rsa2048.PublicKey.Equal(got[0]) || !p384.PublicKey.Equal(got[1]) {
+		t.Errorf("roots %v", got)
+	}
+	for name, change := range map[string]func(*Genesis){
+		"none, vtpm alone": func(g *Genesis) { g.Roots.VTPM = []RootKey{} },
+		"twice":            func(g *Genesis) { g.Roots.VTPM = append(g.Roots.VTPM, g.Roots.VTPM[0]) },
+		"short":            func(g *Genesis) { g.Roots.VTPM[0] = RootKey{rsa1024.Public()} },
+		"nil":              func(g *Genesis) { g.Roots.VTPM[0] = RootKey{} },
+	} {
+		g := genesisOf(t, 3)
+		g.Kinds.Member, g.Roots.VTPM = []string{"vtpm"}, []RootKey{{rsa2048.Public()}}
+		change(g)
+		if _, err := g.Payload(); err == nil || !strings.Contains(err.Error(), "roots.vtpm") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	composite := genesisOf(t, 3)
+	composite.Kinds.Member = []string{"sim", "sevsnp,vtpm"}
+	if _, err := composite.Payload(); err != nil {
+		t.Errorf("a composite needs no root of TPMs: %v", err)
 	}
 }

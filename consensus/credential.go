@@ -206,6 +206,24 @@ func (g *Genesis) signedCredential(inc identity.Incarnation, raw []byte) (*Crede
 	return c, nil
 }
 
+// Vouch returns claims as they are to be judged for the node of c, which was verified: an
+// attestation key that it names is believed. Evidence by another key, or by none, is refused;
+// what a Credential says nothing about stays as the scheme left it.
+func (c *Credential) Vouch(claims attest.Claims) (attest.Claims, *attest.Reason) {
+	if c.AK == "" {
+		return claims, nil
+	}
+	got := "evidence without a TPM"
+	if claims.VTPM != nil {
+		got = claims.VTPM.AKDigest
+	}
+	if got != c.AK {
+		why := attest.NewReason(attest.CodeWrongAttestationKey, "vtpm.ak_digest", got, c.AK)
+		return attest.Claims{}, &why
+	}
+	return claims.Activated(c.AK), nil
+}
+
 // clone returns a copy that shares nothing that anybody could change.
 func (c *Credential) clone() *Credential {
 	out := *c

@@ -97,8 +97,9 @@ type Kinds struct {
 
 // Roots holds trust anchors that are not compiled in.
 type Roots struct {
-	Sim  []envelope.PublicKey `json:"sim"`
-	VTPM []envelope.PublicKey `json:"vtpm"`
+	Sim []envelope.PublicKey `json:"sim"`
+	// VTPM certify TPMs: endorsement keys, which enrollers look at, or attestation keys.
+	VTPM []RootKey `json:"vtpm"`
 }
 
 // FirstPolicy is the allowed set at epoch 0.
@@ -223,8 +224,14 @@ func (g *Genesis) SimRoots() []crypto.PublicKey {
 	return publicKeys(g.Roots.Sim)
 }
 
-// VTPMRoots returns the trust anchors of TPM attestation keys.
-func (g *Genesis) VTPMRoots() []crypto.PublicKey { return publicKeys(g.Roots.VTPM) }
+// VTPMRoots returns the trust anchors of TPMs.
+func (g *Genesis) VTPMRoots() []crypto.PublicKey {
+	var out []crypto.PublicKey
+	for _, k := range g.Roots.VTPM {
+		out = append(out, k.PublicKey)
+	}
+	return out
+}
 
 func publicKeys(in []envelope.PublicKey) []crypto.PublicKey {
 	var out []crypto.PublicKey

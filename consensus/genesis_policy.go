@@ -27,7 +27,8 @@ func (g *Genesis) validateKinds() error {
 				return fmt.Errorf("kinds.%s: %q is listed twice", list.role, k)
 			}
 			for _, p := range parts {
-				uses[p] = true
+				// Beside a TEE the TPM's key is believed by the TEE's report alone.
+				uses[p] = uses[p] || p != attest.KindVTPM || len(parts) == 1
 			}
 		}
 	}
@@ -36,8 +37,8 @@ func (g *Genesis) validateKinds() error {
 	}
 	for _, r := range []struct {
 		kind  string
-		roots []envelope.PublicKey
-	}{{attest.KindSim, g.Roots.Sim}, {attest.KindVTPM, g.Roots.VTPM}} {
+		roots []RootKey
+	}{{attest.KindSim, rootKeys(g.Roots.Sim)}, {attest.KindVTPM, g.Roots.VTPM}} {
 		if uses[r.kind] && len(r.roots) == 0 {
 			return fmt.Errorf("roots.%s: empty, but kinds admit %s", r.kind, r.kind)
 		}
@@ -48,13 +49,21 @@ func (g *Genesis) validateKinds() error {
 	return nil
 }
 
-func validateRoots(roots []envelope.PublicKey) error {
+func rootKeys(in []envelope.PublicKey) []RootKey {
+	var out []RootKey
+	for _, k := range in {
+		out = append(out, RootKey(k))
+	}
+	return out
+}
+
+func validateRoots(roots []RootKey) error {
 	if len(roots) > MaxRoots {
 		return fmt.Errorf("%d roots, want at most %d", len(roots), MaxRoots)
 	}
 	seen := map[string]bool{}
 	for _, r := range roots {
-		id, err := envelope.KeyID(r.PublicKey)
+		id, err := r.id()
 		if err != nil {
 			return err
 		}

@@ -131,10 +131,10 @@ func (s *genesisSpec) genesis(nonce []byte, created time.Time) (*Genesis, error)
 	}
 	g.Kinds = Kinds{kindsOr(s.Kinds.Member), kindsOr(s.Kinds.Seat), kindsOr(s.Kinds.Aggregator)}
 	var err error
-	if g.Roots.Sim, err = parseRoots("roots.sim", s.Roots.Sim); err != nil {
+	if g.Roots.Sim, err = parseRoots("roots.sim", s.Roots.Sim, parsePublic); err != nil {
 		return nil, err
 	}
-	if g.Roots.VTPM, err = parseRoots("roots.vtpm", s.Roots.VTPM); err != nil {
+	if g.Roots.VTPM, err = parseRoots("roots.vtpm", s.Roots.VTPM, parseRootKey); err != nil {
 		return nil, err
 	}
 	for _, o := range s.Organisations {
@@ -175,10 +175,10 @@ func kindsOr(kinds []string) []string {
 	return kinds
 }
 
-func parseRoots(what string, in []string) ([]envelope.PublicKey, error) {
-	out := []envelope.PublicKey{}
+func parseRoots[Key any](what string, in []string, parse func(string) (Key, error)) ([]Key, error) {
+	out := []Key{}
 	for _, s := range in {
-		pub, err := parsePublic(s)
+		pub, err := parse(s)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", what, err)
 		}

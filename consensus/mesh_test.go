@@ -66,7 +66,7 @@ func genesisOf(t testing.TB, n int) *Genesis {
 	t.Helper()
 	g := &Genesis{Name: "trial", Nonce: strings.Repeat("ab", 32), CreatedAt: start, LogOrigin: "sim.example.org/trial", FSMVersion: 1,
 		StoreKind: StoreMemory, AllowSim: true, Kinds: Kinds{[]string{"sim"}, []string{"sim"}, []string{"sim"}},
-		Roots:     Roots{Sim: []envelope.PublicKey{public("sim root")}, VTPM: []envelope.PublicKey{}},
+		Roots:     Roots{Sim: []envelope.PublicKey{public("sim root")}, VTPM: []RootKey{}},
 		Policy:    FirstPolicy{Entries: []Entry{entry(t, "old"), entry(t, "new")}},
 		Witnesses: []string{}, Limits: Limits{Nodes: 3}}
 	sortEntries(g.Policy.Entries)

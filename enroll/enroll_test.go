@@ -68,7 +68,7 @@ func makeGenesis() (*consensus.Genesis, error) {
 	g := &consensus.Genesis{Name: "test", Nonce: "0000000000000000000000000000000000000000000000000000000000000001",
 		CreatedAt: testTime(), LogOrigin: "sim.example/test", FSMVersion: consensus.FSMVersion, StoreKind: consensus.StoreMemory, AllowSim: true,
 		Kinds:     consensus.Kinds{Member: []string{"sim"}, Seat: []string{"sim"}, Aggregator: []string{"sim"}},
-		Roots:     consensus.Roots{Sim: []envelope.PublicKey{}, VTPM: []envelope.PublicKey{}},
+		Roots:     consensus.Roots{Sim: []envelope.PublicKey{}, VTPM: []consensus.RootKey{}},
 		Policy:    consensus.FirstPolicy{Entries: []consensus.Entry{}},
 		Witnesses: []string{}, Limits: consensus.Limits{Nodes: 8}}
 	for _, root := range forger().Roots() {

@@ -94,7 +94,7 @@ func newCrowd(t testing.TB, n int, release func(i int) string) *crowd {
 		Name: "crowd", Nonce: strings.Repeat("c0", 32), CreatedAt: time.Now().UTC().Truncate(time.Second), LogOrigin: "sim.example.org/test",
 		FSMVersion: consensus.FSMVersion, StoreKind: consensus.StoreMemory, AllowSim: true,
 		Kinds:     consensus.Kinds{Member: []string{attest.KindSim}, Seat: []string{attest.KindSim}, Aggregator: []string{attest.KindSim}},
-		Roots:     consensus.Roots{VTPM: []envelope.PublicKey{}},
+		Roots:     consensus.Roots{VTPM: []consensus.RootKey{}},
 		Witnesses: []string{}, Limits: consensus.Limits{Nodes: consensus.DefaultNodes},
 	}
 	for _, r := range c.forger.Roots() {

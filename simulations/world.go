@@ -71,7 +71,7 @@ func (w *world) makeGenesis(orgs, releases []string) (*consensus.Genesis, error)
 		Name: "simulation", Nonce: strings.Repeat("5a", 32), CreatedAt: time.Now().UTC(), LogOrigin: "sim.example.org/simulation",
 		FSMVersion: consensus.FSMVersion, StoreKind: consensus.StoreMemory, AllowSim: true,
 		Kinds:     consensus.Kinds{Member: []string{attest.KindSim}, Seat: []string{attest.KindSim}, Aggregator: []string{attest.KindSim}},
-		Roots:     consensus.Roots{VTPM: []envelope.PublicKey{}},
+		Roots:     consensus.Roots{VTPM: []consensus.RootKey{}},
 		Witnesses: []string{}, Limits: consensus.Limits{Nodes: consensus.DefaultNodes},
 	}
 	for _, r := range w.forger.Roots() {
