@@ -42,6 +42,9 @@ type CheckpointSeen struct {
 	Root string `json:"root"` // SHA-256 in hex
 }
 
+// NamesAttestationKeys reports whether Credentials of this mesh may name attestation keys.
+func (g *Genesis) NamesAttestationKeys() bool { return g.FSMVersion >= fsmActivation }
+
 // Ref is the stable name of the node.
 func (c *Credential) Ref() identity.NodeRef {
 	return identity.NodeRef{Org: c.Organisation, Name: c.Node}

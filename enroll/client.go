@@ -27,8 +27,8 @@ type Prover interface {
 }
 
 // Client is one boot of a node before its organisation's enroller. All fields are
-// required but Roles. Its methods may be called from several goroutines. Each takes at
-// most a minute, connects anew, and returns errors that are *attest.Error: a refusal of
+// required but Roles and Activator. Its methods may be called from several goroutines. Each takes at
+// most a minute (with an Activator, whose TPM may have to make keys, Credential takes three), connects anew, and returns errors that are *attest.Error: a refusal of
 // the enroller with its reason, or unavailable, or wrong_peer where another server answers.
 type Client struct {
 	// URL is https://host:port.
@@ -46,6 +46,8 @@ type Client struct {
 	// PeerKey and CosignerKey are those of this boot.
 	PeerKey     ed25519.PrivateKey
 	CosignerKey ed25519.PrivateKey
+	// Activator is this machine's TPM, where its evidence needs the enroller's word.
+	Activator Activator
 }
 
 // Check asks who answers at the enroller's address and compares it with what is pinned. It
@@ -64,7 +66,11 @@ func (c *Client) Check(ctx context.Context) error {
 // Credential enrols, or renews the Credential of the same boot, and returns its envelope,
 // verified to be what was asked for.
 func (c *Client) Credential(ctx context.Context, prover Prover) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, clientTimeout)
+	limit := clientTimeout
+	if c.Activator != nil {
+		limit += activationTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	conn, err := c.connect(ctx)
 	if err != nil {
@@ -76,6 +82,10 @@ func (c *Client) Credential(ctx context.Context, prover Prover) ([]byte, error) 
 	bind, err := conn.scope.binder(&conn.state, peer, cosigner, conn.nonce)
 	if err != nil {
 		return nil, c.fail(attest.CodeUnavailable, "connection", err)
+	}
+	activation, err := conn.activate(ctx)
+	if err != nil {
+		return nil, err
 	}
 	proof, err := prover.Prove(ctx, bind)
 	if err != nil {
@@ -93,6 +103,7 @@ func (c *Client) Credential(ctx context.Context, prover Prover) ([]byte, error) 
 		Index:       proof.Inclusion.Index, Size: proof.Inclusion.Size, Path: proof.Inclusion.Path,
 		PeerProof:     ed25519.Sign(c.PeerKey, possession(peerLabel, bind)),
 		CosignerProof: ed25519.Sign(c.CosignerKey, possession(cosignerLabel, bind)),
+		Activation:    activation,
 	}, &answer)
 	if err != nil {
 		return nil, err

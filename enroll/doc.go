@@ -25,8 +25,8 @@
 // # POST /v1/credential
 //
 // Request {"node","peer","cosigner","roles","mesh_id","incarnation","nonce","evidence",
-// "runtime_head","index","size","path","peer_proof","cosigner_proof"}, on the connection
-// of the nonce. Evidence is attest's encoding; its report data covers the binder
+// "runtime_head","index","size","path","peer_proof","cosigner_proof"}, and "activation" where
+// there is one (below), on the connection of the nonce. Evidence is attest's encoding; its report data covers the binder
 //
 //	purpose 5, role client, mesh id, incarnation, attester = binary peer id,
 //	verifier = enroll key id (64 hex characters), HELLO_I = nonce,
@@ -44,6 +44,20 @@
 // A peer id that was never seen gets boot_seq = max(last + 1, Unix milliseconds) and
 // retires all earlier ones of its name for ever; the newest may renew, with the same
 // cosigner key and boot_seq.
+//
+// # POST /v1/activation
+//
+// For evidence of a TPM whose attestation key nobody else vouches for. Request
+// {"endorsement"}, on the connection of the nonce and before the request for the Credential:
+// what the attestation CA judges (Config.Activate; package attest/vtpm has the layout: EK
+// certificate and chain, AK, proof of its creation). Answer {"challenge"}: a secret encrypted
+// to the endorsement key for that attestation key (TPM 2.0 Library, Part 1, §24), if the EK is
+// certified under roots.vtpm of genesis. The secret, which TPM2_ActivateCredential gives, is
+// "activation" in the request for the Credential. It counts once and on this connection, the
+// evidence must be by that very key (wrong_attestation_key), and the Credential then names its
+// digest as ak. Evidence of a TPM by a key that is neither activated nor otherwise believed
+// gets no Credential (not_activated). What ties the key to the peer id is the quote, whose
+// report data cover it and the connection.
 //
 // # POST /v1/bootstrap
 //

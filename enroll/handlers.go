@@ -19,6 +19,7 @@ import (
 func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("POST "+pathNonce, handle(s, maxRequest, s.nonce))
+	mux.Handle("POST "+pathActivation, handle(s, maxRequest, s.activation))
 	mux.Handle("POST "+pathCredential, handle(s, maxCredentialRequest, s.credential))
 	mux.Handle("POST "+pathBootstrap, handle(s, maxRequest, s.bootstrap))
 	mux.Handle("POST "+pathStarted, handle(s, maxRequest, s.started))
@@ -79,7 +80,7 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, reason *attest.R
 }
 
 func (s *Server) nonce(r *http.Request, _ *struct{}) (*nonceAnswer, *attest.Reason) {
-	nonce, err := connectionNonces(r.Context()).make()
+	nonce, err := connectionState(r.Context()).make()
 	if err != nil {
 		return nil, refusal(attest.CodeUnavailable, "nonce", err.Error(), "random bytes")
 	}
@@ -92,7 +93,7 @@ func (s *Server) credential(r *http.Request, req *credentialRequest) (*credentia
 	if reason := s.checkScope(req); reason != nil {
 		return nil, reason
 	}
-	if !connectionNonces(r.Context()).take(req.Nonce) {
+	if !connectionState(r.Context()).take(req.Nonce) {
 		return nil, refusal(attest.CodeNotBound, "nonce", "a nonce not given on this connection, or used", "the nonce of this connection")
 	}
 	if _, reason := s.cfg.Releases.node(req.Node); reason != nil {
@@ -103,6 +104,10 @@ func (s *Server) credential(r *http.Request, req *credentialRequest) (*credentia
 		return nil, reason
 	}
 	claims, reason := s.verify(r.Context(), req, bind)
+	if reason != nil {
+		return nil, reason
+	}
+	claims, ak, reason := vouch(claims, connectionState(r.Context()).expected(), req.Activation)
 	if reason != nil {
 		return nil, reason
 	}
@@ -118,13 +123,13 @@ func (s *Server) credential(r *http.Request, req *credentialRequest) (*credentia
 	raw, err := consensus.SignCredential(s.signer, consensus.Credential{
 		MeshID: s.scope.mesh, Incarnation: s.scope.incarnation, Organisation: s.org, Node: req.Node,
 		Peer: req.Peer, Cosigner: req.Cosigner, Roles: roles, BootSeq: seq,
-		Issued: now, Expires: now.Add(CredentialLifetime),
+		Issued: now, Expires: now.Add(CredentialLifetime), AK: ak,
 	})
 	if err != nil {
 		return nil, refusal(attest.CodeUnavailable, "credential", err.Error(), "a signature by the enroll key")
 	}
 	s.cfg.Log.Info("credential", "node", req.Node, "peer", req.Peer.String(), "boot_seq", uint64(seq), "roles", roles,
-		"kind", claims.Kind, "measurement", claims.Measurement)
+		"kind", claims.Kind, "measurement", claims.Measurement, "ak", ak)
 	return &credentialAnswer{raw}, nil
 }
 
@@ -182,12 +187,11 @@ func (s *Server) checkPossession(cs *tls.ConnectionState, req *credentialRequest
 func (s *Server) verify(ctx context.Context, req *credentialRequest, bind [32]byte) (attest.Claims, *attest.Reason) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
-	select {
-	case s.slots <- struct{}{}:
-		defer func() { <-s.slots }()
-	case <-ctx.Done():
-		return attest.Claims{}, refusal(attest.CodeBusy, "appraisals", fmt.Sprintf("%d at once", maxAppraisals), "a free place")
+	leave, reason := s.enter(ctx)
+	if reason != nil {
+		return attest.Claims{}, reason
 	}
+	defer leave()
 	ev, err := attest.DecodeEvidence(req.Evidence)
 	if err != nil {
 		return attest.Claims{}, refusal(attest.CodeMalformed, "evidence", err.Error(), "evidence in canonical form")
@@ -269,8 +273,8 @@ func (s *Server) started(_ *http.Request, req *startedRequest) (*struct{}, *atte
 	return &struct{}{}, nil
 }
 
-func connectionNonces(ctx context.Context) *nonces {
-	return ctx.Value(nonceKey{}).(*nonces) // ConnContext gives every connection its own
+func connectionState(ctx context.Context) *state {
+	return ctx.Value(stateKey{}).(*state) // ConnContext gives every connection its own
 }
 
 func wrongProof(claim, want string) *attest.Reason {

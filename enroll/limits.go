@@ -31,11 +31,15 @@ const (
 
 	handshakeTimeout = 5 * time.Second
 	requestTimeout   = 15 * time.Second
-	idleTimeout      = time.Minute
-	shutdownTimeout  = 5 * time.Second
+	// idleTimeout is also how long a TPM may take to answer a challenge.
+	idleTimeout     = activationTimeout
+	shutdownTimeout = 5 * time.Second
 	// clientTimeout bounds each call of a Client, quote included, where the caller's
 	// context ends no earlier.
 	clientTimeout = time.Minute
+	// activationTimeout is what a TPM gets besides: hardware makes an RSA endorsement key in
+	// tens of seconds.
+	activationTimeout = 2 * time.Minute
 )
 
 // CredentialLifetime is how long a Credential is valid. A node renews its own at half of

@@ -16,6 +16,7 @@ import (
 // Paths of the API.
 const (
 	pathNonce      = "/v1/nonce"
+	pathActivation = "/v1/activation"
 	pathCredential = "/v1/credential"
 	pathBootstrap  = "/v1/bootstrap"
 	pathStarted    = "/v1/bootstrap/started"
@@ -52,6 +53,7 @@ type credentialRequest struct {
 	Path          [][]byte             `json:"path"`
 	PeerProof     []byte               `json:"peer_proof"`
 	CosignerProof []byte               `json:"cosigner_proof"`
+	Activation    []byte               `json:"activation,omitempty"`
 }
 
 type credentialAnswer struct {

@@ -23,7 +23,7 @@ import (
 	"github.com/sigstore/sigstore/pkg/signature"
 )
 
-// Config is what an enroller is made of. Every field but Log is required.
+// Config is what an enroller is made of. Every field but Activate and Log is required.
 type Config struct {
 	Genesis *consensus.Genesis
 	// Key is an enroll key that genesis names; it says which organisation this is.
@@ -32,6 +32,9 @@ type Config struct {
 	Releases Releases
 	// Schemes decide what evidence is genuine, one for each kind on the list.
 	Schemes []attest.Scheme
+	// Activate vouches for attestation keys of TPMs, under the roots that genesis names. Nil
+	// where it names none: then evidence of a TPM needs another reason to be believed.
+	Activate Activate
 	// Dir holds the state; the enroller takes it for itself.
 	Dir *durable.Dir
 	// Now is the wall clock.
@@ -92,6 +95,9 @@ func (s *Server) check() (err error) {
 	s.org = org
 	if err := cfg.Releases.Validate(); err != nil {
 		return err
+	}
+	if cfg.Activate != nil && !cfg.Genesis.NamesAttestationKeys() {
+		return fmt.Errorf("this mesh has fsm_version %d, whose Credentials cannot name attestation keys", cfg.Genesis.FSMVersion)
 	}
 	for _, scheme := range cfg.Schemes {
 		s.schemes[scheme.Kind()] = scheme
@@ -158,7 +164,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		ErrorLog:          slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelDebug),
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ConnContext: func(ctx context.Context, _ net.Conn) context.Context {
-			return context.WithValue(ctx, nonceKey{}, &nonces{})
+			return context.WithValue(ctx, stateKey{}, &state{})
 		},
 	}
 	srv.Protocols = new(http.Protocols)
@@ -184,16 +190,33 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	return cause
 }
 
-// nonces are those of one connection that wait for their request.
-type nonces struct {
-	mu   sync.Mutex
-	open [][nonceSize]byte // guarded by mu
+// state is what one connection waits for: the request of a nonce, the answer to a challenge.
+type state struct {
+	mu      sync.Mutex
+	open    [][nonceSize]byte // guarded by mu
+	pending *Activation       // guarded by mu
 }
 
-type nonceKey struct{}
+type stateKey struct{}
+
+// expect remembers a challenge.
+func (n *state) expect(a *Activation) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.pending = a
+}
+
+// expected returns the challenge, nil without one, and forgets it.
+func (n *state) expected() *Activation {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	a := n.pending
+	n.pending = nil
+	return a
+}
 
 // make returns a fresh nonce; the oldest gives way to it.
-func (n *nonces) make() ([]byte, error) {
+func (n *state) make() ([]byte, error) {
 	var fresh [nonceSize]byte
 	if _, err := rand.Read(fresh[:]); err != nil {
 		return nil, err
@@ -208,7 +231,7 @@ func (n *nonces) make() ([]byte, error) {
 }
 
 // take reports whether a nonce waits on this connection, and uses it up.
-func (n *nonces) take(nonce []byte) bool {
+func (n *state) take(nonce []byte) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for i, open := range n.open {
