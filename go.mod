@@ -7,12 +7,14 @@ require (
 	github.com/anishathalye/porcupine v1.3.1 // judges whether histories of the simulator are linearizable
 	github.com/fxamacker/cbor/v2 v2.10.0 // deterministic CBOR of frames, evidence and commands
 	github.com/google/go-attestation v0.6.4 // credential activation of TPM attestation keys
+	github.com/google/go-configfs-tsm v0.3.3 // gets reports from Linux, and fakes it in tests
 	github.com/google/go-eventlog v0.0.3-0.20260617163629-883cc5652c69 // parses TCG event logs
 	github.com/google/go-sev-guest v0.15.0 // verifies AMD SEV-SNP reports and certificates
 	github.com/google/go-tdx-guest v0.3.2-0.20250814004405-ffb0869e6f4d // verifies Intel TDX quotes
 	github.com/google/go-tpm v0.9.8 // decodes TPM structures
 	github.com/google/go-tpm-tools v0.4.10 // reads and verifies TPM attestations
 	github.com/google/logger v1.1.1 // only to silence go-tdx-guest, see internal/quietlog
+	github.com/google/uuid v1.6.0 // names the entries of AMD's certificate tables, in tests
 	github.com/hashicorp/go-hclog v1.6.3 // the logger that hashicorp/raft wants
 	github.com/hashicorp/golang-lru/v2 v2.0.7 // bounds what is remembered of verified chains
 	github.com/hashicorp/raft v1.8.0 // orders the commands of the organisations
@@ -51,9 +53,7 @@ require (
 	github.com/filecoin-project/go-clock v0.1.0 // indirect
 	github.com/flynn/noise v1.1.0 // indirect
 	github.com/goccy/go-json v0.9.11 // indirect
-	github.com/google/go-configfs-tsm v0.3.3 // indirect
 	github.com/google/go-containerregistry v0.21.9 // indirect
-	github.com/google/uuid v1.6.0 // indirect
 	github.com/gorilla/websocket v1.5.3 // indirect
 	github.com/hashicorp/go-immutable-radix v1.3.1 // indirect
 	github.com/hashicorp/go-metrics v0.7.0 // indirect
