@@ -208,3 +208,54 @@ func TestActivation(t *testing.T) {
 		}
 	}
 }
+
+// A measured boot, a provisioned key, IMA and the runtime log: all of what a TPM can say.
+func TestAttesterOnMeasuredBoot(t *testing.T) {
+	msg, err := Parse(sample(t, "secureboot-on-ecc.pb"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ima *vtpmtest.IMA
+	tpm, a := start(t, func(m *vtpmtest.TPM, o *Options) {
+		m.ProvisionAK(t)
+		o.EventLog = m.Boot(t, msg.GetEventLog())
+		ima = m.StartIMA(t)
+		o.IMALog = ima.Path
+		o.AK = &ProvisionedAK{Handle: vtpmtest.ProvisionedAK, CertificateIndex: vtpmtest.ProvisionedAKIndex}
+	})
+	scheme := New([]*x509.Certificate{tpm.Issuer})
+	data := mesh.ReportData{5}
+	verified := func() mesh.Claims {
+		t.Helper()
+		ev, err := a.Attest(t.Context(), data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := scheme.Verify(t.Context(), ev, &data, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	before := verified()
+	if v := before.VTPM; v.AKTrust != mesh.AKTrustCertificate || !v.LogReplayed || v.SecureBoot == nil || !*v.SecureBoot {
+		t.Errorf("got %+v, want a certified key and a replayed log with Secure Boot", v)
+	}
+	ima.Measure(t, "/usr/bin/true", sha256.Sum256([]byte("true")))
+	if err := a.Extend(t.Context(), []byte("event")); err != nil {
+		t.Fatal(err)
+	}
+	after := verified()
+	if after.Measurement != before.Measurement || after.Registers["pcr10"] == before.Registers["pcr10"] || after.Registers["pcr13"] == before.Registers["pcr13"] {
+		t.Errorf("got %+v after %+v, want other registers 10 and 13 and the same measurement", after, before)
+	}
+	// Nobody can activate a key that the attester did not make.
+	if _, err := a.Endorse(t.Context()); err == nil || !strings.Contains(err.Error(), "needs a certificate") {
+		t.Errorf("got %v, want a refusal to endorse a provisioned key", err)
+	}
+	missing := NewAttester(Options{Device: tpm.Socket, AK: &ProvisionedAK{Handle: 0x81000099}})
+	defer missing.Close()
+	if _, err := missing.Attest(t.Context(), data); err == nil || !strings.Contains(err.Error(), "0x81000099") {
+		t.Errorf("got %v, want one that names the handle", err)
+	}
+}

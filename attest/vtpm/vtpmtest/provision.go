@@ -1,0 +1,49 @@
+package vtpmtest
+
+import (
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"io"
+	"math/big"
+	"testing"
+	"time"
+
+	"github.com/google/go-tpm-tools/client"
+	"github.com/google/go-tpm/legacy/tpm2"
+	"github.com/google/go-tpm/tpmutil"
+)
+
+// Where ProvisionAK puts the key and its certificate: the places of Azure's virtual TPMs.
+const (
+	ProvisionedAK      = 0x81000003
+	ProvisionedAKIndex = 0x01C101D0
+)
+
+// ProvisionAK makes a persistent ECDSA attestation key, as a cloud does before it hands the
+// machine over, and puts a certificate of the issuer's into an NV index.
+func (m *TPM) ProvisionAK(t testing.TB) {
+	t.Helper()
+	m.with(t, func(rw io.ReadWriter) error {
+		key, err := client.NewKey(rw, tpm2.HandleEndorsement, client.AKTemplateECC())
+		if err != nil {
+			return err
+		}
+		defer key.Close()
+		if err := tpm2.EvictControl(rw, "", tpm2.HandleOwner, key.Handle(), ProvisionedAK); err != nil {
+			return err
+		}
+		der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+			SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "attestation key of a test"},
+			NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(1, 0, 0), KeyUsage: x509.KeyUsageDigitalSignature,
+		}, m.Issuer, key.PublicKey(), m.key)
+		if err != nil {
+			return err
+		}
+		const attributes = tpm2.AttrOwnerRead | tpm2.AttrOwnerWrite | tpm2.AttrAuthRead | tpm2.AttrAuthWrite
+		if err := tpm2.NVDefineSpace(rw, tpm2.HandleOwner, tpmutil.Handle(ProvisionedAKIndex), "", "", nil, attributes, uint16(len(der))); err != nil {
+			return err
+		}
+		return tpm2.NVWrite(rw, tpm2.HandleOwner, tpmutil.Handle(ProvisionedAKIndex), "", der, 0)
+	})
+}
