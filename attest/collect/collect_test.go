@@ -90,8 +90,8 @@ func TestRecognised(t *testing.T) {
 		"quote and collateral":   {map[string][]byte{"q": tdxdata.RawQuote, "a.json": tdxdata.TcbInfoBody, "b.json": tdxdata.QeIdentityBody, "c.crl": tdxdata.PckCrlBody, "d.json": []byte("{}")}, "q", attest.KindTDX, []string{attest.TypeTDXQuote, attest.TypeTDXTCBInfo, attest.TypeTDXQEIdent, attest.TypeCRL}},
 		"quote and log":          {map[string][]byte{"q": tdxdata.RawQuote, "log": bios}, "", attest.KindTDX, []string{attest.TypeTDXQuote, attest.TypeEventLog}},
 		"log alone":              {map[string][]byte{"log": bios}, "", attest.KindEventLog, []string{attest.TypeEventLog}},
-		"IMA, ASCII":             {map[string][]byte{"l": load(t, "..", "eventlog", "testdata", "ima-ascii")}, "l", attest.KindIMA, []string{attest.TypeIMALog}},
-		"IMA, binary":            {map[string][]byte{"l": load(t, "..", "eventlog", "testdata", "ima-binary")}, "l", attest.KindIMA, []string{attest.TypeIMALog}},
+		"IMA, ASCII":             {map[string][]byte{"l": load(t, "..", "ima", "testdata", "ima-ascii")}, "l", attest.KindIMA, []string{attest.TypeIMALog}},
+		"IMA, binary":            {map[string][]byte{"l": load(t, "..", "ima", "testdata", "ima-binary")}, "l", attest.KindIMA, []string{attest.TypeIMALog}},
 		"TPM":                    {map[string][]byte{"a": load(t, "..", "vtpm", "testdata", "secureboot-on-ecc.pb"), "log": bios}, "", attest.KindVTPM, []string{attest.TypeTPMQuote}},
 	} {
 		in, err := Path(filepath.Join(place(t, tc.files), tc.path))

@@ -15,6 +15,7 @@ import (
 
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/attest/eventlog"
+	"github.com/attestmesh/meshnode/attest/ima"
 	"github.com/attestmesh/meshnode/attest/sevsnp"
 	"github.com/attestmesh/meshnode/attest/tdx"
 	"github.com/attestmesh/meshnode/attest/vtpm"
@@ -46,7 +47,7 @@ func recognise(raw []byte) (kind string, items []attest.Item, err error) {
 		items, err := pemItems(raw)
 		return "", items, err
 	}
-	if _, err := eventlog.ParseIMA(raw); err == nil {
+	if _, err := ima.Replay(raw); err == nil {
 		return attest.KindIMA, one(attest.TypeIMALog), nil
 	}
 	switch trimmed := bytes.TrimSpace(raw); {

@@ -4,6 +4,4 @@ package eventlog
 const (
 	MaxLog    = 1 << 20 // bytes of one log
 	MaxEvents = 1 << 16 // entries of one log
-	// maxName bounds the template name of an IMA entry.
-	maxName = 32
 )

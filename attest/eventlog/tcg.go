@@ -10,10 +10,6 @@
 //     replayed here: EV_NO_ACTION does not extend, StartupLocality and H-CRTM events set
 //     the initial value of PCR 0.
 //   - dstack: a JSON list of {imr, event_type, digest, event, event_payload}; SHA-384.
-//   - IMA: the kernel's runtime measurement list (security/integrity/ima), ASCII or binary.
-//     Entries extend the SHA-1 bank with the template digest, which the binary form lets
-//     us recompute from the template data; an all-zero digest is a violation and extends
-//     0xff bytes. The legacy template "ima" has no length field and is refused.
 //
 // Registers are named BANK:pcrN; for CCEL and dstack rtmrN.
 package eventlog
@@ -36,7 +32,7 @@ import (
 
 // Log is a replayed log.
 type Log struct {
-	Format  string // "tcg", "ccel", "dstack", "ima"
+	Format  string // "tcg", "ccel", "dstack"
 	Entries int
 	Banks   map[string]map[int][]byte // bank name, register number, value
 }

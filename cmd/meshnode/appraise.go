@@ -18,6 +18,7 @@ import (
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/attest/collect"
 	"github.com/attestmesh/meshnode/attest/eventlog"
+	"github.com/attestmesh/meshnode/attest/ima"
 	"github.com/attestmesh/meshnode/attest/schemes"
 )
 
@@ -282,24 +283,30 @@ func refused(kind string, reason attest.Reason, at time.Time) attest.Result {
 
 // replay handles logs without a quote: registers as claims, no verdict.
 func (out *appraised) replay(in collect.Input) error {
-	parse := eventlog.Parse
+	raw := in.Evidence.Items[0].Data
+	out.Verdict, out.claims = attest.VerdictNone, attest.Claims{Kind: in.Kind}
+	claims := map[string]any{}
 	if in.Kind == attest.KindIMA {
-		parse = eventlog.ParseIMA
-	}
-	log, err := parse(in.Evidence.Items[0].Data)
-	if err != nil {
-		return usageError("give the log as the kernel shows it", "%s: %v", in.File, err)
-	}
-	out.Verdict = attest.VerdictNone
-	out.claims = attest.Claims{Kind: in.Kind, Registers: log.Registers()}
-	claims := map[string]any{"format": log.Format, "entries": log.Entries, "registers": log.Registers()}
-	if in.Kind == attest.KindIMA {
-		out.claims.Measurement = log.Registers()["sha1:pcr10"]
-		if out.claims.Measurement == "" {
-			out.claims.Measurement = log.Registers()["sha256:pcr10"]
+		list, err := ima.Replay(raw)
+		if err != nil {
+			return usageError("give the list as the kernel shows it", "%s: %v", in.File, err)
 		}
-		claims["measurement"] = out.claims.Measurement
+		out.claims.Registers = list.Registers
+		out.claims.Measurement = list.Registers["sha1:pcr10"]
+		if out.claims.Measurement == "" {
+			out.claims.Measurement = list.Registers["sha256:pcr10"]
+		}
+		claims["format"], claims["entries"], claims["measurement"] = "ima", list.Entries, out.claims.Measurement
+		claims["violations"], claims["unverified"] = list.Violations, list.Unverified
+	} else {
+		log, err := eventlog.Parse(raw)
+		if err != nil {
+			return usageError("give the log as the kernel shows it", "%s: %v", in.File, err)
+		}
+		out.claims.Registers = log.Registers()
+		claims["format"], claims["entries"] = log.Format, log.Entries
 	}
+	claims["registers"] = out.claims.Registers
 	out.Claims = claims
 	return nil
 }
