@@ -6,7 +6,7 @@ package attest
 // digest and nothing here depends on it (TCG PC Client Platform Firmware Profile §10;
 // go-attestation, "event log disclosure").
 type BootFacts struct {
-	Format string `json:"format"` // "tcg", "ccel" or "dstack"
+	Format string `json:"format"` // "tcg", "ccel" or "dstack"; "paravisor" where it speaks and no log does
 	Bank   string `json:"bank"`   // whose digests were replayed
 	Events int    `json:"events"`
 	// SecureBoot is nil if the log does not say, or says both.

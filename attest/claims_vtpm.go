@@ -33,6 +33,20 @@ type VTPMClaims struct {
 	// Boot and IMA are nil where the evidence has no event log or no list.
 	Boot *BootFacts `json:"boot,omitempty"`
 	IMA  *IMAFacts  `json:"ima,omitempty"`
+	// Paravisor is what a TEE's report vouches for besides the key.
+	Paravisor *ParavisorClaims `json:"paravisor,omitempty"`
+}
+
+// ParavisorClaims are what the paravisor below a guest says of it (package hcl). What it
+// does not say is nil or "".
+type ParavisorClaims struct {
+	RuntimeData    string `json:"runtime_data"` // digest of all that it said, hex
+	SecureBoot     *bool  `json:"secure_boot,omitempty"`
+	TPMEnabled     *bool  `json:"tpm_enabled,omitempty"`
+	TPMPersisted   *bool  `json:"tpm_persisted,omitempty"`
+	ConsoleEnabled *bool  `json:"console_enabled,omitempty"`
+	VMUniqueID     string `json:"vm_unique_id,omitempty"`
+	UserData       string `json:"user_data,omitempty"`
 }
 
 // Activated returns c with AKTrust "activation" if its attestation key is the one whose

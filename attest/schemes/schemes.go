@@ -1,6 +1,6 @@
 // Package schemes gathers the schemes by which a Relying Party judges evidence: those of the
-// vendors whose roots are compiled in, that of TPMs, and the simulated one where somebody
-// names its roots.
+// vendors whose roots are compiled in, that of TPMs, and the composites of both, and the
+// simulated one where somebody names its roots.
 package schemes
 
 import (
@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 
 	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/attest/hcl"
 	"github.com/attestmesh/meshnode/attest/sevsnp"
 	"github.com/attestmesh/meshnode/attest/sim"
 	"github.com/attestmesh/meshnode/attest/tdx"
@@ -35,7 +36,15 @@ func Under(roots Roots) ([]attest.Scheme, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := []attest.Scheme{snp, td, vtpm.New(roots.VTPM)}
+	tpm := vtpm.New(roots.VTPM)
+	out := []attest.Scheme{snp, td, tpm}
+	for _, tee := range []attest.Scheme{snp, td} {
+		both, err := hcl.New(tee, tpm)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, both)
+	}
 	if len(roots.Sim) == 0 {
 		return out, nil
 	}
