@@ -3,17 +3,22 @@
 // verifies nothing; wrong guesses end as refusals of a Scheme.
 //
 // Recognised: an SEV-SNP report, bare, with a certificate table appended, or as
-// go-sev-guest's protobuf; a TDX quote; go-tpm-tools' attestation protobuf; a TCG or
-// dstack event log; an IMA list. Beside them: certificates (DER, PEM), revocation lists,
-// Intel's TCB info, QE identity and TCB signing chain.
+// go-sev-guest's protobuf; a TDX quote; go-tpm-tools' attestation protobuf; a TPM's quote as
+// bare TPMS_ATTEST; the HCL report of Azure's paravisor; a TCG or dstack event log; an IMA
+// list. Beside them: certificates (DER, PEM), revocation lists, Intel's TCB info, QE identity
+// and TCB signing chain; of a bare quote the signature (TPMT_SIGNATURE or raw), the register
+// values (JSON, lines of tpm2_pcrread) and the key (DER, PEM, TPMT_PUBLIC, TPM2B_PUBLIC).
 //
-// What belongs to a file: of its siblings by suffix (.der .pem .crt .cer .crl .json) the
+// What belongs to a file: of its siblings by suffix (.der .pem .crt .cer .crl .json .bin) the
 // certificates for a report without any, the collateral for a quote. A folder holds one
 // sample: each report, quote or attestation in it with everything that supports it; if
-// there is none, each log.
+// there is none, each log. A bare quote gets the signature, registers and key that fit it,
+// an HCL report the quotes beside it, which makes them one piece of evidence of a composite
+// kind; a file that is any part of such a piece stands for all of it.
 package collect
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -24,6 +29,7 @@ import (
 
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/attest/sevsnp"
+	"github.com/attestmesh/meshnode/attest/vtpm"
 )
 
 // Input is one piece of evidence and where it came from.
@@ -43,7 +49,7 @@ func Path(path string, extra ...string) ([]Input, error) {
 		return nil, err
 	}
 	var inputs []Input
-	var parts []attest.Item
+	var parts []part
 	if info.IsDir() {
 		if inputs, parts, err = folder(path); err != nil {
 			return nil, err
@@ -52,12 +58,7 @@ func Path(path string, extra ...string) ([]Input, error) {
 			return nil, fmt.Errorf("%s: no report, quote, attestation or log in this folder", path)
 		}
 	} else {
-		in, err := file(path)
-		if err != nil {
-			return nil, err
-		}
-		inputs = []Input{in}
-		if parts, err = siblings(path, in.Kind); err != nil {
+		if inputs, parts, err = file(path); err != nil {
 			return nil, err
 		}
 	}
@@ -80,20 +81,49 @@ func Path(path string, extra ...string) ([]Input, error) {
 	return inputs, nil
 }
 
-// file reads one file that must be evidence.
-func file(path string) (Input, error) {
+// file reads one file that must be evidence or a part of it, and what belongs to it.
+func file(path string) ([]Input, []part, error) {
 	raw, err := read(path, maxFile)
 	if err != nil {
-		return Input{}, err
+		return nil, nil, err
 	}
-	kind, items, err := recognise(raw)
+	kind, found, err := recognise(raw)
 	if err != nil {
-		return Input{}, fmt.Errorf("%s: %w", path, err)
+		return nil, nil, fmt.Errorf("%s: %w", path, err)
+	}
+	in := Input{File: path, Kind: kind, Evidence: attest.Evidence{Kind: kind, Items: found}}
+	if slices.Contains([]string{attest.TypeTPMAttest, attest.TypeHCLReport, attest.TypeTPMSignature, attest.TypeTPMPCRs, attest.TypeTPMPublic}, found[0].Type) {
+		return machine(in)
 	}
 	if kind == "" {
-		return Input{}, fmt.Errorf("%s: certificates or collateral, not evidence", path)
+		return nil, nil, fmt.Errorf("%s: certificates or collateral, not evidence", path)
 	}
-	return Input{File: path, Kind: kind, Evidence: attest.Evidence{Kind: kind, Items: items}}, nil
+	parts, err := siblings(path, kind)
+	if slices.ContainsFunc(parts, func(p part) bool { return p.item.Type == attest.TypeHCLReport }) {
+		return machine(in) // a TD's quote beside its paravisor's report
+	}
+	return []Input{in}, parts, err
+}
+
+// machine returns the evidence in the folder of a file that the file is a part of.
+func machine(in Input) ([]Input, []part, error) {
+	inputs, parts, err := folder(filepath.Dir(in.File))
+	if err != nil {
+		return nil, nil, err
+	}
+	whole := slices.DeleteFunc(inputs, func(i Input) bool {
+		return i.File != in.File && !slices.ContainsFunc(i.Evidence.Items, func(it attest.Item) bool {
+			own := in.Evidence.Items[0] // longer by its padding, perhaps
+			return it.Type == own.Type && bytes.HasPrefix(own.Data, it.Data)
+		})
+	})
+	if len(whole) == 0 {
+		return nil, nil, fmt.Errorf("%s: part of a TPM's quote, but no quote beside it", in.File)
+	}
+	for i := range whole {
+		whole[i].File = in.File
+	}
+	return whole, parts, nil
 }
 
 // read returns a regular file's bytes within a limit.
@@ -117,7 +147,7 @@ func read(path string, limit int64) ([]byte, error) {
 }
 
 // folder recognises every file of a folder, without descending.
-func folder(dir string) ([]Input, []attest.Item, error) {
+func folder(dir string) ([]Input, []part, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, nil, err
@@ -126,7 +156,7 @@ func folder(dir string) ([]Input, []attest.Item, error) {
 		return nil, nil, fmt.Errorf("%s: %d files, the limit is %d; give one file", dir, len(entries), maxFiles)
 	}
 	var quotes, logs []Input
-	var parts []attest.Item
+	var parts []part
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
 		raw, err := read(path, maxFile)
@@ -140,27 +170,29 @@ func folder(dir string) ([]Input, []attest.Item, error) {
 		switch {
 		case err != nil: // a README, a key, a log of something else
 		case kind == "":
-			parts = append(parts, items...)
+			for _, it := range items {
+				parts = append(parts, part{path, it})
+			}
 		case kind == attest.KindEventLog || kind == attest.KindIMA:
 			logs = append(logs, Input{File: path, Kind: kind, Evidence: attest.Evidence{Kind: kind, Items: items}})
 		default:
 			quotes = append(quotes, Input{File: path, Kind: kind, Evidence: attest.Evidence{Kind: kind, Items: items}})
 		}
 	}
-	if len(quotes) == 0 {
+	if quotes = assemble(quotes, parts); len(quotes) == 0 {
 		return logs, parts, nil
 	}
 	// A log beside a quote supports it, if there is only one of each.
 	for _, l := range logs {
 		if l.Kind == attest.KindEventLog && len(quotes) == 1 {
-			parts = append(parts, l.Evidence.Items...)
+			parts = append(parts, part{l.File, l.Evidence.Items[0]})
 		}
 	}
 	return quotes, parts, nil
 }
 
 // siblings recognises certificates and collateral in the folder of a file.
-func siblings(path, kind string) ([]attest.Item, error) {
+func siblings(path, kind string) ([]part, error) {
 	if kind != attest.KindSEVSNP && kind != attest.KindTDX {
 		return nil, nil
 	}
@@ -168,11 +200,11 @@ func siblings(path, kind string) ([]attest.Item, error) {
 	if err != nil {
 		return nil, err
 	}
-	var parts []attest.Item
+	var parts []part
 	looked := 0
 	for _, e := range entries {
 		suffix := strings.ToLower(filepath.Ext(e.Name()))
-		if !slices.Contains([]string{".der", ".pem", ".crt", ".cer", ".crl", ".json"}, suffix) || e.Name() == filepath.Base(path) {
+		if !slices.Contains([]string{".der", ".pem", ".crt", ".cer", ".crl", ".json", ".bin"}, suffix) || e.Name() == filepath.Base(path) {
 			continue
 		}
 		if looked++; looked > maxFiles {
@@ -182,34 +214,57 @@ func siblings(path, kind string) ([]attest.Item, error) {
 		if err != nil {
 			continue // unreadable or too large to be a part of this
 		}
-		if kind, items, err := recognise(raw); err == nil && kind == "" {
-			parts = append(parts, items...)
+		if found, items, err := recognise(raw); err == nil && (found == "" || kind == attest.KindTDX && items[0].Type == attest.TypeHCLReport) {
+			for _, it := range items {
+				parts = append(parts, part{e.Name(), it})
+			}
 		}
 	}
 	return parts, nil
 }
 
+// supports lists what each part of a kind can have beside it.
+var supports = map[string][]string{
+	attest.KindSEVSNP: {attest.TypeCertificate},
+	attest.KindTDX: {attest.TypeTDXTCBInfo, attest.TypeTDXQEIdent, attest.TypeTDXTCBChain, attest.TypeCRL,
+		attest.TypeEventLog},
+	attest.KindVTPM: {attest.TypeEventLog, attest.TypeCertificate},
+}
+
 // support adds the parts that the evidence of this kind can have and does not have yet.
-func (in *Input) support(parts []attest.Item) {
-	accepts := map[string][]string{
-		attest.KindSEVSNP: {attest.TypeCertificate},
-		attest.KindTDX: {attest.TypeTDXTCBInfo, attest.TypeTDXQEIdent, attest.TypeTDXTCBChain, attest.TypeCRL,
-			attest.TypeEventLog},
-	}[in.Kind]
-	if in.Kind == attest.KindSEVSNP && len(in.Evidence.Find(attest.TypeCertificate)) > 0 {
+func (in *Input) support(parts []part) {
+	var accepts []string
+	for k := range strings.SplitSeq(in.Kind, ",") {
+		accepts = append(accepts, supports[k]...)
+	}
+	snp, tpm := slices.Contains(strings.Split(in.Kind, ","), attest.KindSEVSNP), in.Kind == attest.KindVTPM
+	if in.Kind == attest.KindSEVSNP && in.has(attest.TypeCertificate) {
 		return // certificates that came with the report are those of its machine
 	}
 	for _, p := range parts {
-		repeatable := p.Type == attest.TypeCertificate || p.Type == attest.TypeCRL
-		if !slices.Contains(accepts, p.Type) || slices.ContainsFunc(in.Evidence.Items, func(it attest.Item) bool {
-			return it.Type == p.Type && (!repeatable || string(it.Data) == string(p.Data))
-		}) {
+		repeatable := p.item.Type == attest.TypeCertificate || p.item.Type == attest.TypeCRL
+		if !slices.Contains(accepts, p.item.Type) || !repeatable && in.has(p.item.Type) {
 			continue
 		}
-		// The chain above is compiled in; certificates of other things are not ours.
-		if in.Kind == attest.KindSEVSNP && !sevsnp.IsEndorsement(p.Data) {
+		if p.item.Type == attest.TypeCertificate {
+			// The chain above is compiled in; certificates of other things are not ours.
+			if snp && !sevsnp.IsEndorsement(p.item.Data) || !snp && !tpm {
+				continue
+			}
+		}
+		if p.item.Type == attest.TypeEventLog && in.hasOwnLog() {
 			continue
 		}
-		in.Evidence.Items = append(in.Evidence.Items, p)
+		in.add(p)
 	}
+}
+
+// hasOwnLog reports whether a TPM's attestation brings the log of its boot.
+func (in *Input) hasOwnLog() bool {
+	for _, raw := range in.Evidence.Find(attest.TypeTPMQuote) {
+		if msg, err := vtpm.Parse(raw); err == nil && len(msg.GetEventLog()) > 0 {
+			return true
+		}
+	}
+	return false
 }

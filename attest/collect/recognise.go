@@ -15,6 +15,7 @@ import (
 
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/attest/eventlog"
+	"github.com/attestmesh/meshnode/attest/hcl"
 	"github.com/attestmesh/meshnode/attest/ima"
 	"github.com/attestmesh/meshnode/attest/sevsnp"
 	"github.com/attestmesh/meshnode/attest/tdx"
@@ -38,7 +39,16 @@ func recognise(raw []byte) (kind string, items []attest.Item, err error) {
 		items, err := reportAndTable(raw)
 		return attest.KindSEVSNP, items, err
 	}
+	signature, maybeSignature := vtpm.LooksLikeSignature(raw)
 	switch {
+	case vtpm.LooksLikeStatement(raw):
+		return attest.KindVTPM, one(attest.TypeTPMAttest), nil
+	case hcl.LooksLike(raw):
+		return hcl.KindOf(raw), one(attest.TypeHCLReport), nil
+	case signature:
+		return "", one(attest.TypeTPMSignature), nil
+	case vtpm.LooksLikePCRs(raw):
+		return "", one(attest.TypeTPMPCRs), nil
 	case tdx.LooksLike(raw):
 		return attest.KindTDX, one(attest.TypeTDXQuote), nil
 	case eventlog.IsTCG(raw):
@@ -71,7 +81,13 @@ func recognise(raw []byte) (kind string, items []attest.Item, err error) {
 	if _, err := vtpm.Parse(raw); err == nil {
 		return attest.KindVTPM, one(attest.TypeTPMQuote), nil
 	}
-	return "", nil, errors.New("no SEV-SNP report, TDX quote, TPM attestation, event log or IMA list")
+	if vtpm.LooksLikeKey(raw) {
+		return "", one(attest.TypeTPMPublic), nil
+	}
+	if maybeSignature {
+		return "", one(attest.TypeTPMSignature), nil
+	}
+	return "", nil, errors.New("no SEV-SNP report, TDX quote, TPM quote, event log or IMA list")
 }
 
 // looksLikeReport reports whether raw begins with most of what every SEV-SNP report has,
@@ -160,6 +176,8 @@ func pemItems(raw []byte) ([]attest.Item, error) {
 				first = cert.Subject.CommonName
 			}
 			items = append(items, attest.Item{Type: attest.TypeCertificate, Data: block.Bytes})
+		case "PUBLIC KEY":
+			items = append(items, attest.Item{Type: attest.TypeTPMPublic, Data: block.Bytes})
 		case "X509 CRL":
 			items = append(items, attest.Item{Type: attest.TypeCRL, Data: block.Bytes})
 		}
@@ -168,7 +186,7 @@ func pemItems(raw []byte) ([]attest.Item, error) {
 		}
 	}
 	if len(items) == 0 {
-		return nil, errors.New("PEM without a certificate")
+		return nil, errors.New("PEM without a certificate or public key")
 	}
 	if first == "Intel SGX TCB Signing" {
 		return []attest.Item{{Type: attest.TypeTDXTCBChain, Data: raw}}, nil

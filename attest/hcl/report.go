@@ -24,7 +24,7 @@ import (
 //	 32  hardware report: SEV-SNP ATTESTATION_REPORT, or TDREPORT_STRUCT and zeros
 //	1216 u32 size of what follows with this header, u32 version, u32 type of hardware report,
 //	     u32 hash, u32 size of the runtime data
-//	1236 runtime data, JSON; then zeros
+//	1236 runtime data, JSON; then nothing, or zeros up to the 2,600 bytes of the NV index
 const (
 	headerSize   = 32
 	hardwareSize = 1184
@@ -32,6 +32,7 @@ const (
 	claimsAt     = headerSize + hardwareSize
 	claimsHeader = 20
 	runtimeAt    = claimsAt + claimsHeader
+	indexSize    = 2600
 )
 
 // Types of hardware reports.
@@ -93,9 +94,21 @@ type jwk struct {
 // akName is the id of the attestation key.
 const akName = "HCLAkPub"
 
-// LooksLike reports whether raw begins as a report.
+// LooksLike reports whether raw bears two of the three marks of a report, so that one that
+// was tampered with is still refused as a report.
 func LooksLike(raw []byte) bool {
-	return len(raw) > runtimeAt && bytes.HasPrefix(raw, []byte("HCLA"))
+	if len(raw) <= runtimeAt || len(raw) > MaxReport {
+		return false
+	}
+	word := func(at int) uint32 { return binary.LittleEndian.Uint32(raw[at:]) }
+	marks := 0
+	for _, ok := range []bool{bytes.HasPrefix(raw, []byte("HCLA")), word(4) <= 2 && word(claimsAt+4) == 1,
+		bytes.HasPrefix(raw[runtimeAt:], []byte(`{"keys":`))} {
+		if ok {
+			marks++
+		}
+	}
+	return marks >= 2
 }
 
 // Parse takes a report apart and accounts for every byte: reserved ones and padding are zero.
@@ -112,8 +125,8 @@ func Parse(raw []byte) (Report, error) {
 		return Report{}, fmt.Errorf("HCL report: runtime data of %d bytes in %d, in a section of %d of version %d", size, len(raw)-runtimeAt, word(claimsAt), word(claimsAt+4))
 	}
 	end := runtimeAt + int(size)
-	if !zero(raw[end:]) {
-		return Report{}, fmt.Errorf("HCL report: something behind the runtime data, which end at byte %d", end)
+	if !zero(raw[end:]) || len(raw) != end && len(raw) != indexSize {
+		return Report{}, fmt.Errorf("HCL report: %d bytes or something but zeros behind the runtime data, which end at byte %d", len(raw), end)
 	}
 	if hash == 0 {
 		return Report{}, fmt.Errorf("HCL report: hash %d, want 1 to 3 for SHA-256, SHA-384, SHA-512", word(claimsAt+12))
@@ -195,3 +208,12 @@ func (k jwk) public() (crypto.PublicKey, error) {
 }
 
 func zero(b []byte) bool { return bytes.Count(b, []byte{0}) == len(b) }
+
+// KindOf returns the kind of evidence that a report is part of, even if it was tampered
+// with: the composite of the TEE it names, SEV-SNP where it names none.
+func KindOf(raw []byte) string {
+	if len(raw) > runtimeAt && binary.LittleEndian.Uint32(raw[claimsAt+8:]) == typeTDX {
+		return attest.KindTDX + "," + attest.KindVTPM
+	}
+	return attest.KindSEVSNP + "," + attest.KindVTPM
+}

@@ -1,9 +1,14 @@
 package vtpm
 
 import (
+	"bytes"
 	"crypto"
+	"encoding/asn1"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/big"
+	"math/bits"
 
 	"github.com/google/go-tpm-tools/proto/attest"
 	tpmpb "github.com/google/go-tpm-tools/proto/tpm"
@@ -156,4 +161,57 @@ func unknown(m protoreflect.Message) bool {
 		return !found
 	})
 	return found
+}
+
+// LooksLikeStatement reports whether raw begins as a TPMS_ATTEST, but for some bits: one
+// that was tampered with is still refused as a quote.
+func LooksLikeStatement(raw []byte) bool {
+	const least, most = 60, 1 << 10
+	return len(raw) >= least && len(raw) <= most && bits.OnesCount32(binary.BigEndian.Uint32(raw)^magicGenerated) <= 2
+}
+
+// LooksLikeSignature reports whether raw is a TPMT_SIGNATURE, or of a size and form that a
+// TPM's signature has without its header: for somebody who holds a quote and looks for it.
+func LooksLikeSignature(raw []byte) (certain, possible bool) {
+	if len(raw) > 8 {
+		if _, err := parseSignature(raw); err == nil || errors.Is(err, errWeakHash) {
+			return true, true
+		}
+	}
+	switch len(raw) {
+	case 64, 96, 256, 384, 512: // r and s; RSA of 2048 to 4096 bits
+		return false, true
+	}
+	var der struct{ R, S *big.Int }
+	rest, err := asn1.Unmarshal(raw, &der)
+	return false, err == nil && len(rest) == 0
+}
+
+// Fits reports whether a signature is a key's over a statement, each in any of the forms
+// that their items have: which of several files belong together. It says nothing of trust.
+func Fits(statement, signature, public []byte) bool {
+	key, err := publicKey(public)
+	if err != nil {
+		return false
+	}
+	_, err = signedBy(key.public, statement, signature, true)
+	return err == nil
+}
+
+// Explains reports whether register values are those of a statement.
+func Explains(statement, pcrs []byte) bool {
+	st, err := parseStatement(statement)
+	if err != nil {
+		return false
+	}
+	given, err := parsePCRs(pcrs, st)
+	if err != nil {
+		return false
+	}
+	for _, h := range strongHashes {
+		if digest, err := given.digest(st, h); err == nil && bytes.Equal(digest, st.digest) {
+			return true
+		}
+	}
+	return false
 }

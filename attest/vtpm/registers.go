@@ -59,13 +59,17 @@ func (v values) count() (n int) {
 }
 
 // parsePCRs reads the values for a statement: JSON, either {bank: {number: hex}} or, where
-// their size says the bank, {number: hex}; or exactly the selected values in a row.
+// their size says the bank, {number: hex}; lines, as textPCRs reads them; or exactly the
+// selected values in a row.
 func parsePCRs(raw []byte, s statement) (values, error) {
 	if len(raw) > maxPCRs {
 		return nil, fmt.Errorf("registers: %d bytes, the limit is %d", len(raw), maxPCRs)
 	}
 	if bytes.HasPrefix(bytes.TrimLeft(raw, " \t\r\n"), []byte("{")) {
 		return jsonPCRs(raw)
+	}
+	if out, err := textPCRs(raw); err == nil {
+		return out, nil
 	}
 	out, r := values{}, reader{rest: raw}
 	for _, sel := range s.selections {
@@ -81,10 +85,49 @@ func parsePCRs(raw []byte, s statement) (values, error) {
 	return out, nil
 }
 
-// LooksLikePCRs reports whether raw are register values in JSON.
+// LooksLikePCRs reports whether raw are register values in JSON or in lines.
 func LooksLikePCRs(raw []byte) bool {
 	v, err := jsonPCRs(raw)
+	if err != nil {
+		v, err = textPCRs(raw)
+	}
 	return err == nil && v.count() > 0
+}
+
+// textPCRs reads lines "BANK:NUMBER:HEX", or those of tpm2_pcrread: "BANK:", then one line
+// "NUMBER: 0xHEX" for each register of it. Blanks do not matter.
+func textPCRs(raw []byte) (values, error) {
+	if len(raw) > maxPCRs {
+		return nil, fmt.Errorf("registers: %d bytes, the limit is %d", len(raw), maxPCRs)
+	}
+	out := values{}
+	var bank crypto.Hash
+	for line := range strings.Lines(string(raw)) {
+		f := strings.Split(strings.Join(strings.Fields(line), ""), ":")
+		known := true
+		switch {
+		case len(f) == 1 && f[0] == "":
+			continue
+		case len(f) == 2 && f[1] == "":
+			bank, known = bankOf(strings.ToLower(f[0]))
+			if known {
+				continue
+			}
+		case len(f) == 3:
+			bank, known = bankOf(strings.ToLower(f[0]))
+			f = f[1:]
+		}
+		if !known || bank == 0 || len(f) != 2 {
+			return nil, fmt.Errorf("registers: line %.40q", line)
+		}
+		if err := out.text(bank, f[0], f[1]); err != nil {
+			return nil, fmt.Errorf("registers: %w", err)
+		}
+	}
+	if out.count() == 0 {
+		return nil, errors.New("registers: no line")
+	}
+	return out, nil
 }
 
 func jsonPCRs(raw []byte) (values, error) {
@@ -110,13 +153,18 @@ func jsonPCRs(raw []byte) (values, error) {
 
 // member reads the value of a register, of the bank that its size says where none is given.
 func (v values) member(dec *json.Decoder, bank crypto.Hash, number string) error {
-	n, err := strconv.Atoi(number)
-	if err != nil || strconv.Itoa(n) != number {
-		return fmt.Errorf("%.20q is no register", number)
-	}
 	var text string
 	if err := dec.Decode(&text); err != nil {
 		return err
+	}
+	return v.text(bank, number, text)
+}
+
+// text adds a value in hex.
+func (v values) text(bank crypto.Hash, number, text string) error {
+	n, err := strconv.Atoi(number)
+	if err != nil || strconv.Itoa(n) != number {
+		return fmt.Errorf("%.20q is no register", number)
 	}
 	value, err := hex.DecodeString(strings.TrimPrefix(text, "0x"))
 	if err != nil {

@@ -21,8 +21,8 @@ type signature struct {
 	r, s   []byte
 }
 
-// errSHA1 refuses what nobody should sign with.
-var errSHA1 = errors.New("the signature's hash is too weak or unknown, want SHA-256 or stronger")
+// errWeakHash refuses what nobody should sign with.
+var errWeakHash = errors.New("the signature's hash is too weak or unknown, want SHA-256 or stronger")
 
 // strongHashes may be signed with.
 var strongHashes = []crypto.Hash{crypto.SHA256, crypto.SHA384, crypto.SHA512}
@@ -45,7 +45,7 @@ func parseSignature(raw []byte) (signature, error) {
 	}
 	s.hash = bankHashes[algorithm]
 	if s.hash == 0 || s.hash == crypto.SHA1 {
-		return signature{}, fmt.Errorf("%w: hash %#04x", errSHA1, uint16(algorithm))
+		return signature{}, fmt.Errorf("%w: hash %#04x", errWeakHash, uint16(algorithm))
 	}
 	return s, nil
 }
