@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -19,8 +20,7 @@ func goodClaims() map[string]Claims {
 			Registers: map[string]string{"r": kind}}
 	}
 	snp, td, tpm, sim := base(KindSEVSNP), base(KindTDX), base(KindVTPM), base(KindSim)
-	snp.SEVSNP = &SEVSNPClaims{Version: 3, Product: "Milan", ChipID: "aa", SigningKey: "VCEK", VMPL: 1,
-		ReportedTCB: TCB{0, 3, 0, 8, 100}, CommittedTCB: TCB{0, 3, 0, 8, 100}}
+	snp.SEVSNP = goodSEVSNP()
 	td.TDX, td.HardwareID = goodTDX(), "ppid"
 	tpm.VTPM = &VTPMClaims{AKTrust: "certificate", Bank: "sha256", PCRs: []int{0, 4, 7}, LogReplayed: true, SecureBoot: yes(), Boot: goodBoot(), IMA: goodIMA()}
 	sim.Sim = &SimClaims{Platform: "root"}
@@ -29,7 +29,7 @@ func goodClaims() map[string]Claims {
 
 func goodPolicy() Policy {
 	p := Policy{Epoch: 7, Kinds: []string{KindSEVSNP, KindTDX, KindVTPM, KindSim},
-		SEVSNP: &SEVSNPPolicy{VMPL: []uint32{1}, MinimumTCB: map[string]TCB{"Milan": {0, 3, 0, 8, 100}}},
+		SEVSNP: goodSEVSNPPolicy(),
 		TDX:    goodTDXPolicy(),
 		VTPM:   &VTPMPolicy{AKTrust: []string{AKTrustCertificate}, RequiredPCRs: []int{0, 7}, Banks: []string{"sha256"}, Boot: goodBootPolicy(), IMA: goodIMAPolicy()},
 		Sim:    &SimPolicy{},
@@ -83,11 +83,19 @@ func TestZeroValuesRefuse(t *testing.T) {
 }
 
 // TestRemovingAnyPolicyFieldDenies zeroes each field of the policy and of its sections in
-// turn. Two kinds of fields are exempt: those whose zero value is the strict one (Allow…,
-// Revoked), and Require…, whose presence adds a demand.
+// turn. Exempt are fields whose zero value is the strict one (Allow…, Revoked), those whose
+// presence adds a demand (Require…, scalar minima, bits), and those that count only for
+// other claims.
 func TestRemovingAnyPolicyFieldDenies(t *testing.T) {
-	exempt := []string{"Epoch", "Revoked", "AllowNoReferences", "AllowUnbound", "AllowDebug", "AllowMigrateMA", "AllowSMT",
-		"AllowVLEK", "AllowMaskedID", "AllowMigratable", "AllowNoSEPTVEDisable", "RejectedAdvisoryIDs", "MinimumTCBEvaluation", "MinimumTCBDate", "AllowRestarts"}
+	exempt := []string{"Epoch", "Revoked", "MinimumABI", "MinimumGuestSVN", "PlatformInfoRequired", "LaunchMitVector",
+		"CurrentMitVector", "CSPIDs", "RejectedAdvisoryIDs", "MinimumTCBEvaluation", "MinimumTCBDate"}
+	for _, section := range []reflect.Type{reflect.TypeFor[Policy](), reflect.TypeFor[SEVSNPPolicy](), reflect.TypeFor[TDXPolicy](), reflect.TypeFor[VTPMPolicy]()} {
+		for i := range section.NumField() {
+			if name := section.Field(i).Name; strings.HasPrefix(name, "Allow") || strings.HasPrefix(name, "Require") && section.Field(i).Type.Kind() == reflect.Bool {
+				exempt = append(exempt, name)
+			}
+		}
+	}
 	section := map[string]string{"SEVSNP": KindSEVSNP, "TDX": KindTDX, "VTPM": KindVTPM, "Sim": KindSim}
 	removed := 0
 	check := func(name string, kinds []string, p Policy) {
@@ -147,16 +155,6 @@ func TestOneThingWrong(t *testing.T) {
 		"register":         {KindTDX, func(c *Claims) { c.Registers = nil }, CodeMeasurementNotAllowed, VerdictContraindicated},
 		"kind":             {KindSEVSNP, func(c *Claims) { c.Kind = "toaster" }, CodeMalformed, VerdictContraindicated},
 		"snp section":      {KindSEVSNP, func(c *Claims) { c.SEVSNP = nil }, CodeMalformed, VerdictContraindicated},
-		"snp debug":        {KindSEVSNP, func(c *Claims) { c.SEVSNP.Debug = true }, CodeDebug, VerdictContraindicated},
-		"snp migration":    {KindSEVSNP, func(c *Claims) { c.SEVSNP.MigrateMA = true }, CodeMigratable, VerdictContraindicated},
-		"snp smt":          {KindSEVSNP, func(c *Claims) { c.SEVSNP.SMT = true }, CodeSMT, VerdictContraindicated},
-		"snp vlek":         {KindSEVSNP, func(c *Claims) { c.SEVSNP.SigningKey = "VLEK" }, CodeSigningKey, VerdictContraindicated},
-		"snp no key":       {KindSEVSNP, func(c *Claims) { c.SEVSNP.SigningKey = "" }, CodeSigningKey, VerdictContraindicated},
-		"snp masked":       {KindSEVSNP, func(c *Claims) { c.SEVSNP.ChipID = "0000" }, CodeMaskedChipID, VerdictContraindicated},
-		"snp vmpl":         {KindSEVSNP, func(c *Claims) { c.SEVSNP.VMPL = 0 }, CodeVMPL, VerdictContraindicated},
-		"snp product":      {KindSEVSNP, func(c *Claims) { c.SEVSNP.Product = "Genoa" }, CodeTCBBelowFloor, VerdictContraindicated},
-		"snp reported":     {KindSEVSNP, func(c *Claims) { c.SEVSNP.ReportedTCB.Microcode-- }, CodeTCBBelowFloor, VerdictContraindicated},
-		"snp committed":    {KindSEVSNP, func(c *Claims) { c.SEVSNP.CommittedTCB.SNP-- }, CodeTCBBelowFloor, VerdictContraindicated},
 		"tdx section":      {KindTDX, func(c *Claims) { c.TDX = nil }, CodeMalformed, VerdictContraindicated},
 		"tpm section":      {KindVTPM, func(c *Claims) { c.VTPM = nil }, CodeMalformed, VerdictContraindicated},
 		"tpm key":          {KindVTPM, func(c *Claims) { c.VTPM.AKTrust = "" }, CodeNoEndorsement, VerdictNone},

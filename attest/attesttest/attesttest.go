@@ -52,10 +52,14 @@ const (
 	OtherTCB        // SEV-SNP: reports a higher TCB than its certificate
 	OtherChip       // SEV-SNP: reports another chip than its certificate
 	NoCertificate   // SEV-SNP
+	Unsigned        // SEV-SNP: says that nobody signed it (MASK_CHIP_KEY)
+	NewerFormat     // SEV-SNP: says something where its version has nothing
 	ForeignEnclave  // TDX: quoted by an enclave that is not Intel's
-	RevokedPlatform // TDX: its certificate is on the revocation list
+	RevokedPlatform // a certificate above it is on the revocation list
 
 	DebugGuest      // the host may read its memory
+	MigratableGuest // SEV-SNP: the host may move it with an agent
+	MaskedChip      // SEV-SNP: shows no chip id
 	WrongVMPL       // SEV-SNP: quoted at level 3
 	OldTCB          // a platform that lacks updates
 	StaleCollateral // TDX
@@ -76,7 +80,7 @@ func Forgeries() []Forgery {
 func (f Forgery) String() string {
 	names := [last]string{"genuine", "wrong report data", "stale", "wrong root", "stolen name", "flipped bit",
 		"wrong kind", "two reports", "trailing", "truncated", "other TCB", "other chip", "no certificate",
-		"foreign enclave", "revoked platform", "debug guest", "wrong VMPL", "old TCB", "stale collateral", "no collateral"}
+		"unsigned", "newer format", "foreign enclave", "revoked platform", "debug guest", "migratable guest", "masked chip", "wrong VMPL", "old TCB", "stale collateral", "no collateral"}
 	if f < 0 || f >= last {
 		return fmt.Sprintf("forgery %d", int(f))
 	}
@@ -89,8 +93,16 @@ func (f Forgery) Codes() []attest.Code {
 	switch f {
 	case WrongReportData, Stale:
 		return []attest.Code{attest.CodeNotBound}
-	case WrongRoot, StolenName, ForeignEnclave, RevokedPlatform:
+	case WrongRoot, StolenName, ForeignEnclave, Unsigned:
 		return []attest.Code{attest.CodeNotGenuine}
+	case RevokedPlatform:
+		return []attest.Code{attest.CodeCertificateRevoked, attest.CodeNotGenuine}
+	case NewerFormat:
+		return []attest.Code{attest.CodeUnsupported}
+	case MigratableGuest:
+		return []attest.Code{attest.CodeMigratable}
+	case MaskedChip:
+		return []attest.Code{attest.CodeMaskedChipID}
 	case FlippedBit:
 		return []attest.Code{attest.CodeNotGenuine, attest.CodeMalformed, attest.CodeCertificateMismatch}
 	case WrongKind, TwoReports, Trailing, Truncated:

@@ -25,7 +25,9 @@ type vendor interface {
 func vendors() map[string]vendor {
 	return map[string]vendor{
 		"Milan v2": NewSEVSNP(sevsnp.Milan, 2), "Milan v3": NewSEVSNP(sevsnp.Milan, 3), "Milan v5": NewSEVSNP(sevsnp.Milan, 5),
-		"Genoa v2": NewSEVSNP(sevsnp.Genoa, 2), "Genoa v3": NewSEVSNP(sevsnp.Genoa, 3), "TDX": NewTDX("tee_test"),
+		"Genoa v2": NewSEVSNP(sevsnp.Genoa, 2), "Genoa v3": NewSEVSNP(sevsnp.Genoa, 3), "Bergamo v5": NewSEVSNP("Bergamo", 5), "Siena v3": NewSEVSNP("Siena", 3),
+		"Turin v2": NewSEVSNP(sevsnp.Turin, 2), "Turin v3": NewSEVSNP(sevsnp.Turin, 3), "Turin dense v5": NewSEVSNP("Turin dense", 5),
+		"Milan VLEK v4": NewSEVSNP(sevsnp.Milan, 4).VLEK(), "Turin VLEK v5": NewSEVSNP(sevsnp.Turin, 5).VLEK(), "TDX": NewTDX("tee_test"),
 	}
 }
 
@@ -110,7 +112,7 @@ func TestGenuineInABubble(t *testing.T) {
 func TestTEEForgeries(t *testing.T) {
 	seen := map[Forgery]bool{}
 	all := vendors()
-	for _, name := range []string{"Milan v3", "Genoa v2", "TDX"} {
+	for _, name := range []string{"Milan v3", "Genoa v2", "Turin dense v5", "Milan VLEK v4", "TDX"} {
 		v := all[name]
 		s, p, a := v.Scheme(), v.Policy(Measurement("one")), v.Attester(Measurement("one"))
 		serial := byte(0)
@@ -183,7 +185,7 @@ func TestMachinesDiffer(t *testing.T) {
 }
 
 func TestUnknownProduct(t *testing.T) {
-	for _, f := range []func(){func() { NewSEVSNP("Turin", 3) }, func() { NewSEVSNP(sevsnp.Milan, 1) }, func() { NewTDX("x").Attester("short") }} {
+	for _, f := range []func(){func() { NewSEVSNP("Naples", 3) }, func() { NewSEVSNP(sevsnp.Milan, 1) }, func() { NewTDX("x").Attester("short") }} {
 		if func() (p bool) { defer func() { p = recover() != nil }(); f(); return }() == false {
 			t.Error("did not panic")
 		}

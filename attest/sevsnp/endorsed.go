@@ -1,14 +1,10 @@
 package sevsnp
 
 import (
-	"crypto/x509"
-	"encoding/asn1"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"time"
-
-	"github.com/google/go-sev-guest/abi"
 
 	"github.com/attestmesh/meshnode/attest"
 )
@@ -33,15 +29,8 @@ func ReadEndorsement(der []byte) (Endorsed, error) {
 	if !ok {
 		return Endorsed{}, errors.New("certificate: neither a VCEK's nor a VLEK's")
 	}
-	out := Endorsed{Kind: e.kind, Product: e.product, TCB: e.tcb, HWID: e.hwid, NotBefore: e.cert.NotBefore, NotAfter: e.cert.NotAfter}
-	for _, ext := range e.cert.Extensions {
-		if ext.Id.String() == oidPrefix+"5" { // CSP_ID, an IA5String
-			if rest, err := asn1.UnmarshalWithParams(ext.Value, &out.Provider, "ia5"); err != nil || len(rest) != 0 {
-				return Endorsed{}, errors.New("certificate: the CSP_ID is no string")
-			}
-		}
-	}
-	return out, nil
+	return Endorsed{Kind: e.kind, Product: e.product, TCB: decodeTCB(e.tcb[:], e.product), HWID: e.hwid, Provider: e.cspID,
+		NotBefore: e.cert.NotBefore, NotAfter: e.cert.NotAfter}, nil
 }
 
 // Endorses returns an error unless der is the certificate of an endorsement key that chains
@@ -55,15 +44,10 @@ func (roots Roots) Endorses(der []byte, at time.Time) error {
 	if !ok || at.IsZero() || root.ARK == nil || root.intermediate(e.kind) == nil {
 		return fmt.Errorf("no root for %s %s, issued by %q", e.product, e.kind, e.issuer())
 	}
-	if e.cert.SignatureAlgorithm != x509.SHA384WithRSAPSS || e.cert.IsCA {
-		return fmt.Errorf("the certificate is signed with %v, want SHA-384 with RSA-PSS", e.cert.SignatureAlgorithm)
+	if err := certifiedBy(root.intermediate(e.kind), root.ARK); err != nil {
+		return err
 	}
-	pool, intermediates := x509.NewCertPool(), x509.NewCertPool()
-	pool.AddCert(root.ARK)
-	intermediates.AddCert(root.intermediate(e.kind))
-	_, err = e.cert.Verify(x509.VerifyOptions{Roots: pool, Intermediates: intermediates, CurrentTime: at,
-		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
-	return err
+	return root.endorses(e, at)
 }
 
 func (e endorsement) issuer() string {
@@ -129,6 +113,5 @@ func SignedBy(report, der []byte) bool {
 	if err != nil || !ok || e.disagrees(r) != nil {
 		return false
 	}
-	sig, err := abi.ReportToSignatureDER(report)
-	return err == nil && e.cert.CheckSignature(x509.ECDSAWithSHA384, report[:0x2A0], sig) == nil
+	return r.signedBy(e.key) == nil
 }

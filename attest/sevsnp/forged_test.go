@@ -77,7 +77,7 @@ func TestLibraryAcceptsOtherTCB(t *testing.T) {
 		}
 		att := &spb.Attestation{Report: parsed, CertificateChain: &spb.CertificateChain{VcekCert: vcek}}
 		err = verify.SnpAttestation(att, &verify.Options{DisableCertFetching: true, Now: milanAt,
-			TrustedRoots: map[string][]*trust.AMDRootCerts{Milan: {roots[Milan].vendor(Milan)}}})
+			TrustedRoots: map[string][]*trust.AMDRootCerts{Milan: {vendorRoot(Milan, roots[Milan])}}})
 		if err != nil {
 			t.Errorf("%s: the library refuses now: %v", name, err)
 		}

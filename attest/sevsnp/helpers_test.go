@@ -6,7 +6,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-sev-guest/abi"
+	spb "github.com/google/go-sev-guest/proto/sevsnp"
+	"github.com/google/go-sev-guest/verify"
 	"github.com/google/go-sev-guest/verify/testdata"
+	"github.com/google/go-sev-guest/verify/trust"
 
 	"github.com/attestmesh/meshnode/attest"
 )
@@ -47,4 +51,29 @@ func sharedEvidence(t *testing.T) string {
 	}
 	t.Skip("no go.mod above the package")
 	return ""
+}
+
+// vendorRoot returns a root in the library's shape, a new one because it keeps state in it.
+func vendorRoot(product string, r Root) *trust.AMDRootCerts {
+	out := trust.AMDRootCertsProduct(product)
+	out.ProductCerts = &trust.ProductCerts{Ask: r.ASK, Asvk: r.ASVK, Ark: r.ARK}
+	return out
+}
+
+// byLibrary verifies with go-sev-guest under the same roots.
+func byLibrary(roots Roots, report, cert []byte, at time.Time) error {
+	parsed, err := abi.ReportToProto(report)
+	if err != nil {
+		return err
+	}
+	chain := &spb.CertificateChain{VcekCert: cert}
+	if report[offKeyInfo]>>2&7 == 1 {
+		chain = &spb.CertificateChain{VlekCert: cert}
+	}
+	trusted := map[string][]*trust.AMDRootCerts{}
+	for product, r := range roots {
+		trusted[product] = []*trust.AMDRootCerts{vendorRoot(product, r)}
+	}
+	return verify.SnpAttestation(&spb.Attestation{Report: parsed, CertificateChain: chain},
+		&verify.Options{DisableCertFetching: true, Now: at, TrustedRoots: trusted})
 }

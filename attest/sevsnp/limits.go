@@ -9,6 +9,16 @@ const (
 	maxVersion = 5
 )
 
-// maxKnown bounds the endorsement keys whose chains are remembered, a few KiB each. A mesh
-// has one for each machine.
-const maxKnown = 1024
+const (
+	// maxKnown bounds the endorsement keys whose chains are remembered, a few KiB each. A
+	// mesh has one for each machine.
+	maxKnown = 1024
+	// maxCRL bounds a revocation list, in bytes. AMD's have about one KiB.
+	maxCRL = 64 << 10
+	// maxCRLs bounds the revocation lists of one evidence, and maxKnownCRLs those whose
+	// signature is remembered.
+	maxCRLs      = 8
+	maxKnownCRLs = 32
+	// maxTries bounds the certificates that fit a report and whose chains are verified.
+	maxTries = 4
+)

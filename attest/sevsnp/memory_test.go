@@ -114,7 +114,7 @@ func TestMemoryChangesNoAnswer(t *testing.T) {
 			for range 2 {
 				agree(t, "genuine", warm, cold, ev, f.at)
 			}
-			if e, _, _ := warm.endorsement(f.certs[0], f.at); e.held == 0 {
+			if c, _, _ := warm.candidate(f.certs[0], f.at); !c.known {
 				t.Fatal("the chain was not remembered")
 			}
 			for _, at := range edges(t, f) {
@@ -148,33 +148,6 @@ func TestMemoryChangesNoAnswer(t *testing.T) {
 			agree(t, "trailing", warm, cold, evidence(append(append([]byte(nil), f.report...), 0), f.certs...), f.at)
 			agree(t, "trailing certificate", warm, cold, evidence(f.report, append(append([]byte(nil), f.certs[0]...), 0)), f.at)
 		})
-	}
-}
-
-// A chain that held for one version of reports was verified by other rules than another
-// version needs: the product name of the certificate counts for version 2 alone.
-func TestMemoryKnowsHow(t *testing.T) {
-	roots, vcek, sign := forge(t, sampleTCB())
-	s, err := WithRoots(roots)
-	if err != nil {
-		t.Fatal(err)
-	}
-	v3 := sign(func(b []byte) { b[0], b[0x188], b[0x189] = 3, 0x19, 0x01 })
-	if _, err := s.Verify(context.Background(), evidence(v3, vcek), nil, milanAt); err != nil {
-		t.Fatal(err)
-	}
-	if e, _, _ := s.endorsement(vcek, milanAt); e.held != libraryByPart {
-		t.Errorf("held %b, want %b", e.held, libraryByPart)
-	}
-	v2 := sign(func([]byte) {})
-	if _, err := s.Verify(context.Background(), evidence(v2, vcek), nil, milanAt); err != nil {
-		t.Fatal(err)
-	}
-	if e, _, _ := s.endorsement(vcek, milanAt); e.held != libraryByName|libraryByPart {
-		t.Errorf("held %b, want both ways", e.held)
-	}
-	if s.known.Len() != 1 {
-		t.Errorf("%d chains for one certificate", s.known.Len())
 	}
 }
 

@@ -3,17 +3,11 @@ package sevsnp
 import (
 	"bytes"
 	"crypto/x509"
+	"errors"
 	"fmt"
 
 	"github.com/google/go-sev-guest/kds"
 	"github.com/google/go-sev-guest/verify/trust"
-)
-
-// The product lines, as AMD's key distribution service names them.
-const (
-	Milan = "Milan" // Zen 3
-	Genoa = "Genoa" // Zen 4, and Zen 4c parts (Bergamo, Siena), which share its roots
-	Turin = "Turin" // Zen 5
 )
 
 // Roots are the certificates that AMD's keys chain to, by product line.
@@ -66,12 +60,36 @@ func parsePair(pem []byte) (intermediate, root *x509.Certificate, err error) {
 	return intermediate, root, err
 }
 
-// check refuses a root of which a part that Verify relies on is missing.
+// check refuses a root of which a part that Verify relies on is missing, and intermediates
+// that the ARK did not sign: their signatures are verified here, once, and their dates with
+// every report.
 func (r Root) check(product string) error {
 	if r.ARK == nil || r.ASK == nil {
 		return fmt.Errorf("sevsnp: root of %q without ARK or ASK", product)
 	}
+	signed := []*x509.Certificate{r.ARK, r.ASK}
+	if r.ASVK != nil {
+		signed = append(signed, r.ASVK)
+	}
+	for _, cert := range signed {
+		if err := certifiedBy(cert, r.ARK); err != nil {
+			return fmt.Errorf("sevsnp: root of %q: %s: %w", product, cert.Subject.CommonName, err)
+		}
+	}
 	return nil
+}
+
+// certifiedBy verifies the signature of a certificate of AMD's by the one above it.
+func certifiedBy(cert, parent *x509.Certificate) error {
+	switch {
+	case cert.SignatureAlgorithm != x509.SHA384WithRSAPSS:
+		return fmt.Errorf("signed with %v, want SHA-384 with RSA-PSS", cert.SignatureAlgorithm)
+	case !bytes.Equal(cert.RawIssuer, parent.RawSubject):
+		return fmt.Errorf("issued by %q, want %q", cert.Issuer.CommonName, parent.Subject.CommonName)
+	case len(cert.UnhandledCriticalExtensions) > 0:
+		return errors.New("a critical extension that nobody knows")
+	}
+	return cert.CheckSignatureFrom(parent) // also: parent is a CA that may sign certificates
 }
 
 // intermediate returns the certificate above an endorsement key of a kind.
@@ -80,11 +98,4 @@ func (r Root) intermediate(kind string) *x509.Certificate {
 		return r.ASVK
 	}
 	return r.ASK
-}
-
-// vendor returns a fresh copy in the library's shape: it keeps state in it.
-func (r Root) vendor(product string) *trust.AMDRootCerts {
-	out := trust.AMDRootCertsProduct(product)
-	out.ProductCerts = &trust.ProductCerts{Ask: r.ASK, Asvk: r.ASVK, Ark: r.ARK}
-	return out
 }

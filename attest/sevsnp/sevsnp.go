@@ -1,44 +1,71 @@
 // Package sevsnp decides the authenticity of AMD SEV-SNP attestation reports (AMD 56860,
-// "SEV Secure Nested Paging Firmware ABI Specification"), versions 2 to 5.
+// "SEV Secure Nested Paging Firmware ABI Specification"), versions 2 to 5, of Milan, Genoa
+// (with Bergamo and Siena) and Turin, signed with a VCEK or a VLEK (AMD 57230, "Versioned
+// Chip Endorsement Key Certificate and KDS Interface Specification").
 //
-// Evidence items: one TypeSEVSNPReport, exactly 1,184 bytes; TypeCertificate in DER. The
-// certificate of the key that signed the report (VCEK or VLEK) must be among them; the
-// chain above it is compiled in, so other certificates are allowed and not used. Nothing
-// is ever fetched. Any other item type is refused.
+// # Evidence items
 //
-// Verify establishes, in this order: one certificate of the kind the report names; it
-// chains to AMD's root at the given time; the report's signature is by its key; the
-// certificate's product, TCB and chip id are those of the report (go-sev-guest's verify
-// does not compare them); the report data. go-sev-guest does chain and signature for
-// Milan and Genoa; parts it does not know (Turin, Zen 4c) take the same steps here.
+// One TypeSEVSNPReport, exactly 1,184 bytes. TypeCertificate in DER: the certificate of the
+// key that signed the report must be among them; the chain above it (ASK or ASVK, ARK) is
+// compiled in, so other certificates are allowed and not used. TypeCRL in DER, at most 8:
+// AMD's revocation lists. Any other item type is refused. Nothing is ever fetched.
+//
+// # What Verify establishes, in this order
+//
+//  1. Sizes; a version from 2 on; that the report says it is signed.
+//  2. One certificate of the kind that the report names chains to AMD's root: its issuer's
+//     signature (RSA-4096 with PSS and SHA-384), all dates at the given time. Its key is
+//     P-384, its extensions are complete and none is twice.
+//  3. The report's signature (ECDSA P-384 with SHA-384 over bytes 0 to 0x29F) is by its
+//     key, and zeros follow it.
+//  4. Product, reported TCB (all 8 bytes) and, unless the host masks it or the key is a
+//     VLEK, the chip id are those of the certificate. The product is the one whose
+//     intermediate issued the certificate, and in version 3 and later also the one that
+//     CPUID family and model give.
+//  5. Reserved bytes are zero: a report with others is of a firmware that says more than
+//     this release understands. Reserved bits of POLICY and PLATFORM_INFO are left to the
+//     appraisal, which sees the numbers.
+//  6. No revocation list names the chain; whether one is current is a claim.
+//  7. The report data.
+//
+// The claims hold every field. Verify judges none of them: debugging, TCB floors, masked
+// ids and the rest are for attest.Appraise.
+//
+// # What differs between products
+//
+// A TCB_VERSION is boot loader, TEE, four reserved bytes, SNP, microcode; on Turin it is
+// FMC, boot loader, TEE, SNP, three reserved bytes, microcode, and its certificates have an
+// extension for the FMC. A chip id has 64 bytes; on Turin 8, followed by zeros.
+//
+// # Why not go-sev-guest's verify
+//
+// Its roots and its parser of them are used. Its verification is not: it knows no
+// certificate of Turin's and no Zen 4c part, has no ASVK, compares neither TCB nor chip
+// with the certificate, checks no dates of revocation lists, and fails on roots without an
+// ASK. The tests hold each of these, and that both agree wherever it can decide.
+//
+// # Memory
 //
 // A certificate whose chain and whose first report held is remembered (package chains):
 // while all certificates of the chain are valid, its next reports cost one signature. That
-// signature, the format of the report, its agreement with the certificate and the report
-// data are checked every time.
+// signature, the format of the report, its agreement with the certificate, revocation and
+// the report data are checked every time. So is a revocation list remembered whose
+// signature held.
 //
-// Errors, as codes: malformed (sizes, item types), collateral_missing (no certificate),
-// not_genuine (chain, signature, format), certificate_mismatch, not_bound, and
-// unsupported for a correctly signed report of a version this release does not know.
+// # Errors, as codes
 //
-// Revocation: AMD's CRLs revoke intermediates; none is consulted, because the accepted
-// intermediates are compiled in and a revoked one is dropped with the next release.
+// malformed (sizes, item types, a revocation list that is none), collateral_missing (no
+// certificate), not_genuine (chain, signature, an unsigned report), certificate_mismatch,
+// certificate_revoked, not_bound, and unsupported for a correctly signed report of a
+// version or with bytes that this release does not know.
 package sevsnp
 
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"maps"
 	"time"
-
-	"github.com/google/go-sev-guest/abi"
-	"github.com/google/go-sev-guest/proto/sevsnp"
-	"github.com/google/go-sev-guest/verify"
-	"github.com/google/go-sev-guest/verify/trust"
 
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/attest/chains"
@@ -49,6 +76,8 @@ type Scheme struct {
 	roots Roots
 	// known are endorsement keys that chain to roots, by digest of the certificate.
 	known *chains.Memory[endorsement]
+	// lists are revocation lists signed under roots, by digest of the list.
+	lists *chains.Memory[checkedCRL]
 }
 
 // New returns a scheme that trusts AMD.
@@ -65,12 +94,14 @@ func WithRoots(roots Roots) (*Scheme, error) {
 	if len(roots) == 0 {
 		return nil, errors.New("sevsnp: no roots")
 	}
+	own := Roots{}
 	for product, r := range roots {
 		if err := r.check(product); err != nil {
 			return nil, err
 		}
+		own[product] = r
 	}
-	return &Scheme{roots: maps.Clone(roots), known: chains.New[endorsement](maxKnown)}, nil
+	return &Scheme{roots: own, known: chains.New[endorsement](maxKnown), lists: chains.New[checkedCRL](maxKnownCRLs)}, nil
 }
 
 // Kind returns attest.KindSEVSNP.
@@ -81,34 +112,50 @@ func (s *Scheme) Verify(ctx context.Context, ev attest.Evidence, data *attest.Re
 	if err := ctx.Err(); err != nil {
 		return attest.Claims{}, err
 	}
-	if at.IsZero() { // to crypto/x509 and the library the zero time means the clock
+	if at.IsZero() { // to crypto/x509 the zero time means the clock
 		return attest.Claims{}, refuse(attest.CodeNotGenuine, "at", "no time", "the time to verify at", nil)
 	}
-	raw, certs, err := split(ev)
+	it, err := split(ev)
 	if err != nil {
 		return attest.Claims{}, refuse(attest.CodeMalformed, "evidence", "", "", err)
 	}
-	r, err := parseReport(raw)
+	r, err := parseReport(it.report)
 	if err != nil {
 		return attest.Claims{}, refuse(attest.CodeMalformed, "report", "", "", err)
 	}
 	if r.version < minVersion {
 		return attest.Claims{}, refuse(attest.CodeNotGenuine, "sevsnp.version", fmt.Sprint(r.version), fmt.Sprintf("%d or later", minVersion), nil)
 	}
-	e, err := s.choose(r, certs, at)
+	if r.signingKey == "none" {
+		return attest.Claims{}, refuse(attest.CodeNotGenuine, "sevsnp.signing_key", "none: the report is not signed", "VCEK or VLEK", nil)
+	}
+	e, err := s.endorser(r, it.certs, at)
 	if err != nil {
 		return attest.Claims{}, err
 	}
-	if err := s.authentic(r, e, at); err != nil {
-		return attest.Claims{}, err
+	return s.establish(r, e, it.lists, data, at)
+}
+
+// establish takes the steps after the signature and returns the claims.
+func (s *Scheme) establish(r report, e endorsement, lists [][]byte, data *attest.ReportData, at time.Time) (attest.Claims, error) {
+	if r.version > maxVersion {
+		return attest.Claims{}, refuse(attest.CodeUnsupported, "sevsnp.version", fmt.Sprint(r.version), fmt.Sprintf("%d to %d", minVersion, maxVersion), nil)
 	}
 	if reason := e.disagrees(r); reason != nil {
 		return attest.Claims{}, &attest.Error{Reason: *reason}
 	}
-	c := r.claims(e.product)
+	if where := r.surplus(); where != "" {
+		return attest.Claims{}, refuse(attest.CodeUnsupported, "sevsnp.reserved", where+" are not zero", fmt.Sprintf("a report of version %d as AMD 56860 has it", r.version), nil)
+	}
+	root := s.roots[e.product]
+	c := r.claims(e)
 	c.At = at
+	c.SEVSNP.CertificateNotAfter = chains.Validity(e.cert, root.intermediate(e.kind), root.ARK).To
+	if err := s.revocation(c.SEVSNP, e, root, lists, at); err != nil {
+		return attest.Claims{}, err
+	}
 	if data != nil {
-		if !bytes.Equal(raw[0x50:0x90], data[:]) {
+		if !bytes.Equal(r.raw[offReportData:offMeasurement], data[:]) {
 			return attest.Claims{}, refuse(attest.CodeNotBound, "report_data", c.ReportData, fmt.Sprintf("%x", data[:]), nil)
 		}
 		c.Bound = true
@@ -120,200 +167,40 @@ func refuse(code attest.Code, claim, got, want string, err error) *attest.Error 
 	return &attest.Error{Reason: attest.NewReason(code, claim, got, want), Err: err}
 }
 
+// items are the parts of evidence.
+type items struct {
+	report       []byte
+	certs, lists [][]byte
+}
+
 // split takes evidence apart and refuses what does not belong.
-func split(ev attest.Evidence) (raw []byte, certs [][]byte, err error) {
+func split(ev attest.Evidence) (it items, err error) {
 	if err := ev.Check(); err != nil {
-		return nil, nil, err
+		return items{}, err
 	}
 	if ev.Kind != attest.KindSEVSNP {
-		return nil, nil, fmt.Errorf("kind %q, want %q", ev.Kind, attest.KindSEVSNP)
+		return items{}, fmt.Errorf("kind %q, want %q", ev.Kind, attest.KindSEVSNP)
 	}
-	for _, it := range ev.Items {
-		switch it.Type {
+	for _, item := range ev.Items {
+		switch item.Type {
 		case attest.TypeSEVSNPReport:
-			if raw != nil {
-				return nil, nil, errors.New("two reports")
+			if it.report != nil {
+				return items{}, errors.New("two reports")
 			}
-			raw = it.Data
+			it.report = item.Data
 		case attest.TypeCertificate:
-			certs = append(certs, it.Data)
+			it.certs = append(it.certs, item.Data)
+		case attest.TypeCRL:
+			it.lists = append(it.lists, item.Data)
 		default:
-			return nil, nil, fmt.Errorf("item %q is not SEV-SNP's", it.Type)
+			return items{}, fmt.Errorf("item %q is not SEV-SNP's", item.Type)
 		}
 	}
-	if raw == nil {
-		return nil, nil, errors.New("no report")
+	if it.report == nil {
+		return items{}, errors.New("no report")
 	}
-	return raw, certs, nil
-}
-
-// choose picks the certificate of the key that the report says signed it: the one that
-// agrees with the report if there is one, so that certificates of other machines in the
-// same folder do no harm.
-func (s *Scheme) choose(r report, certs [][]byte, at time.Time) (endorsement, error) {
-	var first *endorsement
-	var broken error
-	for _, der := range certs {
-		e, ok, err := s.endorsement(der, at)
-		if err != nil {
-			broken = err
-			continue
-		}
-		if !ok {
-			continue
-		}
-		if e.disagrees(r) == nil {
-			return e, nil
-		}
-		if first == nil {
-			first = &e
-		}
+	if len(it.lists) > maxCRLs {
+		return items{}, fmt.Errorf("%d revocation lists, the limit is %d", len(it.lists), maxCRLs)
 	}
-	switch {
-	case first != nil:
-		return *first, nil
-	case broken != nil:
-		return endorsement{}, refuse(attest.CodeNotGenuine, "certificate", "unreadable", r.signingKey, broken)
-	default:
-		return endorsement{}, refuse(attest.CodeCollateralMissing, "certificate", "", "the "+r.signingKey+" certificate", nil)
-	}
-}
-
-// endorsement reads a certificate, or recalls it with what was established of its chain.
-func (s *Scheme) endorsement(der []byte, at time.Time) (e endorsement, ok bool, err error) {
-	if e, ok := s.known.Recall(sha256.Sum256(der), at); ok {
-		return e, true, nil
-	}
-	return parseEndorsement(der)
-}
-
-// way is one way of verifying a chain. They differ in what they read, so that a chain that
-// held by one is not thereby verified by another.
-type way uint8
-
-const (
-	libraryByName way = 1 << iota // go-sev-guest, the product by the certificate's product name
-	libraryByPart                 // go-sev-guest, the product by the report's CPUID
-	ownWay                        // this package
-)
-
-// wayOf returns the way for a certificate and a report of its product.
-func wayOf(r report, e endorsement) way {
-	switch {
-	case r.version > maxVersion || e.kind != r.signingKey || !r.libraryKnows(e.product):
-		// Where the key kinds differ there is nothing to gain from the library's error.
-		return ownWay
-	case r.version < 3:
-		return libraryByName
-	default:
-		return libraryByPart
-	}
-}
-
-// authentic verifies chain and signature, the chain only if it is not known to hold.
-func (s *Scheme) authentic(r report, e endorsement, at time.Time) error {
-	root, ok := s.roots[e.product]
-	if !ok {
-		return refuse(attest.CodeNotGenuine, "certificate", "issued by "+e.cert.Issuer.CommonName, "AMD's intermediates", nil)
-	}
-	if e.kind == "VLEK" && root.ASVK == nil {
-		// go-sev-guest dereferences nil on roots that lack an intermediate.
-		return refuse(attest.CodeNotGenuine, "certificate", "VLEK of "+e.product, "an ASVK among the roots", nil)
-	}
-	how, known := wayOf(r, e), false
-	// The library looks for the root of the report's product.
-	if r.product == "" || r.product == e.product {
-		known = e.held&how != 0
-	}
-	var err error
-	if how == ownWay {
-		err = direct(r, e, root, at, known)
-	} else {
-		err = library(r, e, root, at, known)
-	}
-	if err != nil {
-		return refuse(attest.CodeNotGenuine, "report", "not verified", "a chain to AMD's root and a valid signature", err)
-	}
-	if !known {
-		s.remember(e, root, how)
-	}
-	if r.version > maxVersion {
-		return refuse(attest.CodeUnsupported, "sevsnp.version", fmt.Sprint(r.version), fmt.Sprintf("%d to %d", minVersion, maxVersion), nil)
-	}
-	return nil
-}
-
-// remember keeps that the chain of e held one way; the ways of e are those it was recalled
-// with. Two at the same time may lose one of theirs, which is then verified again.
-func (s *Scheme) remember(e endorsement, root Root, how way) {
-	e.held |= how
-	s.known.Keep(sha256.Sum256(e.cert.Raw), chains.Validity(e.cert, root.intermediate(e.kind), root.ARK), e)
-}
-
-// library lets go-sev-guest verify: all, or the report alone where the chain is known.
-// Options and attestation are made anew for each call, because it changes both; roots are
-// explicit, because with none it falls back to its own and knows no ASVK; fetching is off;
-// and a panic on crafted bytes is an error.
-func library(r report, e endorsement, root Root, at time.Time, known bool) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("go-sev-guest failed: %v", p)
-		}
-	}()
-	parsed, err := abi.ReportToProto(r.raw)
-	if err != nil {
-		return err
-	}
-	// The library verifies its own re-encoding; it must be the bytes that we read.
-	back, err := abi.ReportToAbiBytes(parsed)
-	if err != nil || !bytes.Equal(back, r.raw) {
-		return errors.New("the report has bits outside the fields of its version")
-	}
-	if known {
-		return verify.SnpReportSignature(r.raw, e.cert)
-	}
-	chain := &sevsnp.CertificateChain{Extras: map[string][]byte{}}
-	if e.kind == "VLEK" {
-		chain.VlekCert = e.cert.Raw
-	} else {
-		chain.VcekCert = e.cert.Raw
-	}
-	return verify.SnpAttestation(&sevsnp.Attestation{Report: parsed, CertificateChain: chain}, &verify.Options{
-		DisableCertFetching: true,
-		Getter:              offline{},
-		Now:                 at,
-		TrustedRoots:        map[string][]*trust.AMDRootCerts{e.product: {root.vendor(e.product)}},
-	})
-}
-
-// offline is a getter that never gets.
-type offline struct{}
-
-func (offline) Get(string) ([]byte, error) {
-	return nil, errors.New("nothing is fetched while verifying")
-}
-
-// direct does chain, unless it is known, and signature without the library.
-func direct(r report, e endorsement, root Root, at time.Time, known bool) error {
-	if e.cert.SignatureAlgorithm != x509.SHA384WithRSAPSS || e.cert.IsCA {
-		return fmt.Errorf("the certificate is signed with %v, want SHA-384 with RSA-PSS", e.cert.SignatureAlgorithm)
-	}
-	if !known {
-		roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
-		roots.AddCert(root.ARK)
-		intermediates.AddCert(root.intermediate(e.kind))
-		_, err := e.cert.Verify(x509.VerifyOptions{Roots: roots, Intermediates: intermediates, CurrentTime: at,
-			KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
-		if err != nil {
-			return err
-		}
-	}
-	if !isZero(r.raw[0x330:]) { // the 512-byte field holds R and S of 72 bytes each
-		return errors.New("bytes behind the signature")
-	}
-	der, err := abi.ReportToSignatureDER(r.raw) // checks that the algorithm is ECDSA P-384
-	if err != nil {
-		return err
-	}
-	return e.cert.CheckSignature(x509.ECDSAWithSHA384, r.raw[:0x2A0], der)
+	return it, nil
 }
