@@ -2,26 +2,26 @@
 // guest that was launched from them: the reference values of a release, before any node
 // runs it. It reads no file, clock or network: all functions are functions of bytes.
 //
-// What is computed, and what it was compared with (tests name the sources):
+// What is computed, and what it was compared with (the tests name the sources):
 //
-//	SEV-SNP launch digest  firmware, SEV metadata, kernel hashes, VMSAs; QEMU, EC2, GCE, and
-//	                       QEMU with COCONUT-SVSM. The vectors of virtee/sev-snp-measure;
-//	                       one MEASUREMENT that a Milan chip signed (QEMU, 2 vCPUs, EPYC-v4).
-//	TDX MRTD               firmware by its TDVF metadata. A published synthetic firmware; two
-//	                       firmwares' published values where the files are at hand. The order
-//	                       TwoPass (older KVM) is not told apart by any of them.
-//	TDX RTMR0              direct boot under edk2 before 202505, ACPI tables given. One TD
-//	                       quote with its event log (QEMU 8.2, 2 GiB), event by event.
-//	TDX RTMR1              direct boot, kernel not patched by QEMU. The register's chain: that
-//	                       quote; the kernel's digest: see below.
-//	TDX RTMR2              direct boot with an initrd. That quote (edk2 before 202505) and
-//	                       published register values of edk2 202602.
-//	Authenticode           of PE images, as UEFI measures them into PCR 4 and RTMR1. A published
-//	                       synthetic image; what OVMF measured of Debian's shim.
+//	SEV-SNP launch digest  Firmware, SEV metadata, kernel hashes, VMSAs under QEMU, EC2, GCE,
+//	                       and QEMU with COCONUT-SVSM. Compared with the vectors of
+//	                       virtee/sev-snp-measure, and with a MEASUREMENT that a Milan chip
+//	                       signed (QEMU, 2 vCPUs of type EPYC-v4).
+//	TDX MRTD               Firmware by its TDVF metadata. Compared with the MRTD of a
+//	                       published synthetic firmware. Nobody's vector tells the order
+//	                       TwoPass (older KVM) from SinglePass.
+//	TDX RTMR0              Direct boot under edk2 before 202505, ACPI tables given. Compared
+//	                       event by event with the log of a genuine quote (QEMU 8.2, 2 GiB);
+//	                       the hand-off block with that of a second one (64 GiB).
+//	TDX RTMR1, RTMR2       Direct boot with an initrd. Compared with that log, and with
+//	                       published registers of edk2 202602; the kernel's digest as below.
+//	Authenticode           PE images as UEFI measures them, into PCR 4 or RTMR1. Compared with
+//	                       what OVMF measured of Debian's shim, GRUB and kernel.
 //
-// What is not computed here does not follow from the image: RTMR0 under newer edk2 and
-// other boot paths than direct boot, since no published log was at hand to compare with,
-// and ACPI tables, which QEMU makes from all of its devices.
+// Not computed are RTMR0 under newer edk2, kernels whose header QEMU patches (before 10.1) and
+// other boots than direct ones: there was no published value to compare with. ACPI tables do
+// not follow from an image: QEMU makes them from all devices of a machine.
 //
 // A wrong figure cannot let a wrong guest in: it lets the right one not in.
 package measure
