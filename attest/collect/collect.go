@@ -42,8 +42,8 @@ type Input struct {
 // errNothing is returned by read for files that are not looked at.
 var errNothing = errors.New("not a regular file")
 
-// Path collects what is at path, a file or a folder. extra are folders with collateral.
-func Path(path string, extra ...string) ([]Input, error) {
+// Path collects what is at path, a file or a folder.
+func Path(path string) ([]Input, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, err
@@ -61,13 +61,6 @@ func Path(path string, extra ...string) ([]Input, error) {
 		if inputs, parts, err = file(path); err != nil {
 			return nil, err
 		}
-	}
-	for _, dir := range extra {
-		_, more, err := folder(dir)
-		if err != nil {
-			return nil, err
-		}
-		parts = append(parts, more...)
 	}
 	for i := range inputs {
 		inputs[i].support(parts)

@@ -114,14 +114,21 @@ func TestSeveralInAFolder(t *testing.T) {
 	}
 }
 
-func TestCollateralFolder(t *testing.T) {
-	report := place(t, map[string][]byte{"r": snpdata.AttestationBytes})
-	in, err := Path(filepath.Join(report, "r"), place(t, map[string][]byte{"x": snpdata.VcekBytes}))
-	if err != nil || len(in) != 1 || len(in[0].Evidence.Find(attest.TypeCertificate)) != 1 {
-		t.Errorf("got %v, %v", in, err)
+func TestParts(t *testing.T) {
+	dir := place(t, map[string][]byte{"r": snpdata.AttestationBytes, "x": snpdata.VcekBytes, "note": []byte("hello")})
+	for path, want := range map[string][]string{
+		dir:                     {attest.TypeSEVSNPReport, attest.TypeCertificate},
+		filepath.Join(dir, "x"): {attest.TypeCertificate},
+	} {
+		items, err := Parts(path)
+		if err != nil || !slices.Equal(types(attest.Evidence{Items: items}), want) {
+			t.Errorf("%s: got %v, %v, want %v", path, items, err, want)
+		}
 	}
-	if _, err := Path(filepath.Join(report, "r"), filepath.Join(report, "absent")); err == nil {
-		t.Error("an absent collateral folder was passed over")
+	for _, path := range []string{filepath.Join(dir, "absent"), filepath.Join(dir, "note")} {
+		if _, err := Parts(path); err == nil || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s: got %v", path, err)
+		}
 	}
 }
 

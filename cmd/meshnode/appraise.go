@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/attest/collateral"
 	"github.com/attestmesh/meshnode/attest/collect"
 	"github.com/attestmesh/meshnode/attest/eventlog"
 	"github.com/attestmesh/meshnode/attest/ima"
@@ -27,7 +28,10 @@ const appraiseHelp = `Verify evidence offline and appraise it.
 FILE is an SEV-SNP report (bare, with certificates appended, or go-sev-guest's protobuf),
 a TDX quote, go-tpm-tools' attestation protobuf, a TCG or dstack event log, an IMA list, or
 a folder with one of them and what belongs to it: certificates, collateral, event log.
-Certificates and collateral beside a FILE are found too. For a FILE nothing is ever fetched.
+Certificates and collateral beside a FILE are found too. For a FILE nothing is ever fetched:
+--collateral names a store that meshnode collateral fetch filled, or any folder of such files.
+Of what is in it and in the evidence, that counts which was newest at the time of --at, so
+that an old verdict can be judged again with the collateral of its day and of today.
 
 https://HOST:PORT is the endpoint of a node: on one connection its certificate's evidence is
 read and a fresh challenge answered, whose evidence must carry that connection's exporter.
@@ -78,7 +82,7 @@ func appraiseCommand() *cobra.Command {
 	cmd.Flags().StringVar(&f.policy, "policy", "", "appraisal policy, a YAML `FILE`")
 	cmd.Flags().StringVar(&f.reportData, "report-data", "", "report data or TPM nonce that the evidence must carry, in `HEX`")
 	cmd.Flags().StringVar(&f.at, "at", "", "appraise as of `TIME` (RFC 3339), default now")
-	cmd.Flags().StringVar(&f.collateral, "collateral", "", "folder `DIR` with certificates and collateral")
+	cmd.Flags().StringVar(&f.collateral, "collateral", "", "store or folder `DIR` with certificates and collateral")
 	cmd.Flags().StringVar(&f.genesis, "genesis", "", "the mesh's genesis `FILE`, for https addresses")
 	cmd.Flags().BoolVar(&f.explain, "explain", false, "print all claims and the trustworthiness vector")
 	cmd.Flags().BoolVar(&f.json, "json", false, "print one JSON object a line")
@@ -94,6 +98,8 @@ type appraiser struct {
 	roots   []*x509.Certificate // of TPM attestation keys
 	schemes map[string]attest.Scheme
 	within  time.Duration // everything that is asked of one node
+
+	collateral collateral.Index // empty without --collateral
 }
 
 func newAppraiser(f appraiseFlags) (*appraiser, error) {
@@ -111,6 +117,11 @@ func newAppraiser(f appraiseFlags) (*appraiser, error) {
 	}
 	if f.policy != "" {
 		if a.policy, a.roots, err = readAppraisalPolicy(f.policy); err != nil {
+			return nil, err
+		}
+	}
+	if f.collateral != "" {
+		if a.collateral, err = readCollateral(f.collateral); err != nil {
 			return nil, err
 		}
 	}
@@ -165,11 +176,7 @@ func (a *appraiser) run(ctx context.Context, out, errOut io.Writer, files []stri
 			}
 			continue
 		}
-		var extra []string
-		if a.flags.collateral != "" {
-			extra = []string{a.flags.collateral}
-		}
-		inputs, err := collect.Path(file, extra...)
+		inputs, err := collect.Path(file)
 		if err != nil {
 			f := usageError(notEvidence, "%v", err)
 			if len(files) == 1 {
@@ -182,6 +189,7 @@ func (a *appraiser) run(ctx context.Context, out, errOut io.Writer, files []stri
 			continue
 		}
 		for _, in := range inputs {
+			in.Evidence, _ = a.collateral.Complete(in.Evidence, a.at)
 			r, err := a.appraise(ctx, in)
 			if err != nil {
 				return err

@@ -205,11 +205,8 @@ func orNobody(orgs []identity.OrgID) string {
 // showProgress makes *progress keep one line on stderr up to date, where that is a
 // terminal, and returns what removes the line.
 func showProgress(cmd *cobra.Command, verb, unit string, progress *func(done, size uint64)) (end func()) {
-	stderr, ok := cmd.ErrOrStderr().(*os.File)
-	if !ok {
-		return func() {}
-	}
-	if _, err := unix.IoctlGetTermios(int(stderr.Fd()), unix.TCGETS); err != nil {
+	stderr := terminalOf(cmd)
+	if stderr == nil {
 		return func() {}
 	}
 	const interval = 100 * time.Millisecond
@@ -221,6 +218,18 @@ func showProgress(cmd *cobra.Command, verb, unit string, progress *func(done, si
 		}
 	}
 	return func() { fmt.Fprint(stderr, "\r\x1b[K") }
+}
+
+// terminalOf returns stderr where that is a terminal, else nil.
+func terminalOf(cmd *cobra.Command) *os.File {
+	stderr, ok := cmd.ErrOrStderr().(*os.File)
+	if !ok {
+		return nil
+	}
+	if _, err := unix.IoctlGetTermios(int(stderr.Fd()), unix.TCGETS); err != nil {
+		return nil
+	}
+	return stderr
 }
 
 // shownLeaf is one line of log show.

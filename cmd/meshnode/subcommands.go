@@ -7,6 +7,7 @@ func subcommands() []*cobra.Command {
 	return []*cobra.Command{
 		demoCommand(),
 		appraiseCommand(),
+		collateralCommand(),
 		proxyCommand(),
 		simPlatformCommand(),
 		keygenCommand(),

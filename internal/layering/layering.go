@@ -114,6 +114,8 @@ func Forbidden() []Edge {
 		{From: "enroll", To: raft, Reason: "an enroller signs what it was shown, it orders nothing"},
 		{From: "demo/...", To: libp2p, Reason: "the demo starts processes; it is no peer itself"},
 		{From: "demo/...", To: raft, Reason: "the demo starts processes; it is no voter itself"},
+		{From: everything, Except: "cmd/...", To: "attest/collateral/fetch",
+			Reason: "vendors' services are asked by a person or a timer, never where a connection waits for an answer"},
 		{From: everything, Except: "internal/deps", To: "github.com/google/go-sev-guest/testing",
 			Reason: "a vendor's test signer must not be linked with what decides by evidence"},
 		{From: everything, Except: "internal/deps", To: "net/http/pprof",
