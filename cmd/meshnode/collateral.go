@@ -225,9 +225,9 @@ func importCollateral(dir string, paths []string) ([]imported, error) {
 		if err != nil {
 			return nil, err
 		}
+		items = append(items, collateral.PlatformOf(attest.Evidence{Items: items}).PCKCAs...)
 		given[path] = items
 		beside = append(beside, items...)
-		beside = append(beside, collateral.PlatformOf(attest.Evidence{Items: items}).PCKCAs...)
 	}
 	s, err := openStore(dir, true)
 	if err != nil {
