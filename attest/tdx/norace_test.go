@@ -2,4 +2,4 @@
 
 package tdx
 
-const flipStep = 5
+const flipStep = 1
