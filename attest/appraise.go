@@ -2,6 +2,7 @@ package attest
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -176,9 +177,34 @@ func (a *appraisal) reference() {
 	case len(p.References) == 0 && p.AllowNoReferences:
 		a.add(tierWarning, nil, NewReason(CodeNoReferenceValues, "measurement", got, ""))
 		a.result.Vector.Executables = vectorWarning
-	default:
+	case !a.registers():
 		a.refuse(executables, CodeMeasurementNotAllowed, "measurement", got, a.wantedMeasurement())
 	}
+}
+
+// registers names the registers in which the claims differ from the reference value that is
+// closest to them, and reports whether there is one with their measurement.
+func (a *appraisal) registers() bool {
+	var closest Reference
+	var differ []string
+	for _, r := range a.policy.References {
+		if r.Kind != a.claims.Kind || r.Measurement == "" || r.Measurement != a.claims.Measurement {
+			continue
+		}
+		var names []string
+		for _, name := range slices.Sorted(maps.Keys(r.Registers)) {
+			if got, ok := a.claims.Registers[name]; !ok || got != r.Registers[name] {
+				names = append(names, name)
+			}
+		}
+		if differ == nil || len(names) < len(differ) {
+			closest, differ = r, names
+		}
+	}
+	for _, name := range differ {
+		a.refuse(executables, CodeMeasurementNotAllowed, name, a.claims.Registers[name], closest.Registers[name])
+	}
+	return len(differ) > 0
 }
 
 // wantedMeasurement describes the reference values of this kind without flooding a line.

@@ -25,3 +25,34 @@ func TestReferenceMatches(t *testing.T) {
 		t.Error("a reference without a measurement names claims without one")
 	}
 }
+
+// TestRegisterNamed (A21): software that was measured as a reference value says, started
+// otherwise, is refused by the name of the register that shows it.
+func TestRegisterNamed(t *testing.T) {
+	registers := func(r2, r3 string) map[string]string { return map[string]string{"rtmr1": "kernel", "rtmr2": r2, "rtmr3": r3} }
+	p := goodPolicy()
+	reference := func(r map[string]string) Reference {
+		return Reference{ID: "image", Kind: KindTDX, Measurement: KindTDX + "-measurement", Registers: r}
+	}
+	p.References = []Reference{reference(map[string]string{"rtmr1": "other kernel", "rtmr2": "quiet", "rtmr3": "00"}), reference(registers("quiet", "00")),
+		{ID: "another", Kind: KindTDX, Measurement: "another"}}
+	c := goodClaims()[KindTDX]
+	c.Registers = registers("quiet", "00")
+	if r := Appraise(c, p, judged); !r.Affirming() || r.Reference != "image" {
+		t.Fatalf("%s %v", r.Verdict, r.Reasons)
+	}
+	c.Registers = registers("quiet init=/bin/sh", "00")
+	r := Appraise(c, p, judged)
+	want := NewReason(CodeMeasurementNotAllowed, "rtmr2", "quiet init=/bin/sh", "quiet")
+	if len(r.Reasons) != 1 || r.Reasons[0] != want || r.Vector.Executables != vectorContraindicated {
+		t.Errorf("got %v, want %v", r.Reasons, want)
+	}
+	c.Registers = registers("quiet init=/bin/sh", "01")
+	if r := Appraise(c, p, judged); len(r.Reasons) != 2 || r.Reasons[0].Claim != "rtmr2" || r.Reasons[1].Claim != "rtmr3" {
+		t.Errorf("got %v", r.Reasons)
+	}
+	c.Registers = nil
+	if r := Appraise(c, p, judged); len(r.Reasons) != 3 {
+		t.Errorf("without registers: %v", r.Reasons)
+	}
+}

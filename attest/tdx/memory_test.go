@@ -112,7 +112,7 @@ func edges(t *testing.T, s *Scheme, f fixture) []time.Time {
 // A scheme that remembers platforms and collateral accepts, refuses and says exactly what
 // one without a memory does: every genuine sample at every edge, and mutations of it.
 func TestMemoryChangesNoAnswer(t *testing.T) {
-	flips := 40
+	flips := 20
 	if testing.Short() || flipStep > 1 {
 		flips = 15
 	}

@@ -65,8 +65,8 @@ func TestEveryFlippedBit(t *testing.T) {
 			q := slices.Clone(parsed.raw)
 			chainAt := bytes.Index(q, parsed.chain)
 			step := flipStep
-			if testing.Short() {
-				step = 41
+			if testing.Short() || f.name != "library sample" && f.name != "tdx-v5-collateral-202602" {
+				step = max(step, 41)
 			}
 			for bit := 0; bit < len(q)*8; bit += step {
 				if bit/8 >= chainAt {
