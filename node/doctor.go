@@ -88,12 +88,8 @@ func Diagnose(ctx context.Context, path string) Diagnosis {
 			d.measurement(claims)
 		}
 	}
-	d.devices()
-	d.out.OK = true
-	for _, c := range d.out.Checks {
-		d.out.OK = d.out.OK && c.OK
-	}
-	return d.out
+	d.devices(ctx)
+	return d.concluded()
 }
 
 func (d *doctor) good(check, got, want string) {
@@ -418,25 +414,6 @@ func (d *doctor) measurement(claims attest.Claims) {
 		why = result.Reasons[0]
 	}
 	d.bad("measurement", why.Code, claims.Measurement, want, why.Remedy)
-}
-
-// devices says which sources of evidence this machine has. None is needed where the
-// configuration attests with the sim platform.
-func (d *doctor) devices() {
-	for _, dev := range []struct{ path, gives string }{
-		{"/dev/sev-guest", "SEV-SNP reports"},
-		{"/dev/tdx_guest", "TDX quotes"},
-		{"/sys/kernel/config/tsm", "reports of either by configfs-tsm"},
-		{"/dev/tpmrm0", "TPM quotes"},
-	} {
-		got := "absent"
-		if _, err := os.Stat(dev.path); err == nil {
-			got = "present"
-		} else if !errors.Is(err, fs.ErrNotExist) {
-			got = err.Error()
-		}
-		d.good("device "+dev.path, got, dev.gives+"; not needed to attest with a sim platform")
-	}
 }
 
 // services looks at what programs of others need here.

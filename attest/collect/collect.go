@@ -5,8 +5,8 @@
 // Recognised: an SEV-SNP report, bare, with a certificate table appended, or as
 // go-sev-guest's protobuf; a TDX quote; go-tpm-tools' attestation protobuf; a TPM's quote as
 // bare TPMS_ATTEST; the HCL report of Azure's paravisor; a TCG or dstack event log; an IMA
-// list. Beside them: certificates (DER, PEM), revocation lists, Intel's TCB info, QE identity
-// and TCB signing chain; of a bare quote the signature (TPMT_SIGNATURE or raw), the register
+// list; attest.Evidence, as meshnode attest writes it. Beside them: certificates (DER, PEM),
+// revocation lists, Intel's TCB info, QE identity and TCB signing chain; of a bare quote the signature (TPMT_SIGNATURE or raw), the register
 // values (JSON, lines of tpm2_pcrread) and the key (DER, PEM, TPMT_PUBLIC, TPM2B_PUBLIC).
 //
 // What belongs to a file: of its siblings by suffix (.der .pem .crt .cer .crl .json .bin) the

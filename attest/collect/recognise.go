@@ -34,6 +34,9 @@ func recognise(raw []byte) (kind string, items []attest.Item, err error) {
 	if len(raw) == 0 {
 		return "", nil, errors.New("the file is empty")
 	}
+	if kind, items, found, err := encoded(raw); found {
+		return kind, items, err
+	}
 	one := func(t string) []attest.Item { return []attest.Item{{Type: t, Data: raw}} }
 	if looksLikeReport(raw) {
 		items, err := reportAndTable(raw)

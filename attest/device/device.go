@@ -97,6 +97,15 @@ func Do[T any](ctx context.Context, d *Device, what string, limit time.Duration,
 	}
 }
 
+// Present returns an error unless there is something at path, one for which
+// errors.Is(err, fs.ErrNotExist) holds where there is not.
+func Present(path string) error {
+	if _, err := os.Stat(path); err != nil {
+		return &Error{path, "look", cause(err)}
+	}
+	return nil
+}
+
 // File is a file that the kernel fills on reading, as a log under /sys/kernel/security.
 type File struct {
 	*Device

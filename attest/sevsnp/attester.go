@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"time"
 
 	"github.com/google/go-sev-guest/abi"
@@ -39,15 +38,15 @@ type Attester struct {
 // it, else by the device. An error for which errors.Is(err, fs.ErrNotExist) holds says
 // that this is no SEV-SNP guest.
 func FindAttester(ctx context.Context) (*Attester, error) {
-	source, err := tsm.System(tsm.ProviderSEVSNP)
-	if err == nil {
-		a := NewTSMAttester(source)
-		if err = a.Probe(ctx); err == nil {
-			return a, nil
-		}
+	source, err := tsm.Find(ctx, tsm.ProviderSEVSNP)
+	switch {
+	case err == nil:
+		return NewTSMAttester(source), nil
+	case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, tsm.ErrProvider):
+		return nil, err
 	}
-	if _, statErr := os.Stat(DevicePath); statErr != nil {
-		return nil, errors.Join(err, fmt.Errorf("device %s: %w", DevicePath, fs.ErrNotExist))
+	if err := device.Present(DevicePath); err != nil {
+		return nil, err
 	}
 	return NewDeviceAttester(DevicePath, func() client.Device { return &client.LinuxDevice{} }), nil
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"time"
 
 	"github.com/google/go-tdx-guest/client"
@@ -57,19 +56,20 @@ type Attester struct {
 // it, else by the device. An error for which errors.Is(err, fs.ErrNotExist) holds says
 // that this is no TD.
 func FindAttester(ctx context.Context) (*Attester, error) {
-	source, err := tsm.System(tsm.ProviderTDX)
+	source, err := tsm.Find(ctx, tsm.ProviderTDX)
 	var a *Attester
-	if err == nil {
+	switch {
+	case err == nil:
 		a = NewTSMAttester(source)
-		err = a.Probe(ctx)
-	}
-	if err != nil {
-		if _, statErr := os.Stat(DevicePath); statErr != nil {
-			return nil, errors.Join(err, fmt.Errorf("device %s: %w", DevicePath, fs.ErrNotExist))
+	case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, tsm.ErrProvider):
+		return nil, err
+	default:
+		if err := device.Present(DevicePath); err != nil {
+			return nil, err
 		}
 		a = NewDeviceAttester(DevicePath, func() client.Device { return &client.LinuxDevice{} })
 	}
-	if _, err := os.Stat(CCELPath); err == nil {
+	if device.Present(CCELPath) == nil {
 		a.log = device.NewFile(CCELPath, attest.MaxLog, logWithin)
 	}
 	return a, nil

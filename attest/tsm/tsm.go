@@ -7,7 +7,9 @@ package tsm
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"time"
 
@@ -32,6 +34,9 @@ const Path = configfsi.TsmPrefix + "/report"
 // the host may make it share.
 const reportWithin = time.Minute
 
+// ErrProvider is returned where another vendor's driver answers.
+var ErrProvider = errors.New("another provider")
+
 // Source is the interface of this machine, for one provider. Methods may be called from
 // several goroutines; reports are made one after the other.
 type Source struct {
@@ -45,13 +50,20 @@ func New(client configfsi.Client, provider string) *Source {
 	return &Source{device.New(Path), client, provider}
 }
 
-// System returns the source of this machine. It does not yet ask who provides.
-func System(provider string) (*Source, error) {
+// Find returns the source of this machine if the provider is the named one. Errors for which
+// errors.Is(err, fs.ErrNotExist) or errors.Is(err, ErrProvider) holds say that this is no
+// guest of that vendor's, or that its kernel is without the interface.
+func Find(ctx context.Context, provider string) (*Source, error) {
 	client, err := linuxtsm.MakeClient()
-	if err != nil {
-		return nil, err
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		err = path.Err
 	}
-	return New(client, provider), nil
+	if err != nil {
+		return nil, &device.Error{Device: Path, What: "look", Err: err}
+	}
+	s := New(client, provider)
+	return s, s.Probe(ctx)
 }
 
 // Name names the interface, for messages.
@@ -96,7 +108,7 @@ func (s *Source) Report(ctx context.Context, data attest.ReportData, endorsement
 
 func (s *Source) check(provider string) error {
 	if got := strings.TrimSuffix(provider, "\n"); got != s.provider {
-		return fmt.Errorf("provider %.40q, want %q", got, s.provider)
+		return fmt.Errorf("provider %.40q, want %q: %w", got, s.provider, ErrProvider)
 	}
 	return nil
 }

@@ -137,7 +137,7 @@ func DecodeChallenge(raw []byte) (*Challenge, error) {
 // Endorse returns what an Attestation CA wants to see of this machine's keys.
 func (a *Attester) Endorse(ctx context.Context) (*Endorsement, error) {
 	if a.opts.AK != nil {
-		return nil, fmt.Errorf("device %s: the attestation key at %#x was not made by this process and cannot be activated; it needs a certificate", a.device.Name(), a.opts.AK.Handle)
+		return nil, fmt.Errorf("device %s: the attestation key of %s was not made by this process and cannot be activated; it needs a certificate", a.device.Name(), a.opts.AK)
 	}
 	intermediates, err := a.chain(ctx)
 	if err != nil {
@@ -333,12 +333,40 @@ func activatable(e *Endorsement) (any, error) {
 	if area.Attributes&need != need || area.Attributes&tpm2.FlagDecrypt != 0 || area.NameAlg == tpm2.AlgSHA1 {
 		return nil, fmt.Errorf("attributes %#x and name algorithm %v, want a restricted signing key made in and fixed to its TPM, named by SHA-256 or stronger", uint32(area.Attributes), area.NameAlg)
 	}
-	att, err := tpm2.DecodeAttestationData(e.CreateAttestation)
-	if err != nil {
-		return nil, err
-	}
-	if back, err := att.Encode(); err != nil || !bytes.Equal(back, e.CreateAttestation) {
-		return nil, errors.New("the creation attestation is not in its one encoding")
+	for _, part := range []struct {
+		name   string
+		raw    []byte
+		encode func([]byte) ([]byte, error)
+	}{
+		{"creation data", e.CreateData, func(raw []byte) ([]byte, error) {
+			v, err := tpm2.DecodeCreationData(raw)
+			if err != nil {
+				return nil, err
+			}
+			return v.EncodeCreationData()
+		}},
+		{"creation attestation", e.CreateAttestation, func(raw []byte) ([]byte, error) {
+			v, err := tpm2.DecodeAttestationData(raw)
+			if err != nil {
+				return nil, err
+			}
+			return v.Encode()
+		}},
+		{"signature", e.CreateSignature, func(raw []byte) ([]byte, error) {
+			v, err := tpm2.DecodeSignature(bytes.NewBuffer(raw))
+			if err != nil {
+				return nil, err
+			}
+			return v.Encode()
+		}},
+	} {
+		back, err := part.encode(part.raw)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", part.name, err)
+		}
+		if !bytes.Equal(back, part.raw) {
+			return nil, fmt.Errorf("the %s is not in its one encoding", part.name)
+		}
 	}
 	return area.Key()
 }

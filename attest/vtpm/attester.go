@@ -60,10 +60,21 @@ type Options struct {
 	AK *ProvisionedAK
 }
 
-// ProvisionedAK is a persistent attestation key and the NV index of its certificate.
+// ProvisionedAK is an attestation key that came with the machine: persistent, or a primary
+// of the endorsement hierarchy made from a template in an NV index; and the NV index of its
+// certificate.
 type ProvisionedAK struct {
-	Handle           uint32
+	Handle           uint32 // 0: made from the template
+	TemplateIndex    uint32
 	CertificateIndex uint32 // 0: none
+}
+
+// String says where the key is.
+func (p ProvisionedAK) String() string {
+	if p.Handle != 0 {
+		return fmt.Sprintf("handle %#x", p.Handle)
+	}
+	return fmt.Sprintf("template %#x", p.TemplateIndex)
 }
 
 // Attester quotes the registers of one TPM over SHA-256 of the report data, with logs. It
@@ -195,7 +206,7 @@ func (a *Attester) Close() error {
 			return struct{}{}, nil
 		}
 		a.channel.until = until
-		if a.key != nil && a.opts.AK == nil {
+		if a.key != nil && (a.opts.AK == nil || a.opts.AK.Handle == 0) {
 			a.key.Close() // an emulator without a resource manager would keep it
 		}
 		return struct{}{}, a.drop()

@@ -60,11 +60,17 @@ func createKey(ch *channel, template tpm2.Public) (*loaded, error) {
 	return &loaded{key, &creation{data, attestation, signature}}, nil
 }
 
-// provisionedKey loads the key that somebody else made persistent, with its certificate.
+// provisionedKey loads the key that came with the machine, with its certificate.
 func provisionedKey(ch *channel, p ProvisionedAK) (*loaded, error) {
-	key, err := client.LoadCachedKey(ch, tpmutil.Handle(p.Handle), client.NullSession{})
+	var key *client.Key
+	var err error
+	if p.Handle != 0 {
+		key, err = client.LoadCachedKey(ch, tpmutil.Handle(p.Handle), client.NullSession{})
+	} else {
+		key, err = client.EndorsementKeyFromNvIndex(ch, p.TemplateIndex)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("attestation key at handle %#x: %w", p.Handle, err)
+		return nil, fmt.Errorf("attestation key of %s: %w", p, err)
 	}
 	if p.CertificateIndex == 0 {
 		return &loaded{Key: key}, nil
@@ -87,6 +93,9 @@ func provisionedKey(ch *channel, p ProvisionedAK) (*loaded, error) {
 // index than they fill: what follows the outermost SEQUENCE is left out.
 func readIndex(ch *channel, index uint32) ([]byte, error) {
 	raw, err := tpm2.NVReadEx(ch, tpmutil.Handle(index), tpmutil.Handle(index), "", 0)
+	if err != nil && answered(err) { // not readable by its own authorisation
+		raw, err = tpm2.NVReadEx(ch, tpmutil.Handle(index), tpm2.HandleOwner, "", 0)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("NV index %#x: %w", index, err)
 	}

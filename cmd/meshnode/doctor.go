@@ -18,7 +18,7 @@ func doctorCommand() *cobra.Command {
 		Long: `Look at a node's configuration, at this machine and at whom the configuration names: files,
 data directory, ports, sim platform, enroller, peers, clock, allowed measurement, and the
 devices that give evidence. It enrols nothing and changes nothing, so it may be run beside
-a node that runs.
+a node that runs. Without --config it says what this machine could attest with.
 
 Exit 0: all is well. 2: meshnode run would refuse to start (configuration, files, data
 directory, ports). 1: the node would start and be refused (another key, mesh, root or
@@ -26,10 +26,12 @@ measurement than expected, or a clock that is off). 3: somebody does not answer,
 cannot be said. The worst of them by 2, 1, 3.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			var d node.Diagnosis
 			if config == "" {
-				return usageError("name the node's configuration with --config FILE", "no configuration")
+				d = node.DiagnoseMachine(cmd.Context())
+			} else {
+				d = node.Diagnose(cmd.Context(), config)
 			}
-			d := node.Diagnose(cmd.Context(), config)
 			if err := cmd.Context().Err(); err != nil {
 				return err
 			}
@@ -46,7 +48,7 @@ cannot be said. The worst of them by 2, 1, 3.`,
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&config, "config", "", "the node's configuration (YAML)")
+	cmd.Flags().StringVar(&config, "config", "", "the node's configuration (YAML); without it only this machine is looked at")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	return cmd
 }
@@ -89,7 +91,9 @@ func showDiagnosis(w io.Writer, d node.Diagnosis) {
 	}
 	switch diagnosisExit(d) {
 	case exitOK:
-		fmt.Fprintf(w, "%s: all is well\n", d.Node)
+		if d.Node != "" {
+			fmt.Fprintf(w, "%s: all is well\n", d.Node)
+		}
 	case exitUsage:
 		fmt.Fprintln(w, "meshnode run would refuse to start")
 	case exitRefused:

@@ -8,6 +8,7 @@ func subcommands() []*cobra.Command {
 		demoCommand(),
 		appraiseCommand(),
 		collateralCommand(),
+		attestCommand(),
 		proxyCommand(),
 		simPlatformCommand(),
 		keygenCommand(),
