@@ -28,15 +28,15 @@ type Policy struct {
 
 // Reference is one reference value. Zero times are unbounded.
 type Reference struct {
-	ID          string
-	Kind        string
-	Measurement string            // lower-case hex
-	Registers   map[string]string // all of these must match too
+	ID          string            `yaml:"id,omitempty"`
+	Kind        string            `yaml:"kind"`
+	Measurement string            `yaml:"measurement"`         // lower-case hex
+	Registers   map[string]string `yaml:"registers,omitempty"` // all of these must match too
 	// IMA lists the digests ("sha256:HEX") of all files that the IMA list may show, and takes
 	// the place of the policy's own list; with none, files are judged by the policy alone.
-	IMA       []string
-	NotBefore time.Time
-	NotAfter  time.Time
+	IMA       []string  `yaml:"ima,omitempty"`
+	NotBefore time.Time `yaml:"not_before,omitempty"`
+	NotAfter  time.Time `yaml:"not_after,omitempty"`
 }
 
 // SimPolicy admits simulated evidence; its presence is the admission.

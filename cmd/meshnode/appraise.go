@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -39,13 +38,10 @@ With --genesis the mesh's policy, the Credential and the majority's word for bot
 too; without it the best verdict is "warning", whoever's node it is.
 
 --policy says which evidence is good enough and which software is wanted (what a client demands
-of a node, organisations and services, is in the policy of meshnode proxy):
+of a node, organisations and services, is in the policy of meshnode proxy). Start from the file
+that --default-policy prints; nothing in it may be left out, and the wanted software is added:
 
-  kinds: [sevsnp, tdx, vtpm]     # each has its section; what is left out of it refuses
-  sevsnp: {vmpl: [0], minimum_tcb: {Milan: {boot_loader: 3, snp: 8, microcode: 115}}}
-  tdx: {xfam_allowed: 0x6dbe7, tcb_statuses: [UpToDate]}
-  vtpm: {required_pcrs: [0, 7], banks: [sha256]}    # and roots: [PEM files]
-  references:                    # software that is wanted; a list "revoked" has what is not
+  references:
     - {kind: sevsnp, measurement: HEX}
 
 Without --policy the strictest demands are made but no software is named as wanted, so the
@@ -61,7 +57,7 @@ const notEvidence = "give a report, quote, attestation or log, or the folder of 
 // appraiseFlags are the options of meshnode appraise.
 type appraiseFlags struct {
 	policy, reportData, at, collateral, genesis string
-	explain, json                               bool
+	explain, json, defaultPolicy                bool
 }
 
 func appraiseCommand() *cobra.Command {
@@ -70,8 +66,16 @@ func appraiseCommand() *cobra.Command {
 		Use:   "appraise FILE|https://HOST:PORT...",
 		Short: "Verify SEV-SNP, TDX and TPM evidence and say what it is worth",
 		Long:  appraiseHelp,
-		Args:  cobra.MinimumNArgs(1),
+		Args: func(cmd *cobra.Command, files []string) error {
+			if f.defaultPolicy {
+				return cobra.NoArgs(cmd, files)
+			}
+			return cobra.MinimumNArgs(1)(cmd, files)
+		},
 		RunE: func(cmd *cobra.Command, files []string) error {
+			if f.defaultPolicy {
+				return printDefaultPolicy(cmd.OutOrStdout())
+			}
 			a, err := newAppraiser(f)
 			if err != nil {
 				return err
@@ -80,6 +84,7 @@ func appraiseCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&f.policy, "policy", "", "appraisal policy, a YAML `FILE`")
+	cmd.Flags().BoolVar(&f.defaultPolicy, "default-policy", false, "print the policy that holds without --policy, as a file to start from, and stop")
 	cmd.Flags().StringVar(&f.reportData, "report-data", "", "report data or TPM nonce that the evidence must carry, in `HEX`")
 	cmd.Flags().StringVar(&f.at, "at", "", "appraise as of `TIME` (RFC 3339), default now")
 	cmd.Flags().StringVar(&f.collateral, "collateral", "", "store or folder `DIR` with certificates and collateral")
@@ -363,27 +368,6 @@ func (a *appraiser) print(w io.Writer, r appraised) error {
 	}
 	_, err := io.WriteString(w, printable(b.String()))
 	return err
-}
-
-// explain lists registers, all claims of the kind and the vector.
-func explain(b *strings.Builder, r appraised) {
-	for _, name := range slices.Sorted(maps.Keys(r.claims.Registers)) {
-		fmt.Fprintf(b, "  %-13s %s\n", name, r.claims.Registers[name])
-	}
-	for _, section := range []struct {
-		name string
-		v    any
-	}{{"sevsnp", r.claims.SEVSNP}, {"tdx", r.claims.TDX}, {"vtpm", r.claims.VTPM}, {"sim", r.claims.Sim}} {
-		for _, line := range fields(section.v) {
-			fmt.Fprintf(b, "  %s.%s\n", section.name, line)
-		}
-	}
-	if r.EAR != nil {
-		b.WriteString("  trustworthiness vector (2 affirming, 32 warning, 96 contraindicated, 0 no claim):\n")
-		for _, line := range fields(r.result.Vector) {
-			fmt.Fprintf(b, "    %s\n", line)
-		}
-	}
 }
 
 // printFailure reports one of several inputs that came to no verdict.

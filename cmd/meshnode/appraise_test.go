@@ -8,11 +8,14 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	snpdata "github.com/google/go-sev-guest/verify/testdata"
+
+	"go.yaml.in/yaml/v4"
 
 	"github.com/attestmesh/meshnode/attest"
 )
@@ -122,31 +125,45 @@ func TestAppraiseReportData(t *testing.T) {
 
 func TestAppraisePolicy(t *testing.T) {
 	dir := milanSample(t)
-	policy := filepath.Join(t.TempDir(), "policy.yaml")
-	measurement := hex.EncodeToString(snpdata.AttestationBytes[0x90:0xC0])
-	entry := "\n  - {id: release, kind: sevsnp, measurement: " + measurement + "}\n"
-	section := "kinds: [sevsnp]\nsevsnp:\n  allow_debug: true\n  allow_smt: true\n  vmpl: [0]\n  minimum_tcb: {Milan: {snp: 5}}\n"
+	release := attest.Reference{ID: "release", Kind: attest.KindSEVSNP, Measurement: hex.EncodeToString(snpdata.AttestationBytes[0x90:0xC0])}
 	for name, tc := range map[string]struct {
-		yaml    string
+		edit    func(*policyFile)
 		verdict attest.Verdict
 		codes   string
 		exit    int
 	}{
-		"affirming":     {section + "references:" + entry, attest.VerdictAffirming, "", exitOK},
-		"revoked":       {section + "revoked:" + entry, attest.VerdictContraindicated, "revoked", exitRefused},
-		"no references": {section, attest.VerdictContraindicated, "measurement_not_allowed", exitRefused},
-		"no section":    {"kinds: [sevsnp]\nreferences:" + entry, attest.VerdictContraindicated, "policy_missing", exitRefused},
-		"floor":         {strings.Replace(section, "snp: 5", "snp: 6", 1) + "references:" + entry, attest.VerdictContraindicated, "tcb_below_floor,tcb_below_floor", exitRefused},
-		"other kind":    {strings.Replace(section, "[sevsnp]", "[tdx]", 1) + "references:" + entry, attest.VerdictContraindicated, "kind_not_allowed", exitRefused},
+		"affirming":     {func(*policyFile) {}, attest.VerdictAffirming, "", exitOK},
+		"revoked":       {func(f *policyFile) { f.References, f.Revoked = nil, f.References }, attest.VerdictContraindicated, "revoked", exitRefused},
+		"no references": {func(f *policyFile) { f.References = nil }, attest.VerdictContraindicated, "measurement_not_allowed", exitRefused},
+		"floor": {func(f *policyFile) { f.SEVSNP.MinimumTCB["Milan"] = attest.TCB{SNP: 6} }, attest.VerdictContraindicated,
+			"tcb_below_floor,tcb_below_floor", exitRefused},
+		"other kind": {func(f *policyFile) { f.Kinds = []string{attest.KindTDX} }, attest.VerdictContraindicated, "kind_not_allowed", exitRefused},
 	} {
-		if err := os.WriteFile(policy, []byte(tc.yaml), 0o600); err != nil {
-			t.Fatal(err)
+		strict := attest.StrictPolicy()
+		f := policyFile{Kinds: strict.Kinds, References: []attest.Reference{release}, SEVSNP: strict.SEVSNP, TDX: strict.TDX, VTPM: strict.VTPM}
+		f.SEVSNP.AllowDebug = true
+		tc.edit(&f)
+		if f.References == nil {
+			f.References = []attest.Reference{}
 		}
-		exit, lines := appraiseJSON(t, "--at", milanAt, "--policy", policy, dir)
+		exit, lines := appraiseJSON(t, "--at", milanAt, "--policy", writePolicy(t, f), dir)
 		if exit != tc.exit || len(lines) != 1 || lines[0].Verdict != tc.verdict || lines[0].codes() != tc.codes {
 			t.Errorf("%s: exit %d, %+v", name, exit, lines)
 		}
 	}
+}
+
+func writePolicy(t *testing.T, f policyFile) string {
+	t.Helper()
+	text, err := yaml.Marshal(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "policy.yaml")
+	if err := os.WriteFile(path, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 func TestAppraiseCannotDecide(t *testing.T) {
@@ -266,20 +283,63 @@ func TestAppraiseSilentAddress(t *testing.T) {
 	}
 }
 
-// The policy that the help shows is one.
-func TestAppraiseHelpPolicy(t *testing.T) {
-	var text strings.Builder
-	for line := range strings.Lines(appraiseHelp) {
-		if strings.HasPrefix(line, "  ") {
-			text.WriteString(strings.TrimPrefix(line, "  "))
-		}
-	}
-	path := filepath.Join(t.TempDir(), "policy.yaml")
-	if err := os.WriteFile(path, []byte(strings.ReplaceAll(text.String(), "HEX", strings.Repeat("ab", 48))), 0o600); err != nil {
+// The default policy is a policy file, and every line of it is needed.
+func TestDefaultPolicy(t *testing.T) {
+	var b strings.Builder
+	if err := printDefaultPolicy(&b); err != nil {
 		t.Fatal(err)
 	}
-	p, _, err := readAppraisalPolicy(path)
-	if err != nil || len(p.Kinds) != 3 || len(p.References) != 1 || p.SEVSNP == nil || p.TDX.XFAMAllowed != 0x6dbe7 || p.VTPM == nil {
-		t.Errorf("%+v, %v", p, err)
+	read := func(text string) (attest.Policy, error) {
+		path := filepath.Join(t.TempDir(), "policy.yaml")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		p, _, err := readAppraisalPolicy(path)
+		return p, err
+	}
+	p, err := read(b.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.AllowNoReferences || !p.AllowUnbound || len(p.References) != 0 {
+		t.Errorf("got %+v", p)
+	}
+	strict := attest.StrictPolicy()
+	for _, section := range [][2]any{{p.SEVSNP, strict.SEVSNP}, {p.TDX, strict.TDX}, {p.VTPM, strict.VTPM}, {p.Kinds, strict.Kinds}} {
+		got, err1 := yaml.Marshal(section[0])
+		want, err2 := yaml.Marshal(section[1])
+		if err1 != nil || err2 != nil || !bytes.Equal(got, want) {
+			t.Errorf("got\n%s\nwant\n%s\n%v %v", got, want, err1, err2)
+		}
+	}
+	lines, removed := strings.SplitAfter(b.String(), "\n"), 0
+	for i, line := range lines {
+		key, _, ok := strings.Cut(strings.TrimSpace(line), ":")
+		if !ok || strings.HasPrefix(key, "#") || strings.HasPrefix(key, "-") || optional(key) {
+			continue
+		}
+		end := i + 1 // the key with all that is under it
+		for end < len(lines) && (indent(lines[end]) > indent(line) || strings.HasPrefix(strings.TrimSpace(lines[end]), "- ") && indent(lines[end]) == indent(line)) {
+			end++
+		}
+		removed++
+		rest := strings.Join(lines[:i], "") + strings.Join(lines[end:], "")
+		_, err := read(rest)
+		if err == nil {
+			t.Errorf("%q may be left out", key)
+			continue
+		}
+		if f := asFailure(t.Context(), err); f.exit != exitUsage || !strings.Contains(f.message, key) {
+			t.Errorf("without %q: %v", key, err)
+		}
+	}
+	if removed < 20 {
+		t.Errorf("%d keys were left out in turn: the file has more", removed)
 	}
 }
+
+// optional names keys of the default policy that may be left out: products without a floor
+// are refused anyway.
+func optional(key string) bool { return slices.Contains([]string{"Milan", "Genoa", "Turin"}, key) }
+
+func indent(line string) int { return len(line) - len(strings.TrimLeft(line, " ")) }
