@@ -36,6 +36,9 @@ func (a *appraisal) boot(prefix string, p BootPolicy, c *BootFacts) {
 	if c.FirmwareDebug && !p.AllowFirmwareDebug {
 		a.refuse(configuration, CodeFirmwareDebug, prefix+".firmware_debug", "true", "false")
 	}
+	if c.DMAUnprotected && !p.AllowDMAUnprotected {
+		a.refuse(configuration, CodeFirmwareDebug, prefix+".dma_unprotected", "true", "false")
+	}
 	a.revocations(prefix, p, c)
 	a.components(prefix, p, c)
 }
@@ -93,6 +96,16 @@ func (a *appraisal) components(prefix string, p BootPolicy, c *BootFacts) {
 		}
 		if len(c.CommandLines) == 0 {
 			a.refuse(executables, CodeCommandLine, prefix+".command_lines", "none in the log", some(p.CommandLines))
+		}
+	}
+	if !slices.Contains(p.Files, AnyValue) {
+		for _, x := range c.Files {
+			if !slices.Contains(p.Files, x.Digest) {
+				a.refuse(executables, CodeBootFile, prefix+".files", strings.TrimSpace(x.Name+" "+x.Digest), some(p.Files))
+			}
+		}
+		if len(p.Files) == 0 {
+			a.refuse(executables, CodeBootFile, prefix+".files", "no list", "a policy that names files")
 		}
 	}
 	if !slices.Contains(p.MOK, AnyValue) {

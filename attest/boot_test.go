@@ -14,12 +14,13 @@ func goodBoot() *BootFacts {
 		CommandLines: []CommandLine{{Source: "grub", Text: "root=/dev/ram0 rw", Digest: "of the text"},
 			// SHA-256 of the same in UTF-16 with a final zero, as the kernel's EFI stub extends it.
 			{Source: "efi-stub", Digest: "b3500e45224ad1c3886e41b2bc02bb6ae741732d05eb16b269ebf685512435a0"}},
-		MOK: []MOKFact{{Name: "MokList", Digest: "m1"}}}
+		Files: []BootFile{{Register: "pcr9", Name: "/initrd", Digest: "i1"}},
+		MOK:   []MOKFact{{Name: "MokList", Digest: "m1"}}}
 }
 
 func goodBootPolicy() BootPolicy {
 	return BootPolicy{MinimumDBX: []string{"h1", "c1"}, MinimumSBAT: map[string]uint64{"shim": 4},
-		Components: []string{"shim", "kernel"}, CommandLines: []string{"root=/dev/ram0 rw"}, MOK: []string{"m1"}}
+		Components: []string{"shim", "kernel"}, CommandLines: []string{"root=/dev/ram0 rw"}, Files: []string{"i1"}, MOK: []string{"m1"}}
 }
 
 func goodIMA() *IMAFacts {
@@ -93,6 +94,8 @@ func TestBootAllowances(t *testing.T) {
 			func() BootPolicy { p := goodBootPolicy(); p.AllowSecureBootOff = true; return p }(), goodIMA(), goodIMAPolicy()),
 		"debugger": judge(func() *BootFacts { b := goodBoot(); b.FirmwareDebug = true; return b }(),
 			func() BootPolicy { p := goodBootPolicy(); p.AllowFirmwareDebug = true; return p }(), goodIMA(), goodIMAPolicy()),
+		"dma": judge(func() *BootFacts { b := goodBoot(); b.DMAUnprotected = true; return b }(),
+			func() BootPolicy { p := goodBootPolicy(); p.AllowDMAUnprotected = true; return p }(), goodIMA(), goodIMAPolicy()),
 		"no log":     judge(nil, BootPolicy{AllowNoLog: true}, goodIMA(), goodIMAPolicy()),
 		"no list":    judge(goodBoot(), goodBootPolicy(), nil, IMAPolicy{AllowNoList: true}),
 		"strict":     judge(goodBoot(), StrictBoot(), goodIMA(), StrictIMA()),
@@ -133,7 +136,7 @@ func TestZeroBootPoliciesRefuse(t *testing.T) {
 			t.Errorf("without %s: %s", field.Name, r.Verdict)
 		}
 	}
-	if removed != 3 {
+	if removed != 4 {
 		t.Errorf("%d lists were removed", removed)
 	}
 }

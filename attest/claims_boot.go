@@ -6,13 +6,15 @@ package attest
 // digest and nothing here depends on it (TCG PC Client Platform Firmware Profile §10;
 // go-attestation, "event log disclosure").
 type BootFacts struct {
-	Format string `json:"format"` // "tcg", "ccel" or "dstack"; "paravisor" where it speaks and no log does
+	Format string `json:"format"` // "tcg", "sha1", "ccel", "dstack"; "paravisor" where it speaks and no log does
 	Bank   string `json:"bank"`   // whose digests were replayed
 	Events int    `json:"events"`
 	// SecureBoot is nil if the log does not say, or says both.
 	SecureBoot *bool `json:"secure_boot,omitempty"`
-	// FirmwareDebug is a firmware that reports its debugger or a disabled DMA protection.
-	FirmwareDebug bool `json:"firmware_debug"`
+	// FirmwareDebug is a firmware that reports its debugger, DMAUnprotected one that lets
+	// devices write to memory before the operating system runs.
+	FirmwareDebug  bool `json:"firmware_debug"`
+	DMAUnprotected bool `json:"dma_unprotected"`
 	// The variables of Secure Boot, nil if not measured before the boot loader ran.
 	PK  *SignatureDatabase `json:"pk,omitempty"`
 	KEK *SignatureDatabase `json:"kek,omitempty"`
@@ -33,6 +35,8 @@ type BootFacts struct {
 	MOK []MOKFact `json:"mok,omitempty"`
 	// Files are what the loader read (kernel, initrd, modules) by digest.
 	Files []BootFile `json:"files,omitempty"`
+	// Runtime are dstack's own events, by which it says what it started.
+	Runtime []RuntimeFact `json:"runtime,omitempty"`
 	// Contradictions say where the log cannot be believed though it replays.
 	Contradictions []string `json:"contradictions,omitempty"`
 }
@@ -68,7 +72,7 @@ type BootComponent struct {
 // CommandLine is what a kernel was started with. Digest is what was extended; Text is
 // set where the log holds bytes of that digest.
 type CommandLine struct {
-	Source string `json:"source"` // "grub", "systemd-stub", "efi-stub", "dstack"
+	Source string `json:"source"` // "grub", "systemd-stub", "efi-stub", "direct-boot", "unread"
 	Text   string `json:"text,omitempty"`
 	Digest string `json:"digest"`
 }
@@ -85,6 +89,14 @@ type BootFile struct {
 	Register string `json:"register"`
 	Name     string `json:"name,omitempty"`
 	Digest   string `json:"digest"`
+}
+
+// RuntimeFact is an event of the guest's own. Name and Value are set where they hash to
+// the digest; Value is text, or hex.
+type RuntimeFact struct {
+	Name   string `json:"name,omitempty"`
+	Value  string `json:"value,omitempty"`
+	Digest string `json:"digest"`
 }
 
 // IMAFacts are what an IMA list says, as far as the quoted register covers it.

@@ -8,6 +8,7 @@ const (
 	CodeSBATTooOld     Code = "sbat_too_old"
 	CodeBootComponent  Code = "boot_component"
 	CodeCommandLine    Code = "command_line"
+	CodeBootFile       Code = "boot_file"
 	CodeMOK            Code = "mok"
 	CodeIMAUnlisted    Code = "ima_unlisted"
 	CodeIMAViolation   Code = "ima_violation"
@@ -23,6 +24,7 @@ var remediesBoot = map[Code]string{
 	CodeSBATTooOld:     "install the newest shim and let it apply its revocations (mokutil --set-sbat-policy latest), then reboot",
 	CodeBootComponent:  "boot images that the policy names, or name the digest of this one in its list of components",
 	CodeCommandLine:    "boot with a command line that the policy names, or name this one in it",
+	CodeBootFile:       "boot with kernel, initrd and loader files that the policy names, or name this one's digest in it",
 	CodeMOK:            "remove the machine owner's keys (mokutil --reset), or name their digests in the policy",
 	CodeIMAUnlisted:    "remove the file from the machine and reboot, or put its digest on the allow-list",
 	CodeIMAViolation:   "reboot; a file changed while it was being measured, so that its digest means nothing",

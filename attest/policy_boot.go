@@ -10,14 +10,19 @@ type BootPolicy struct {
 	AllowNoLog         bool `yaml:"allow_no_log"`
 	AllowSecureBootOff bool `yaml:"allow_secure_boot_off"`
 	AllowFirmwareDebug bool `yaml:"allow_firmware_debug"`
+	// AllowDMAUnprotected accepts firmware that does not keep devices out of memory.
+	AllowDMAUnprotected bool `yaml:"allow_dma_unprotected"`
 	// MinimumDBX must all be in the measured dbx: hashes, or digests of certificates.
 	MinimumDBX []string `yaml:"minimum_dbx"`
-	// MinimumSBAT is the least revocation level by component: {shim: 4, grub: 5}.
+	// MinimumSBAT is the least revocation level by component: {shim: 4, grub: 5}; the
+	// level's date is sbat.date.
 	MinimumSBAT map[string]uint64 `yaml:"minimum_sbat"`
-	// Components, CommandLines and MOK list what is allowed: digests of images; texts;
-	// digests of shim's variables. AnyValue allows all, an empty list none.
+	// Components, CommandLines, Files and MOK list what is allowed: digests of images;
+	// texts; digests of what loaders read; digests of shim's variables. AnyValue allows all,
+	// an empty list none. Only a TD's list of files makes its command lines complete.
 	Components   []string `yaml:"components"`
 	CommandLines []string `yaml:"command_lines"`
+	Files        []string `yaml:"files"`
 	MOK          []string `yaml:"mok"`
 }
 
@@ -32,9 +37,11 @@ type IMAPolicy struct {
 	MaxViolations int `yaml:"max_violations"`
 }
 
-// StrictBoot demands a log and Secure Boot, and names no software.
+// StrictBoot demands a log and Secure Boot, and names no software. DMA protection is not
+// demanded: many servers ship without.
 func StrictBoot() BootPolicy {
-	return BootPolicy{Components: []string{AnyValue}, CommandLines: []string{AnyValue}, MOK: []string{AnyValue}}
+	all := []string{AnyValue}
+	return BootPolicy{AllowDMAUnprotected: true, Components: all, CommandLines: all, Files: all, MOK: all}
 }
 
 // StrictIMA believes a list that is there, and names no files.

@@ -1,17 +1,36 @@
-// Package eventlog replays logs of measurements into the registers they claim to explain.
-// A log proves nothing by itself: whoever holds a quote compares the replayed registers
-// with the quoted ones. Nothing here is ever "genuine".
+// Package eventlog replays logs of measurements into the registers they claim to explain,
+// and says what those registers prove about a boot. A log proves nothing by itself: whoever
+// holds a quote compares the replayed registers with the quoted ones.
 //
-// Formats:
+// # Formats
 //
-//   - TCG: the crypto-agile event log of the TCG PC Client Platform Firmware Profile
-//     (Spec ID Event03), as firmware makes it for a TPM or, with registers 1 to 4 standing
-//     for RTMR0 to RTMR3, for a TDX guest (CCEL, UEFI 2.10 §38.4.1). Parsed by go-eventlog,
-//     replayed here: EV_NO_ACTION does not extend, StartupLocality and H-CRTM events set
-//     the initial value of PCR 0.
-//   - dstack: a JSON list of {imr, event_type, digest, event, event_payload}; SHA-384.
+// TCG crypto-agile (PC Client Platform Firmware Profile, PFP, §10.2), little endian: a
+// header event {u32 register, u32 type EV_NO_ACTION, 20 zero bytes, u32 length, Spec ID
+// Event03 with the banks' algorithms and digest sizes}, then events
+//
+//	u32 register, u32 type, u32 count, count × {u16 algorithm, digest}, u32 length, data
+//
+// As firmware makes it for a TPM or, with registers 1 to 4 standing for RTMR0 to RTMR3, for
+// a TDX guest (CCEL, UEFI 2.10 §38.4.1). A log copied with the memory area it lies in ends
+// in 16 or more bytes of 0xff or of 0x00.
+//
+// TCG of TPM 1.2 and early TPM 2.0 firmware (same, §10.2.1): every event is {u32 register,
+// u32 type, 20-byte SHA-1, u32 length, data}; the first may be a Spec ID Event00 or 02.
+//
+// dstack: a JSON list of {imr, event_type, digest, event, event_payload}; SHA-384.
+//
+// # Replay
+//
+// A register begins with zeros and each event makes it hash(register ‖ digest).
+// EV_NO_ACTION does not extend; its StartupLocality and an H-CRTM event set the initial
+// value of PCR 0. Banks: SHA-1, SHA-256, SHA-384, SHA-512; others are skipped. A register
+// with an event that has no digest in a bank is left out of that bank.
 //
 // Registers are named BANK:pcrN; for CCEL and dstack rtmrN.
+//
+// # Facts
+//
+// See Log.Facts.
 package eventlog
 
 import (
@@ -20,183 +39,218 @@ import (
 	_ "crypto/sha1" // banks of the formats above
 	_ "crypto/sha256"
 	_ "crypto/sha512"
-	"encoding/hex"
-	"encoding/json"
+	"encoding/binary"
+	"errors"
 	"fmt"
-	"io"
-	"strings"
-
-	"github.com/google/go-eventlog/register"
-	"github.com/google/go-eventlog/tcg"
 )
 
-// Log is a replayed log.
-type Log struct {
-	Format  string // "tcg", "ccel", "dstack"
-	Entries int
-	Banks   map[string]map[int][]byte // bank name, register number, value
+// Types of events that have a meaning for the replay, and those of others that tell a
+// legacy log from noise (PFP §10.4.1).
+const (
+	evNoAction  = 0x3
+	evHCRTM     = 0x80000010
+	evFirstEFI  = 0x80000000
+	evLastEFI   = 0x800000ff
+	evLastPlain = 0x12
+)
+
+// Algorithms of banks (TCG Algorithm Registry).
+var algorithms = map[uint16]crypto.Hash{0x4: crypto.SHA1, 0xb: crypto.SHA256, 0xc: crypto.SHA384, 0xd: crypto.SHA512}
+
+const (
+	maxAlgorithms = 8
+	minPadding    = 16 // bytes; fewer are a damaged event
+)
+
+// event is one event; its slices are parts of the log.
+type event struct {
+	register int // a TPM's register, or an RTMR
+	kind     uint32
+	digests  map[crypto.Hash][]byte
+	data     []byte
+	label    string // of dstack's own events
 }
 
-// bankNames of the hashes that logs use.
-var bankNames = map[crypto.Hash]string{crypto.SHA1: "sha1", crypto.SHA256: "sha256", crypto.SHA384: "sha384"}
+// reader takes little-endian parts off a log.
+type reader struct {
+	raw []byte
+	bad bool
+}
 
-// Registers returns all replayed registers under the names of the package comment.
-func (l Log) Registers() map[string]string {
-	out := map[string]string{}
-	for bank, regs := range l.Banks {
-		for n, v := range regs {
-			switch l.Format {
-			case "ccel", "dstack":
-				out[fmt.Sprintf("rtmr%d", n)] = hex.EncodeToString(v)
-			default:
-				out[fmt.Sprintf("%s:pcr%d", bank, n)] = hex.EncodeToString(v)
-			}
-		}
+func (r *reader) take(n uint32) []byte {
+	if uint64(n) > uint64(len(r.raw)) {
+		r.bad, r.raw = true, nil
+		return nil
 	}
+	out := r.raw[:n:n]
+	r.raw = r.raw[n:]
 	return out
 }
 
-// IsTCG reports whether raw begins as a crypto-agile TCG log.
+func (r *reader) u8() uint8 {
+	if b := r.take(1); b != nil {
+		return b[0]
+	}
+	return 0
+}
+
+func (r *reader) u16() uint16 {
+	if b := r.take(2); b != nil {
+		return binary.LittleEndian.Uint16(b)
+	}
+	return 0
+}
+
+func (r *reader) u32() uint32 {
+	if b := r.take(4); b != nil {
+		return binary.LittleEndian.Uint32(b)
+	}
+	return 0
+}
+
+func (r *reader) u64() uint64 {
+	if b := r.take(8); b != nil {
+		return binary.LittleEndian.Uint64(b)
+	}
+	return 0
+}
+
+var specID = []byte("Spec ID Event03\x00")
+
+// IsTCG reports whether raw is a TCG log: it begins as a crypto-agile one, or is a legacy
+// one to its last byte.
 func IsTCG(raw []byte) bool {
-	return len(raw) > 48 && bytes.Equal(raw[32:48], []byte("Spec ID Event03\x00"))
+	if len(raw) >= 48 && bytes.Equal(raw[32:48], specID) {
+		return true
+	}
+	_, err := legacyEvents(raw)
+	return err == nil
 }
 
-// Parse replays a TCG or dstack log.
-func Parse(raw []byte) (Log, error) {
-	if len(raw) > MaxLog {
-		return Log{}, fmt.Errorf("event log: %d bytes, the limit is %d", len(raw), MaxLog)
+// legacyEvents reads a log with SHA-1 digests only.
+func legacyEvents(raw []byte) ([]event, error) {
+	r := &reader{raw: raw}
+	var out []event
+	for len(r.raw) > 0 {
+		if len(out) == MaxEvents {
+			return nil, fmt.Errorf("event log: more than %d events", MaxEvents)
+		}
+		if len(out) > 0 && padding(r.raw) {
+			break
+		}
+		register, kind, digest := r.u32(), r.u32(), r.take(20)
+		data := r.take(r.u32())
+		if r.bad {
+			return nil, fmt.Errorf("event log: event %d is cut short", len(out))
+		}
+		if known := kind <= evLastPlain || kind >= evFirstEFI && kind <= evLastEFI; !known || register > maxRegister && kind != evNoAction || len(out) == 0 && kind == 0 {
+			return nil, fmt.Errorf("event log: event %d has type %#x in register %d", len(out), kind, register)
+		}
+		out = append(out, event{register: int(min(register, maxRegister+1)), kind: kind, data: data, digests: map[crypto.Hash][]byte{crypto.SHA1: digest}})
 	}
-	if IsTCG(raw) {
-		return parseTCG(raw)
-	}
-	return parseDstack(raw)
-}
-
-func parseTCG(raw []byte) (out Log, err error) {
-	defer contain(&err)
-	parsed, err := tcg.ParseEventLog(raw, tcg.ParseOpts{AllowPadding: true})
-	if err != nil {
-		return Log{}, fmt.Errorf("event log: %w", err)
-	}
-	out = Log{Format: "tcg", Banks: map[string]map[int][]byte{}}
-	highest := 0
-	for _, alg := range parsed.Algs {
-		hash := register.HashAlg(alg).CryptoHash()
-		name, ok := bankNames[hash]
-		if !ok {
-			continue
-		}
-		events := parsed.Events(alg)
-		if len(events) > MaxEvents {
-			return Log{}, fmt.Errorf("event log: %d events, the limit is %d", len(events), MaxEvents)
-		}
-		out.Entries = len(events)
-		regs, err := replay(events, hash)
-		if err != nil {
-			return Log{}, err
-		}
-		for n := range regs {
-			highest = max(highest, n)
-		}
-		out.Banks[name] = regs
-	}
-	// Only a CC log has SHA-384 alone and nothing beyond register 4; register 0, MRTD, is
-	// never extended.
-	if sha384 := out.Banks["sha384"]; len(out.Banks) == 1 && sha384 != nil && sha384[0] == nil && highest <= 4 {
-		out.Format = "ccel"
-		rtmrs := map[int][]byte{}
-		for n, v := range sha384 {
-			rtmrs[n-1] = v
-		}
-		out.Banks["sha384"] = rtmrs
+	if len(out) == 0 {
+		return nil, errors.New("event log: no events")
 	}
 	return out, nil
 }
 
-// replay extends the events of one bank in order.
-func replay(events []tcg.Event, hash crypto.Hash) (map[int][]byte, error) {
-	const noAction, hcrtm = 0x3, 0x80000010
-	regs := map[int][]byte{}
-	locality := byte(0)
-	for i, e := range events {
-		if e.Index < 0 || e.Index > 23 {
-			if e.Type == noAction {
-				continue
-			}
-			return nil, fmt.Errorf("event log: event %d extends register %d, want 0 to 23", i, e.Index)
+// maxRegister is the last that an event may extend.
+const maxRegister = 23
+
+// padding reports whether rest is what fills the memory area that a log was copied from.
+func padding(rest []byte) bool {
+	return len(rest) >= minPadding && (rest[0] == 0 || rest[0] == 0xff) && bytes.Count(rest, rest[:1]) == len(rest)
+}
+
+// banksOf reads the header's Spec ID event: algorithms and the sizes of their digests.
+func banksOf(r *reader) (sizes map[uint16]uint32, err error) {
+	register, kind := r.u32(), r.u32()
+	r.take(20)
+	spec := &reader{raw: r.take(r.u32())}
+	if r.bad || register > 1 || kind != evNoAction || !bytes.Equal(spec.take(16), specID) {
+		return nil, errors.New("event log: the header is no Spec ID event")
+	}
+	spec.u32() // platform class
+	minor, major := spec.u8(), spec.u8()
+	spec.u16() // errata, size of UINTN
+	count := spec.u32()
+	if spec.bad || major != 2 || minor != 0 || count == 0 || count > maxAlgorithms {
+		return nil, fmt.Errorf("event log: version %d.%d with %d algorithms, want 2.0 with 1 to %d", major, minor, count, maxAlgorithms)
+	}
+	sizes = map[uint16]uint32{}
+	for range count {
+		id, size := spec.u16(), spec.u16()
+		if hash, ok := algorithms[id]; ok && int(size) != hash.Size() || size == 0 || size > 64 {
+			return nil, fmt.Errorf("event log: digests of algorithm %#x have %d bytes", id, size)
 		}
-		if e.Type == noAction {
-			if e.Index == 0 && len(e.Data) == 17 && strings.HasPrefix(string(e.Data), "StartupLocality") {
-				locality = e.Data[16]
-			}
+		if _, twice := sizes[id]; twice {
+			return nil, fmt.Errorf("event log: algorithm %#x is listed twice", id)
+		}
+		sizes[id] = uint32(size)
+	}
+	if vendor := spec.u8(); spec.bad || int(vendor) != len(spec.raw) {
+		return nil, errors.New("event log: the Spec ID event does not end where it says")
+	}
+	return sizes, nil
+}
+
+// agileEvents reads a crypto-agile log.
+func agileEvents(raw []byte) (events []event, banks []crypto.Hash, err error) {
+	r := &reader{raw: raw}
+	sizes, err := banksOf(r)
+	if err != nil {
+		return nil, nil, err
+	}
+	for id := range sizes {
+		if hash, ok := algorithms[id]; ok {
+			banks = append(banks, hash)
+		}
+	}
+	if len(banks) == 0 {
+		return nil, nil, errors.New("event log: no bank of SHA-1 or SHA-2")
+	}
+	for len(r.raw) > 0 && !padding(r.raw) {
+		if len(events) == MaxEvents {
+			return nil, nil, fmt.Errorf("event log: more than %d events", MaxEvents)
+		}
+		e, err := agileEvent(r, sizes)
+		if err != nil {
+			return nil, nil, fmt.Errorf("event log: event %d: %w", len(events), err)
+		}
+		events = append(events, e)
+	}
+	return events, banks, nil
+}
+
+func agileEvent(r *reader, sizes map[uint16]uint32) (event, error) {
+	register, kind, count := r.u32(), r.u32(), r.u32()
+	if count > maxAlgorithms {
+		return event{}, fmt.Errorf("%d digests, want at most %d", count, maxAlgorithms)
+	}
+	e := event{kind: kind, digests: make(map[crypto.Hash][]byte, count)}
+	for range count {
+		id := r.u16()
+		size, ok := sizes[id]
+		if !ok && !r.bad {
+			return event{}, fmt.Errorf("a digest of algorithm %#x, which the header does not list", id)
+		}
+		digest := r.take(size)
+		hash, known := algorithms[id]
+		if !known {
 			continue
 		}
-		if len(e.Digest) != hash.Size() {
-			return nil, fmt.Errorf("event log: event %d has no %s digest", i, bankNames[hash])
+		if e.digests[hash] != nil {
+			return event{}, fmt.Errorf("two digests of algorithm %#x", id)
 		}
-		value, begun := regs[e.Index]
-		if !begun {
-			value = make([]byte, hash.Size())
-			if e.Index == 0 {
-				value[len(value)-1] = locality
-			}
-		}
-		if uint32(e.Type) == hcrtm {
-			if begun {
-				return nil, fmt.Errorf("event log: event %d is an H-CRTM event that is not first", i)
-			}
-			value[len(value)-1] = 4
-		}
-		regs[e.Index] = extend(hash, value, e.Digest)
+		e.digests[hash] = digest
 	}
-	return regs, nil
-}
-
-func extend(hash crypto.Hash, value, digest []byte) []byte {
-	h := hash.New()
-	h.Write(value)
-	h.Write(digest)
-	return h.Sum(nil)
-}
-
-// contain turns a panic of a vendor's parser into an error.
-func contain(err *error) {
-	if r := recover(); r != nil {
-		*err = fmt.Errorf("event log: the parser failed: %v", r)
+	e.data = r.take(r.u32())
+	if r.bad {
+		return event{}, errors.New("cut short")
 	}
-}
-
-type dstackEvent struct {
-	IMR     int    `json:"imr"`
-	Type    uint32 `json:"event_type"`
-	Digest  string `json:"digest"`
-	Event   string `json:"event"`
-	Payload string `json:"event_payload"`
-}
-
-func parseDstack(raw []byte) (Log, error) {
-	dec := json.NewDecoder(bytes.NewReader(raw))
-	dec.DisallowUnknownFields()
-	var events []dstackEvent
-	if err := dec.Decode(&events); err != nil {
-		return Log{}, fmt.Errorf("event log: neither a TCG log nor dstack's JSON: %w", err)
+	if register > maxRegister && kind != evNoAction {
+		return event{}, fmt.Errorf("extends register %d, want 0 to %d", register, maxRegister)
 	}
-	if _, err := dec.Token(); err != io.EOF {
-		return Log{}, fmt.Errorf("event log: data after the list of events")
-	}
-	if len(events) == 0 || len(events) > MaxEvents {
-		return Log{}, fmt.Errorf("event log: %d events, want 1 to %d", len(events), MaxEvents)
-	}
-	regs := map[int][]byte{}
-	for i, e := range events {
-		digest, err := hex.DecodeString(e.Digest)
-		if err != nil || len(digest) != crypto.SHA384.Size() || e.IMR < 0 || e.IMR > 3 {
-			return Log{}, fmt.Errorf("event log: event %d: want a SHA-384 digest for RTMR 0 to 3", i)
-		}
-		if regs[e.IMR] == nil {
-			regs[e.IMR] = make([]byte, crypto.SHA384.Size())
-		}
-		regs[e.IMR] = extend(crypto.SHA384, regs[e.IMR], digest)
-	}
-	return Log{Format: "dstack", Entries: len(events), Banks: map[string]map[int][]byte{"sha384": regs}}, nil
+	e.register = int(min(register, maxRegister+1))
+	return e, nil
 }
