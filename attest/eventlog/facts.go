@@ -60,6 +60,16 @@ func (l Log) Facts(bank string, quoted map[int][]byte) *attest.BootFacts {
 	return &f.BootFacts
 }
 
+// Strongest names the strongest bank of a log, "" if there is none.
+func (l Log) Strongest() string {
+	for _, bank := range []string{"sha512", "sha384", "sha256", "sha1"} {
+		if len(l.Banks[bank]) > 0 {
+			return bank
+		}
+	}
+	return ""
+}
+
 func bankHash(name string) (crypto.Hash, bool) {
 	for hash, bank := range bankNames {
 		if bank == name {

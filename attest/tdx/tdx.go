@@ -132,7 +132,7 @@ func (s *Scheme) Verify(ctx context.Context, ev attest.Evidence, data *attest.Re
 	if err := s.platform(q, key, items, &c, at); err != nil {
 		return attest.Claims{}, err
 	}
-	if err := explained(items.log, c.Registers); err != nil {
+	if c.TDX.Boot, err = explained(items.log, c.Registers); err != nil {
 		return attest.Claims{}, err
 	}
 	if data != nil {
@@ -217,19 +217,21 @@ func (s *Scheme) platform(q quote, key platformKey, it items, c *attest.Claims, 
 	return col.evaluate(q, key.ext, c.TDX)
 }
 
-// explained compares the registers that a log replays to with the quoted ones.
-func explained(log []byte, registers map[string]string) error {
+// explained compares the registers that a log replays to with the quoted ones and returns
+// what they prove; nil for no log.
+func explained(log []byte, registers map[string]string) (*attest.BootFacts, error) {
 	if log == nil {
-		return nil
+		return nil, nil
 	}
 	replayed, err := eventlog.Parse(log)
 	if err != nil {
-		return refuse(attest.CodeMalformed, "event_log", "", "", err)
+		return nil, refuse(attest.CodeMalformed, "event_log", "", "", err)
 	}
 	for name, got := range replayed.Registers() {
 		if want, ok := registers[name]; !ok || want != got {
-			return refuse(attest.CodeReplayMismatch, name, got+" by replay", want+" in the quote", nil)
+			return nil, refuse(attest.CodeReplayMismatch, name, got+" by replay", want+" in the quote", nil)
 		}
 	}
-	return nil
+	// Every replayed register is a quoted one now.
+	return replayed.Facts("sha384", replayed.Banks["sha384"]), nil
 }

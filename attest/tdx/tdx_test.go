@@ -385,11 +385,14 @@ func TestLibraryAcceptsOutOfDate(t *testing.T) {
 
 func TestEventLog(t *testing.T) {
 	dir := filepath.Join(sharedEvidence(t), "eventlog")
-	for _, tc := range []struct{ name, file string }{{"ccel-gcp-tdx-rtmr", "eventlog.bin"}, {"dstack-eventlog", "event_log.json"}} {
+	for _, tc := range []struct{ name, file, component string }{
+		{"ccel-gcp-tdx-rtmr", "eventlog.bin", `\EFI\BOOT\BOOTX64.EFI`}, {"dstack-eventlog", "event_log.json", "kernel"}} {
 		quote, log := read(t, dir, tc.name, "quote.bin"), read(t, dir, tc.name, tc.file)
 		at := time.Date(2026, 5, 15, 0, 0, 0, 0, time.UTC)
-		if _, err := scheme(t).Verify(context.Background(), evidence(quote, attest.Item{Type: attest.TypeEventLog, Data: log}), nil, at); err != nil {
-			t.Errorf("%s: %v", tc.name, err)
+		c, err := scheme(t).Verify(context.Background(), evidence(quote, attest.Item{Type: attest.TypeEventLog, Data: log}), nil, at)
+		if err != nil || c.TDX.Boot == nil || c.TDX.Boot.SecureBoot == nil || *c.TDX.Boot.SecureBoot ||
+			len(c.TDX.Boot.Components) == 0 || c.TDX.Boot.Components[0].Path != tc.component {
+			t.Errorf("%s: %+v, %v", tc.name, c.TDX, err)
 		}
 		if _, err := scheme(t).Verify(context.Background(), evidence(rawQuote(), attest.Item{Type: attest.TypeEventLog, Data: log}), nil, at); err == nil ||
 			code(t, err) != attest.CodeReplayMismatch {

@@ -318,6 +318,9 @@ func (out *appraised) replay(in collect.Input) error {
 		}
 		out.claims.Registers = log.Registers()
 		claims["format"], claims["entries"] = log.Format, log.Entries
+		if bank := log.Strongest(); bank != "" {
+			claims["boot"] = log.Facts(bank, log.Banks[bank]) // what they would prove if a quote held them
+		}
 	}
 	claims["registers"] = out.claims.Registers
 	out.Claims = claims
