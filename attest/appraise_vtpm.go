@@ -26,7 +26,7 @@ func (a *appraisal) vtpm() {
 	if c.RestartCount > 0 && !p.AllowRestarts {
 		a.refuse(configuration, CodeRestarted, "vtpm.restart_count", fmt.Sprint(c.RestartCount), "0")
 	}
-	a.boot("vtpm.boot", p.Boot, c.Boot)
+	a.paravisor(p.Boot, c)
 	files := p.IMA
 	if len(a.files) > 0 { // the software is named by its files too: their list must be there
 		files.AllowNoList, files.Allowed = false, a.files
@@ -44,4 +44,32 @@ func (a *appraisal) requiredPCRs(p *VTPMPolicy, c *VTPMClaims) {
 			break
 		}
 	}
+}
+
+// paravisor judges a boot by the log and, where the TEE's report vouches for what the
+// paravisor says, by its word: that Secure Boot is off is always believed, that it is on only
+// where there is no log. Everything else a policy demands of a boot needs the log.
+func (a *appraisal) paravisor(p BootPolicy, c *VTPMClaims) {
+	said := c.Paravisor
+	if said == nil || said.SecureBoot == nil {
+		a.boot("vtpm.boot", p, c.Boot)
+		return
+	}
+	if !*said.SecureBoot && !p.AllowSecureBootOff {
+		a.refuse(configuration, CodeSecureBootOff, "vtpm.paravisor.secure_boot", "false", "true")
+	}
+	if c.Boot == nil && !p.needsLog() {
+		return
+	}
+	a.boot("vtpm.boot", p, c.Boot)
+}
+
+// needsLog reports whether p demands what only an event log can show.
+func (p BootPolicy) needsLog() bool {
+	for _, allowed := range [][]string{p.Components, p.CommandLines, p.MOK} {
+		if !slices.Contains(allowed, AnyValue) {
+			return true
+		}
+	}
+	return len(p.MinimumDBX) > 0 || len(p.MinimumSBAT) > 0
 }

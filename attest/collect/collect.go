@@ -175,13 +175,24 @@ func folder(dir string) ([]Input, []part, error) {
 	if quotes = assemble(quotes, parts); len(quotes) == 0 {
 		return logs, parts, nil
 	}
-	// A log beside a quote supports it, if there is only one of each.
+	// Logs beside a quote support it, if it is the only one or all are of one TPM. Of IMA's
+	// list the binary form says more and goes before the ASCII one.
+	one := len(quotes) == 1 || !slices.ContainsFunc(quotes, func(q Input) bool { return q.Kind != attest.KindVTPM })
+	slices.SortStableFunc(logs, func(a, b Input) int { return b.binary() - a.binary() })
 	for _, l := range logs {
-		if l.Kind == attest.KindEventLog && len(quotes) == 1 {
+		if one {
 			parts = append(parts, part{l.File, l.Evidence.Items[0]})
 		}
 	}
 	return quotes, parts, nil
+}
+
+// binary is 1 if a log begins with something that is no digit, as ASCII lists do.
+func (in Input) binary() int {
+	if c := in.Evidence.Items[0].Data[0]; c >= '0' && c <= '9' {
+		return 0
+	}
+	return 1
 }
 
 // siblings recognises certificates and collateral in the folder of a file.
@@ -221,7 +232,7 @@ var supports = map[string][]string{
 	attest.KindSEVSNP: {attest.TypeCertificate},
 	attest.KindTDX: {attest.TypeTDXTCBInfo, attest.TypeTDXQEIdent, attest.TypeTDXTCBChain, attest.TypeCRL,
 		attest.TypeEventLog},
-	attest.KindVTPM: {attest.TypeEventLog, attest.TypeCertificate},
+	attest.KindVTPM: {attest.TypeEventLog, attest.TypeIMALog, attest.TypeCertificate},
 }
 
 // support adds the parts that the evidence of this kind can have and does not have yet.

@@ -128,11 +128,6 @@ func (s *Scheme) compose(tee, tpm attest.Claims, r Report) attest.Claims {
 		VMUniqueID: r.Runtime.VMUniqueID, UserData: r.Runtime.userData}
 	if said := r.Runtime.SecureBoot; said != nil && (v.SecureBoot == nil && !v.LogReplayed || v.SecureBoot != nil && !*said) {
 		v.SecureBoot = said
-		boot := attest.BootFacts{Format: "paravisor"}
-		if v.Boot != nil {
-			boot = *v.Boot
-		}
-		boot.SecureBoot, v.Boot = said, &boot
 	}
 	out.VTPM = &v
 	return out

@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"slices"
 	"time"
 
@@ -16,36 +17,65 @@ import (
 	mesh "github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/attest/chains"
 	"github.com/attestmesh/meshnode/attest/eventlog"
+	"github.com/attestmesh/meshnode/attest/ima"
 )
 
-// bootLog is what an event log that explains the quoted registers says.
-type bootLog struct {
-	secureBoot *bool // nil: not said by an event whose data are authentic
+// logFacts are what logs that explain the quoted registers say, nil without such a log. They
+// are shared between claims and never changed.
+type logFacts struct {
+	boot *mesh.BootFacts
+	ima  *mesh.IMAFacts
 }
 
 // firmwareRegisters are extended by firmware and boot loader alone.
 const firmwareRegisters = 8
 
-// explained compares an event log with the quoted values of every bank; nil for no log.
-func (s *Scheme) explained(raw []byte, v verified) (*bootLog, error) {
-	if len(raw) == 0 {
-		return nil, nil
+// explained compares the logs of a bundle with the quoted values.
+func (s *Scheme) explained(b bundle, v verified) (logFacts, error) {
+	if b.log == nil && b.ima == nil {
+		return logFacts{}, nil
 	}
-	id := v.logID(raw)
+	id := v.logID(b)
 	now := time.Unix(1, 0) // what a log says does not depend on the time
 	if known, ok := s.logs.Recall(id, now); ok {
-		return &known, nil
+		return known, nil
 	}
-	if err := replayed(raw, v.banks); err != nil {
-		return nil, err
+	var out logFacts
+	if b.log != nil {
+		log, err := replayed(b.log, v.banks)
+		if err != nil {
+			return logFacts{}, err
+		}
+		out.boot = &mesh.BootFacts{Format: log.Format, Bank: bankName(v.bank), Events: log.Entries, SecureBoot: secureBoot(b.log, v)}
 	}
-	out := bootLog{secureBoot: secureBoot(raw, v)}
+	if b.ima != nil {
+		var err error
+		if out.ima, err = measuredFiles(b.ima, v); err != nil {
+			return logFacts{}, err
+		}
+	}
 	s.logs.Keep(id, chains.Span{From: now, To: now}, out)
-	return &out, nil
+	return out, nil
 }
 
-// logID is over the log and all values it is compared with.
-func (v verified) logID(raw []byte) chains.Key {
+// measuredFiles finds how much of an IMA list the quote covers.
+func measuredFiles(raw []byte, v verified) (*mesh.IMAFacts, error) {
+	if v.banks[v.bank][ima.Register] == nil {
+		return nil, refuse(mesh.CodePCRSelection, "quote.selection", "without "+registerNames[ima.Register], "the register of the IMA list", nil)
+	}
+	facts, err := ima.Explain(raw, bankName(v.bank), v.banks[v.bank])
+	var mismatch *ima.Mismatch
+	switch {
+	case errors.As(err, &mismatch):
+		return nil, refuse(mesh.CodeReplayMismatch, registerNames[ima.Register], mismatch.Got+" by replay", mismatch.Want+" in the quote", err)
+	case err != nil:
+		return nil, refuse(mesh.CodeReplayMismatch, "ima list", "unreadable", "the list of this boot", err)
+	}
+	return facts, nil
+}
+
+// logID is over the logs and all values they are compared with.
+func (v verified) logID(b bundle) chains.Key {
 	h := sha256.New()
 	h.Write(mesh.LengthPrefixed(nil, []byte(bankName(v.bank))))
 	for _, bank := range []crypto.Hash{crypto.SHA1, crypto.SHA256, crypto.SHA384, crypto.SHA512} {
@@ -53,15 +83,16 @@ func (v verified) logID(raw []byte) chains.Key {
 			h.Write(mesh.LengthPrefixed(nil, v.banks[bank][n]))
 		}
 	}
-	h.Write(raw)
+	h.Write(mesh.LengthPrefixed(nil, b.log))
+	h.Write(b.ima)
 	return chains.Key(h.Sum(nil))
 }
 
 // replayed compares a log with quoted values.
-func replayed(raw []byte, banks values) error {
+func replayed(raw []byte, banks values) (eventlog.Log, error) {
 	log, err := eventlog.Parse(raw)
 	if err != nil {
-		return refuse(mesh.CodeReplayMismatch, "event log", "unreadable", "the log of this boot", err)
+		return log, refuse(mesh.CodeReplayMismatch, "event log", "unreadable", "the log of this boot", err)
 	}
 	for hash, quotedBank := range banks {
 		bank := log.Banks[bankName(hash)]
@@ -72,11 +103,11 @@ func replayed(raw []byte, banks values) error {
 				continue
 			}
 			if !bytes.Equal(got, quoted) {
-				return refuse(mesh.CodeReplayMismatch, registerNames[n], hex.EncodeToString(got)+" by replay", hex.EncodeToString(quoted)+" in the quote", nil)
+				return log, refuse(mesh.CodeReplayMismatch, registerNames[n], hex.EncodeToString(got)+" by replay", hex.EncodeToString(quoted)+" in the quote", nil)
 			}
 		}
 	}
-	return nil
+	return log, nil
 }
 
 var stateBanks = map[crypto.Hash]state.HashAlgo{crypto.SHA1: state.HashAlgo_SHA1, crypto.SHA256: state.HashAlgo_SHA256,

@@ -19,7 +19,7 @@
 // AK with RSASSA, RSAPSS or ECDSA over SHA-256 or stronger, and its digest is that of the
 // register values given; several quotes are over one nonce and of one boot; the event log
 // replays to the registers in every bank, no register of the firmware (0 to 7) that was
-// extended being left out of it. Claims are taken from the strongest bank. Values that a
+// extended being left out of it; a prefix of the IMA list replays to register 10. Claims are taken from the strongest bank. Values that a
 // bare quote does not cover are not authentic and not used.
 //
 // The measurement is that bank's hash over those quoted registers, in ascending order, that
@@ -65,13 +65,13 @@ import (
 type Scheme struct {
 	roots []*x509.Certificate
 	keys  *chains.Memory[endorsedKey]
-	logs  *chains.Memory[bootLog]
+	logs  *chains.Memory[logFacts]
 }
 
 // New returns a scheme that believes attestation keys certified under roots, which may be
 // none.
 func New(roots []*x509.Certificate) *Scheme {
-	return &Scheme{slices.Clone(roots), chains.New[endorsedKey](maxKnown), chains.New[bootLog](maxKnown)}
+	return &Scheme{slices.Clone(roots), chains.New[endorsedKey](maxKnown), chains.New[logFacts](maxKnown)}
 }
 
 // Kind returns "vtpm".
@@ -118,15 +118,12 @@ func (s *Scheme) verify(ev mesh.Evidence, named crypto.PublicKey, data *mesh.Rep
 	if err != nil {
 		return mesh.Claims{}, err
 	}
-	log, err := s.explained(b.log, v)
+	logs, err := s.explained(b, v)
 	if err != nil {
 		return mesh.Claims{}, err
 	}
-	out := v.claims(key, log)
+	out := v.claims(key, logs)
 	out.At = at
-	if log != nil {
-		out.VTPM.Boot = &mesh.BootFacts{Format: "tcg", Bank: out.VTPM.Bank, SecureBoot: out.VTPM.SecureBoot}
-	}
 	if data != nil {
 		want := sha256.Sum256(data[:])
 		if !bytes.Equal(v.best.nonce, want[:]) {
@@ -226,7 +223,7 @@ func covered(st statement, given, banks values) error {
 var stable = []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 14}
 
 // claims are taken from the strongest bank.
-func (v verified) claims(key endorsedKey, log *bootLog) mesh.Claims {
+func (v verified) claims(key endorsedKey, logs logFacts) mesh.Claims {
 	c := mesh.Claims{
 		Kind: mesh.KindVTPM, Genuine: true, ReportData: hex.EncodeToString(v.best.nonce), Registers: map[string]string{},
 		VTPM: &mesh.VTPMClaims{
@@ -248,8 +245,9 @@ func (v verified) claims(key endorsedKey, log *bootLog) mesh.Claims {
 		}
 	}
 	c.Measurement = hex.EncodeToString(h.Sum(nil))
-	if log != nil {
-		c.VTPM.LogReplayed, c.VTPM.SecureBoot = true, log.secureBoot
+	c.VTPM.Boot, c.VTPM.IMA = logs.boot, logs.ima
+	if logs.boot != nil {
+		c.VTPM.LogReplayed, c.VTPM.SecureBoot = true, logs.boot.SecureBoot
 	}
 	return c
 }

@@ -25,8 +25,10 @@ import (
 const appraiseHelp = `Verify evidence offline and appraise it.
 
 FILE is an SEV-SNP report (bare, with certificates appended, or go-sev-guest's protobuf),
-a TDX quote, go-tpm-tools' attestation protobuf, a TCG or dstack event log, an IMA list, or
-a folder with one of them and what belongs to it: certificates, collateral, event log.
+a TDX quote, a TPM's quote (go-tpm-tools' attestation protobuf, or TPMS_ATTEST with signature,
+register values and key beside it), Azure's HCL report with the quotes beside it, a TCG or
+dstack event log, an IMA list, or a folder with one of them and what belongs to it:
+certificates, collateral, event log.
 Certificates and collateral beside a FILE are found too. For a FILE nothing is ever fetched:
 --collateral names a store that meshnode collateral fetch filled, or any folder of such files.
 Of what is in it and in the evidence, that counts which was newest at the time of --at, so
@@ -262,14 +264,15 @@ func (a *appraiser) verify(ctx context.Context, s attest.Scheme, in collect.Inpu
 	if a.want == nil {
 		return s.Verify(ctx, in.Evidence, nil, a.at)
 	}
-	if in.Kind != attest.KindVTPM {
+	if !slices.Contains(strings.Split(in.Kind, ","), attest.KindVTPM) {
 		var data attest.ReportData
 		if copy(data[:], a.want) != len(data) {
 			return attest.Claims{}, usageError("give all 64 bytes", "--report-data: %d bytes, but reports of kind %s carry %d", len(a.want), in.Kind, len(data))
 		}
 		return s.Verify(ctx, in.Evidence, &data, a.at)
 	}
-	// A TPM carries the nonce as given, or its SHA-256 where it is 64 bytes of report data.
+	// A TPM, also beside a TEE, carries the nonce as given, or its SHA-256 where it is 64
+	// bytes of report data.
 	c, err := s.Verify(ctx, in.Evidence, nil, a.at)
 	if err != nil {
 		return c, err
@@ -288,7 +291,7 @@ func refused(kind string, reason attest.Reason, at time.Time) attest.Result {
 	r := attest.Refuse(at, reason)
 	r.Kind = kind
 	switch reason.Code {
-	case attest.CodeCollateralMissing, attest.CodeCollateralStale, attest.CodeUnsupported:
+	case attest.CodeCollateralMissing, attest.CodeCollateralStale, attest.CodeUnsupported, attest.CodeNoEndorsement:
 		r.Verdict = attest.VerdictNone
 	}
 	return r
