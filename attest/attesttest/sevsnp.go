@@ -34,7 +34,7 @@ var snpParts = map[string]snpPart{
 
 // snpTCBs are those of all genuine machines.
 var snpTCBs = map[string]attest.TCB{
-	sevsnp.Milan: {BootLoader: 3, SNP: 8, Microcode: 115}, sevsnp.Genoa: {BootLoader: 10, SNP: 23, Microcode: 84},
+	sevsnp.Milan: {BootLoader: 3, SNP: 8, Microcode: 115}, sevsnp.Genoa: {BootLoader: 3, SNP: 8, Microcode: 115},
 	sevsnp.Turin: {FMC: 1, BootLoader: 1, SNP: 2, Microcode: 71},
 }
 
