@@ -229,7 +229,7 @@ func siblings(path, kind string) ([]part, error) {
 
 // supports lists what each part of a kind can have beside it.
 var supports = map[string][]string{
-	attest.KindSEVSNP: {attest.TypeCertificate},
+	attest.KindSEVSNP: {attest.TypeCertificate, attest.TypeCRL},
 	attest.KindTDX: {attest.TypeTDXTCBInfo, attest.TypeTDXQEIdent, attest.TypeTDXTCBChain, attest.TypeCRL,
 		attest.TypeEventLog},
 	attest.KindVTPM: {attest.TypeEventLog, attest.TypeIMALog, attest.TypeCertificate},
@@ -242,9 +242,6 @@ func (in *Input) support(parts []part) {
 		accepts = append(accepts, supports[k]...)
 	}
 	snp, tpm := slices.Contains(strings.Split(in.Kind, ","), attest.KindSEVSNP), in.Kind == attest.KindVTPM
-	if in.Kind == attest.KindSEVSNP && in.has(attest.TypeCertificate) {
-		return // certificates that came with the report are those of its machine
-	}
 	for _, p := range parts {
 		repeatable := p.item.Type == attest.TypeCertificate || p.item.Type == attest.TypeCRL
 		if !slices.Contains(accepts, p.item.Type) || !repeatable && in.has(p.item.Type) {
@@ -255,6 +252,9 @@ func (in *Input) support(parts []part) {
 			if snp && !sevsnp.IsEndorsement(p.item.Data) || !snp && !tpm {
 				continue
 			}
+		}
+		if p.item.Type == attest.TypeCRL && snp && !sevsnp.IsCRL(p.item.Data) {
+			continue
 		}
 		if p.item.Type == attest.TypeEventLog && in.hasOwnLog() {
 			continue

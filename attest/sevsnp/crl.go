@@ -5,11 +5,18 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/attest/chains"
 )
+
+// IsCRL reports whether der says it is a revocation list of AMD's for SEV-SNP keys.
+func IsCRL(der []byte) bool {
+	list, err := x509.ParseRevocationList(der)
+	return err == nil && strings.HasPrefix(list.Issuer.CommonName, "ARK-")
+}
 
 // checkedCRL is a revocation list whose signature was verified.
 type checkedCRL struct {
