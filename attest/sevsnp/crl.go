@@ -79,6 +79,9 @@ func (s *Scheme) crl(der []byte, leaf, parent, ark *x509.Certificate, at time.Ti
 		return nil, nil, refuse(attest.CodeMalformed, "crl", fmt.Sprintf("%d bytes", len(der)), fmt.Sprintf("at most %d", maxCRL), nil)
 	}
 	list, err := x509.ParseRevocationList(der)
+	if err == nil && len(list.Raw) != len(der) { // which crypto/x509 passes over
+		err = fmt.Errorf("%d bytes after it", len(der)-len(list.Raw))
+	}
 	if err != nil {
 		return nil, nil, refuse(attest.CodeMalformed, "crl", "", "a certificate revocation list in DER", err)
 	}
