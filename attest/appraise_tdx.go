@@ -91,7 +91,7 @@ func (a *appraisal) tdxTCB(p *TDXPolicy, c *TDXClaims) {
 		return
 	}
 	if !slices.Contains(p.TCBStatuses, c.TCBStatus) || !slices.Contains(acceptableTCB, c.TCBStatus) {
-		a.refuse(hardware, CodeTCBStatus, "tdx.tcb_status", c.TCBStatus, list(p.TCBStatuses))
+		a.refuse(hardware, CodeTCBStatus, "tdx.tcb_status", c.TCBStatus+c.short(), list(p.TCBStatuses))
 	}
 	for _, id := range c.Advisories {
 		if slices.ContainsFunc(p.RejectedAdvisoryIDs, func(r string) bool { return strings.EqualFold(r, id) }) {
@@ -107,6 +107,18 @@ func (a *appraisal) tdxTCB(p *TDXPolicy, c *TDXClaims) {
 		}
 	}
 	a.tdxDate(p.MinimumTCBDate, c.TCBDate)
+}
+
+// short names the component by which a platform misses Intel's newest level.
+func (c *TDXClaims) short() string {
+	switch n := len(c.Shortfalls); n {
+	case 0:
+		return ""
+	case 1:
+		return fmt.Sprintf(" (%s)", c.Shortfalls[0])
+	default:
+		return fmt.Sprintf(" (%s; %d more below the newest level)", c.Shortfalls[0], n-1)
+	}
 }
 
 // tdxDate judges the date of the platform's TCB level; one that cannot be read refuses.

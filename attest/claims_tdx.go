@@ -1,5 +1,7 @@
 package attest
 
+import "fmt"
+
 // TDXClaims are fields of an authentic TDX quote, of the PCK certificate of its platform and
 // of Intel's collateral, under Intel's names (TDX DCAP Quoting Library API, appendix A; PCK
 // Certificate and CRL Profile; PCS API v4; supplemental data of the Quote Verification
@@ -58,6 +60,21 @@ type TDXClaims struct {
 	EarliestExpirationDate string `json:"earliest_expiration_date,omitempty"`
 	PCKCRLNumber           string `json:"pck_crl_num,omitempty"`
 	RootCRLNumber          string `json:"root_ca_crl_num,omitempty"`
+	// Shortfalls are the components that are below Intel's newest level.
+	Shortfalls []TDXShortfall `json:"tcb_shortfalls,omitempty"`
 	// Boot is nil where the evidence has no event log.
 	Boot *BootFacts `json:"boot,omitempty"`
+}
+
+// TDXShortfall is a component of a platform that is below a TCB level.
+type TDXShortfall struct {
+	Claim     string `json:"claim"`     // the claim that holds it: tdx.sgx_tcb_svn, tdx.pcesvn …
+	Component string `json:"component"` // its place there and what Intel calls it
+	Got       uint16 `json:"got"`
+	Want      uint16 `json:"want"`
+}
+
+// String returns "claim: component is got, want at least want".
+func (s TDXShortfall) String() string {
+	return fmt.Sprintf("%s: %s is %d, want at least %d", s.Claim, s.Component, s.Got, s.Want)
 }

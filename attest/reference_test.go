@@ -29,7 +29,9 @@ func TestReferenceMatches(t *testing.T) {
 // TestRegisterNamed (A21): software that was measured as a reference value says, started
 // otherwise, is refused by the name of the register that shows it.
 func TestRegisterNamed(t *testing.T) {
-	registers := func(r2, r3 string) map[string]string { return map[string]string{"rtmr1": "kernel", "rtmr2": r2, "rtmr3": r3} }
+	registers := func(r2, r3 string) map[string]string {
+		return map[string]string{"rtmr1": "kernel", "rtmr2": r2, "rtmr3": r3}
+	}
 	p := goodPolicy()
 	reference := func(r map[string]string) Reference {
 		return Reference{ID: "image", Kind: KindTDX, Measurement: KindTDX + "-measurement", Registers: r}

@@ -27,7 +27,8 @@ func (col collateral) evaluate(q quote, ext *pcs.PckExtensions, c *attest.TDXCla
 	if m := col.info.module(q); m != nil {
 		return refuse(attest.CodeSEAM, m.claim, m.got, m.want, nil)
 	}
-	st := stand(col.info, col.qe, q.svns(ext))
+	v := q.svns(ext)
+	st := stand(col.info, col.qe, v)
 	c.TCBStatus, c.TDXModuleID = st.status, st.moduleID
 	for _, p := range []struct {
 		level  *tcbLevel
@@ -36,11 +37,9 @@ func (col collateral) evaluate(q quote, ext *pcs.PckExtensions, c *attest.TDXCla
 	}{{st.platform, &c.PlatformStatus, &c.TCBDate}, {st.module, &c.ModuleStatus, &c.ModuleTCBDate}, {st.qe, &c.QEStatus, &c.QETCBDate}} {
 		if p.level != nil {
 			*p.status, *p.date = p.level.Status, date(p.level.Date)
-			c.Advisories = append(c.Advisories, p.level.Advisories...)
 		}
 	}
-	slices.Sort(c.Advisories)
-	c.Advisories = slices.Compact(c.Advisories)
+	c.Advisories, c.Shortfalls = st.advisories(), v.short(col.info, col.qe)
 	c.TCBEvaluation, c.QEEvaluation = col.info.Evaluation, col.qe.Evaluation
 	c.EarliestIssueDate, c.LatestIssueDate, c.EarliestExpirationDate = date(col.firstIssued), date(col.lastIssued), date(col.span.To)
 	c.PCKCRLNumber, c.RootCRLNumber = col.pckCRL, col.rootCRL
