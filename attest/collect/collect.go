@@ -6,8 +6,10 @@
 // go-sev-guest's protobuf; a TDX quote; go-tpm-tools' attestation protobuf; a TPM's quote as
 // bare TPMS_ATTEST; the HCL report of Azure's paravisor; a TCG or dstack event log; an IMA
 // list; attest.Evidence, as meshnode attest writes it. Beside them: certificates (DER, PEM),
-// revocation lists, Intel's TCB info, QE identity and TCB signing chain; of a bare quote the signature (TPMT_SIGNATURE or raw), the register
-// values (JSON, lines of tpm2_pcrread) and the key (DER, PEM, TPMT_PUBLIC, TPM2B_PUBLIC).
+// revocation lists, Intel's TCB info, QE identity and TCB signing chain, each in a file or
+// all in one as verifiers keep them (tdx.Collateral); of a bare quote the signature
+// (TPMT_SIGNATURE or raw), the register values (JSON, lines of tpm2_pcrread) and the key
+// (DER, PEM, TPMT_PUBLIC, TPM2B_PUBLIC). A file may hold any of them in hex or base64.
 //
 // What belongs to a file: of its siblings by suffix (.der .pem .crt .cer .crl .json .bin) the
 // certificates for a report without any, the collateral for a quote. A folder holds one
@@ -243,7 +245,8 @@ func (in *Input) support(parts []part) {
 	}
 	snp, tpm := slices.Contains(strings.Split(in.Kind, ","), attest.KindSEVSNP), in.Kind == attest.KindVTPM
 	for _, p := range parts {
-		repeatable := p.item.Type == attest.TypeCertificate || p.item.Type == attest.TypeCRL
+		repeatable := p.item.Type == attest.TypeCertificate || p.item.Type == attest.TypeCRL ||
+			p.item.Type == attest.TypeTDXTCBChain && len(in.Evidence.Find(p.item.Type)) < 2
 		if !slices.Contains(accepts, p.item.Type) || !repeatable && in.has(p.item.Type) {
 			continue
 		}

@@ -2,6 +2,8 @@ package collect
 
 import (
 	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
 	"encoding/pem"
 	"os"
 	"path/filepath"
@@ -88,11 +90,16 @@ func TestRecognised(t *testing.T) {
 		"protobuf":               {map[string][]byte{"r": message(t)}, "r", attest.KindSEVSNP, []string{attest.TypeSEVSNPReport, attest.TypeCertificate}},
 		"quote":                  {map[string][]byte{"q": tdxdata.RawQuote}, "q", attest.KindTDX, []string{attest.TypeTDXQuote}},
 		"quote and collateral":   {map[string][]byte{"q": tdxdata.RawQuote, "a.json": tdxdata.TcbInfoBody, "b.json": tdxdata.QeIdentityBody, "c.crl": tdxdata.PckCrlBody, "d.json": []byte("{}")}, "q", attest.KindTDX, []string{attest.TypeTDXQuote, attest.TypeTDXTCBInfo, attest.TypeTDXQEIdent, attest.TypeCRL}},
-		"quote and log":          {map[string][]byte{"q": tdxdata.RawQuote, "log": bios}, "", attest.KindTDX, []string{attest.TypeTDXQuote, attest.TypeEventLog}},
-		"log alone":              {map[string][]byte{"log": bios}, "", attest.KindEventLog, []string{attest.TypeEventLog}},
-		"IMA, ASCII":             {map[string][]byte{"l": load(t, "..", "ima", "testdata", "ima-ascii")}, "l", attest.KindIMA, []string{attest.TypeIMALog}},
-		"IMA, binary":            {map[string][]byte{"l": load(t, "..", "ima", "testdata", "ima-binary")}, "l", attest.KindIMA, []string{attest.TypeIMALog}},
-		"TPM":                    {map[string][]byte{"a": load(t, "..", "vtpm", "testdata", "secureboot-on-ecc.pb"), "log": bios}, "", attest.KindVTPM, []string{attest.TypeTPMQuote}},
+		"quote in hex":           {map[string][]byte{"q": []byte("0x" + hex.EncodeToString(tdxdata.RawQuote) + "\n")}, "q", attest.KindTDX, []string{attest.TypeTDXQuote}},
+		"quote in base64":        {map[string][]byte{"q": []byte(base64.StdEncoding.EncodeToString(tdxdata.RawQuote))}, "q", attest.KindTDX, []string{attest.TypeTDXQuote}},
+		"list in hex":            {map[string][]byte{"q": tdxdata.RawQuote, "c.crl": []byte(hex.EncodeToString(tdxdata.PckCrlBody))}, "q", attest.KindTDX, []string{attest.TypeTDXQuote, attest.TypeCRL}},
+		"quote and a set": {map[string][]byte{"q": tdxdata.RawQuote, "s.json": []byte(`{"pck_crl":"` + hex.EncodeToString(tdxdata.PckCrlBody) + `"}`)}, "q", attest.KindTDX,
+			[]string{attest.TypeTDXQuote, attest.TypeCRL}},
+		"quote and log": {map[string][]byte{"q": tdxdata.RawQuote, "log": bios}, "", attest.KindTDX, []string{attest.TypeTDXQuote, attest.TypeEventLog}},
+		"log alone":     {map[string][]byte{"log": bios}, "", attest.KindEventLog, []string{attest.TypeEventLog}},
+		"IMA, ASCII":    {map[string][]byte{"l": load(t, "..", "ima", "testdata", "ima-ascii")}, "l", attest.KindIMA, []string{attest.TypeIMALog}},
+		"IMA, binary":   {map[string][]byte{"l": load(t, "..", "ima", "testdata", "ima-binary")}, "l", attest.KindIMA, []string{attest.TypeIMALog}},
+		"TPM":           {map[string][]byte{"a": load(t, "..", "vtpm", "testdata", "secureboot-on-ecc.pb"), "log": bios}, "", attest.KindVTPM, []string{attest.TypeTPMQuote}},
 	} {
 		in, err := Path(filepath.Join(place(t, tc.files), tc.path))
 		if err != nil || len(in) != 1 {

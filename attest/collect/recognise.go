@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/x509"
 	"encoding/binary"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -37,6 +36,11 @@ func recognise(raw []byte) (kind string, items []attest.Item, err error) {
 	if kind, items, found, err := encoded(raw); found {
 		return kind, items, err
 	}
+	if decoded := fromText(raw); decoded != nil {
+		if kind, items, err := recognise(decoded); err == nil {
+			return kind, items, nil
+		}
+	}
 	one := func(t string) []attest.Item { return []attest.Item{{Type: t, Data: raw}} }
 	if looksLikeReport(raw) {
 		items, err := reportAndTable(raw)
@@ -56,6 +60,9 @@ func recognise(raw []byte) (kind string, items []attest.Item, err error) {
 		return attest.KindTDX, one(attest.TypeTDXQuote), nil
 	case eventlog.IsTCG(raw):
 		return attest.KindEventLog, one(attest.TypeEventLog), nil
+	case bytes.HasPrefix(bytes.TrimSpace(raw), []byte("{")):
+		items, err := tdx.Collateral(raw)
+		return "", items, err
 	case bytes.Contains(raw, []byte("-----BEGIN ")):
 		items, err := pemItems(raw)
 		return "", items, err
@@ -63,14 +70,10 @@ func recognise(raw []byte) (kind string, items []attest.Item, err error) {
 	if _, err := ima.Replay(raw); err == nil {
 		return attest.KindIMA, one(attest.TypeIMALog), nil
 	}
-	switch trimmed := bytes.TrimSpace(raw); {
-	case bytes.HasPrefix(trimmed, []byte("[")):
+	if bytes.HasPrefix(bytes.TrimSpace(raw), []byte("[")) {
 		if _, err := eventlog.Parse(raw); err == nil {
 			return attest.KindEventLog, one(attest.TypeEventLog), nil
 		}
-	case bytes.HasPrefix(trimmed, []byte("{")):
-		items, err := jsonItem(raw)
-		return "", items, err
 	}
 	if _, err := x509.ParseCertificate(raw); err == nil {
 		return "", one(attest.TypeCertificate), nil
@@ -159,11 +162,12 @@ func snpMessage(raw []byte) ([]attest.Item, bool) {
 	return items, true
 }
 
-// pemItems returns certificates and revocation lists. Two certificates of which the first
-// signs Intel's TCB info are that chain, and stay PEM.
+// pemItems returns certificates and revocation lists. Certificates of which one signs Intel's
+// TCB info are that chain, and stay PEM.
 func pemItems(raw []byte) ([]attest.Item, error) {
 	var items []attest.Item
-	first := ""
+	var chain []byte
+	signs := false
 	for rest := raw; ; {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
@@ -175,9 +179,8 @@ func pemItems(raw []byte) ([]attest.Item, error) {
 			if err != nil {
 				return nil, fmt.Errorf("PEM: %w", err)
 			}
-			if len(items) == 0 {
-				first = cert.Subject.CommonName
-			}
+			signs = signs || cert.Subject.CommonName == "Intel SGX TCB Signing"
+			chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: block.Type, Bytes: block.Bytes})...)
 			items = append(items, attest.Item{Type: attest.TypeCertificate, Data: block.Bytes})
 		case "PUBLIC KEY":
 			items = append(items, attest.Item{Type: attest.TypeTPMPublic, Data: block.Bytes})
@@ -191,22 +194,8 @@ func pemItems(raw []byte) ([]attest.Item, error) {
 	if len(items) == 0 {
 		return nil, errors.New("PEM without a certificate or public key")
 	}
-	if first == "Intel SGX TCB Signing" {
-		return []attest.Item{{Type: attest.TypeTDXTCBChain, Data: raw}}, nil
+	if signs {
+		return []attest.Item{{Type: attest.TypeTDXTCBChain, Data: chain}}, nil
 	}
 	return items, nil
-}
-
-// jsonItem recognises the bodies of Intel's collateral.
-func jsonItem(raw []byte) ([]attest.Item, error) {
-	var members map[string]json.RawMessage
-	if err := json.Unmarshal(raw, &members); err != nil {
-		return nil, fmt.Errorf("JSON: %w", err)
-	}
-	for name, itemType := range map[string]string{"tcbInfo": attest.TypeTDXTCBInfo, "enclaveIdentity": attest.TypeTDXQEIdent} {
-		if members[name] != nil && members["signature"] != nil {
-			return []attest.Item{{Type: itemType, Data: raw}}, nil
-		}
-	}
-	return nil, errors.New("JSON that is not Intel's collateral")
 }
