@@ -33,7 +33,8 @@
 // Without collateral: PCK chain to Intel's root (subjects of Intel's profile, P-256, valid at
 // the time), QE report signed by the PCK, attestation key named by the QE report, header and
 // body signed by that key; the QE is Intel's TD quoting enclave and not in debug mode; the
-// report data; registers explained by the event log. TCBStatus is then "": unknown.
+// report data; that the event log replays to the registers and leaves none of RTMR0 to RTMR2
+// out, and what it proves. TCBStatus is then "": unknown.
 //
 // With complete collateral: its signatures, issue and next-update dates and revocation
 // lists, TDX module and QE against their identities, then the status by Intel's algorithm
@@ -62,6 +63,8 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -217,6 +220,10 @@ func (s *Scheme) platform(q quote, key platformKey, it items, c *attest.Claims, 
 	return col.evaluate(q, key.ext, c.TDX)
 }
 
+// firmwareRTMRs are the registers of which a log must explain every one that was extended,
+// lest what it leaves out be taken for what did not happen. RTMR3 is the workload's.
+const firmwareRTMRs = 3
+
 // explained compares the registers that a log replays to with the quoted ones and returns
 // what they prove; nil for no log.
 func explained(log []byte, registers map[string]string) (*attest.BootFacts, error) {
@@ -227,9 +234,15 @@ func explained(log []byte, registers map[string]string) (*attest.BootFacts, erro
 	if err != nil {
 		return nil, refuse(attest.CodeMalformed, "event_log", "", "", err)
 	}
-	for name, got := range replayed.Registers() {
-		if want, ok := registers[name]; !ok || want != got {
-			return nil, refuse(attest.CodeReplayMismatch, name, got+" by replay", want+" in the quote", nil)
+	found := replayed.Registers()
+	for _, name := range slices.Sorted(maps.Keys(found)) {
+		if want, ok := registers[name]; !ok || want != found[name] {
+			return nil, refuse(attest.CodeReplayMismatch, name, found[name]+" by replay", want+" in the quote", nil)
+		}
+	}
+	for _, name := range rtmrNames[:firmwareRTMRs] {
+		if _, ok := found[name]; !ok && strings.Trim(registers[name], "0") != "" {
+			return nil, refuse(attest.CodeReplayMismatch, name, "no event in the log", registers[name]+" in the quote", nil)
 		}
 	}
 	// Every replayed register is a quoted one now.
