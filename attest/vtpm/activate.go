@@ -333,40 +333,41 @@ func activatable(e *Endorsement) (any, error) {
 	if area.Attributes&need != need || area.Attributes&tpm2.FlagDecrypt != 0 || area.NameAlg == tpm2.AlgSHA1 {
 		return nil, fmt.Errorf("attributes %#x and name algorithm %v, want a restricted signing key made in and fixed to its TPM, named by SHA-256 or stronger", uint32(area.Attributes), area.NameAlg)
 	}
-	for _, part := range []struct {
-		name   string
-		raw    []byte
-		encode func([]byte) ([]byte, error)
-	}{
-		{"creation data", e.CreateData, func(raw []byte) ([]byte, error) {
-			v, err := tpm2.DecodeCreationData(raw)
-			if err != nil {
-				return nil, err
-			}
-			return v.EncodeCreationData()
-		}},
-		{"creation attestation", e.CreateAttestation, func(raw []byte) ([]byte, error) {
-			v, err := tpm2.DecodeAttestationData(raw)
-			if err != nil {
-				return nil, err
-			}
-			return v.Encode()
-		}},
-		{"signature", e.CreateSignature, func(raw []byte) ([]byte, error) {
-			v, err := tpm2.DecodeSignature(bytes.NewBuffer(raw))
-			if err != nil {
-				return nil, err
-			}
-			return v.Encode()
-		}},
-	} {
-		back, err := part.encode(part.raw)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", part.name, err)
-		}
-		if !bytes.Equal(back, part.raw) {
-			return nil, fmt.Errorf("the %s is not in its one encoding", part.name)
-		}
+	data, err := tpm2.DecodeCreationData(e.CreateData)
+	if err != nil {
+		return nil, fmt.Errorf("creation data: %w", err)
+	}
+	if back, err := data.EncodeCreationData(); err != nil || !bytes.Equal(back, e.CreateData) {
+		return nil, errors.New("the creation data is not in its one encoding")
+	}
+	att, err := tpm2.DecodeAttestationData(e.CreateAttestation)
+	if err != nil {
+		return nil, fmt.Errorf("creation attestation: %w", err)
+	}
+	if back, err := att.Encode(); err != nil || !bytes.Equal(back, e.CreateAttestation) {
+		return nil, errors.New("the creation attestation is not in its one encoding")
+	}
+	sig, err := tpm2.DecodeSignature(bytes.NewBuffer(e.CreateSignature))
+	if err != nil {
+		return nil, fmt.Errorf("signature: %w", err)
+	}
+	if back, err := sig.Encode(); err != nil || !bytes.Equal(back, e.CreateSignature) {
+		return nil, errors.New("the signature is not in its one encoding")
+	}
+	if !ofScheme(sig, area) {
+		return nil, errors.New("the signature is not of the key's own scheme and hash")
 	}
 	return area.Key()
+}
+
+// ofScheme reports whether a signature says that it is by the scheme of the key, which the
+// library takes for granted.
+func ofScheme(sig *tpm2.Signature, area tpm2.Public) bool {
+	switch {
+	case sig.ECC != nil && area.ECCParameters != nil && area.ECCParameters.Sign != nil:
+		return tpm2.SigScheme{Alg: sig.Alg, Hash: sig.ECC.HashAlg} == *area.ECCParameters.Sign
+	case sig.RSA != nil && area.RSAParameters != nil && area.RSAParameters.Sign != nil:
+		return tpm2.SigScheme{Alg: sig.Alg, Hash: sig.RSA.HashAlg} == *area.RSAParameters.Sign
+	}
+	return false
 }

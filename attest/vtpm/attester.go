@@ -6,6 +6,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"time"
 
@@ -320,7 +321,7 @@ func (a *Attester) drop() error {
 }
 
 // chooseBank takes SHA-256, which all logs have, else SHA-384. SHA-1 is no evidence.
-func chooseBank(ch *channel) (tpm2.Algorithm, error) {
+func chooseBank(ch io.ReadWriter) (tpm2.Algorithm, error) {
 	allocated, err := client.AllocatedPCRs(ch)
 	if err != nil {
 		return 0, err
