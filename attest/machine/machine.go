@@ -60,13 +60,8 @@ func look(ctx context.Context, name, path, gives string, probe func(context.Cont
 
 // probeTSM asks which vendor's driver answers.
 func probeTSM(ctx context.Context, _ string) (string, error) {
-	var err error
-	for _, provider := range []string{tsm.ProviderSEVSNP, tsm.ProviderTDX} {
-		if _, err = tsm.Find(ctx, provider); !errors.Is(err, tsm.ErrProvider) {
-			return "provider " + provider, err
-		}
-	}
-	return "", err
+	name, err := tsm.Provider(ctx)
+	return "provider " + name, err
 }
 
 func readable(_ context.Context, path string) (string, error) {

@@ -70,8 +70,8 @@ func TestFind(t *testing.T) {
 	if _, err := find(attest.KindVTPM, TPM(absent)); !errors.Is(err, fs.ErrNotExist) || !errors.As(err, &named) || named.Device != absent {
 		t.Errorf("got %v, want one that names %s", err, absent)
 	}
-	if _, err := find("sim", TPM(tpm.Socket)); err == nil {
-		t.Error("a kind that no device gives")
+	if _, err := find("sim", TPM(tpm.Socket)); err == nil || err.Error() != `kind "sim", want sevsnp, tdx or vtpm` {
+		t.Errorf("got %v for a kind that no device gives", err)
 	}
 }
 

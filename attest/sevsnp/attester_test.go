@@ -99,7 +99,7 @@ func TestAttesterByConfigfs(t *testing.T) {
 	other := sevsnp.NewTSMAttester(tsm.New(g.configfs(tsm.ProviderTDX, g.report), tsm.ProviderSEVSNP))
 	for name, err := range map[string]error{"probe": other.Probe(t.Context()), "attest": func() error { _, err := other.Attest(t.Context(), attest.ReportData{}); return err }()} {
 		var named *device.Error
-		if !errors.As(err, &named) || named.Device != tsm.Path || !strings.Contains(err.Error(), `provider "tdx_guest"`) {
+		if !errors.As(err, &named) || named.Device != tsm.Path || !strings.Contains(err.Error(), `provider: "tdx_guest"`) {
 			t.Errorf("%s on another's guest: got %v, want one that names %s and the provider", name, err, tsm.Path)
 		}
 	}

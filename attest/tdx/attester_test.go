@@ -88,7 +88,7 @@ func TestAttesterByConfigfs(t *testing.T) {
 
 	var named *device.Error
 	other := tdx.NewTSMAttester(tsm.New(m.configfs(tsm.ProviderSEVSNP, m.quote), tsm.ProviderTDX))
-	if err := other.Probe(t.Context()); !errors.As(err, &named) || !strings.Contains(err.Error(), `provider "sev_guest"`) {
+	if err := other.Probe(t.Context()); !errors.As(err, &named) || !strings.Contains(err.Error(), `provider: "sev_guest"`) {
 		t.Errorf("on another's guest: got %v, want one that names the provider", err)
 	}
 	if _, err := other.Attest(t.Context(), attest.ReportData{}); !errors.As(err, &named) || named.Device != tsm.Path {

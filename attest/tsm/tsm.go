@@ -54,6 +54,24 @@ func New(client configfsi.Client, provider string) *Source {
 // errors.Is(err, fs.ErrNotExist) or errors.Is(err, ErrProvider) holds say that this is no
 // guest of that vendor's, or that its kernel is without the interface.
 func Find(ctx context.Context, provider string) (*Source, error) {
+	client, err := system()
+	if err != nil {
+		return nil, err
+	}
+	s := New(client, provider)
+	return s, s.Probe(ctx)
+}
+
+// Provider returns the name of the provider on this machine.
+func Provider(ctx context.Context) (string, error) {
+	client, err := system()
+	if err != nil {
+		return "", err
+	}
+	return New(client, "").name(ctx)
+}
+
+func system() (configfsi.Client, error) {
 	client, err := linuxtsm.MakeClient()
 	var path *fs.PathError
 	if errors.As(err, &path) {
@@ -62,8 +80,7 @@ func Find(ctx context.Context, provider string) (*Source, error) {
 	if err != nil {
 		return nil, &device.Error{Device: Path, What: "look", Err: err}
 	}
-	s := New(client, provider)
-	return s, s.Probe(ctx)
+	return client, nil
 }
 
 // Name names the interface, for messages.
@@ -71,19 +88,23 @@ func (s *Source) Name() string { return s.device.Name() }
 
 // Probe returns an error unless the interface is the provider's.
 func (s *Source) Probe(ctx context.Context) error {
-	_, err := device.Do(ctx, s.device, "provider", reportWithin, func(time.Time) (_ struct{}, err error) {
+	name, err := s.name(ctx)
+	if err == nil {
+		err = s.check(name)
+	}
+	return err
+}
+
+// name asks for the provider's.
+func (s *Source) name(ctx context.Context) (string, error) {
+	return device.Do(ctx, s.device, "provider", reportWithin, func(time.Time) (string, error) {
 		r, err := report.Create(s.client, &report.Request{})
 		if err != nil {
-			return struct{}{}, err
+			return "", err
 		}
-		defer r.Destroy()
 		name, err := r.ReadOption("provider")
-		if err != nil {
-			return struct{}{}, err
-		}
-		return struct{}{}, s.check(string(name))
+		return strings.TrimSuffix(string(name), "\n"), errors.Join(err, r.Destroy())
 	})
-	return err
 }
 
 // Report returns a report over data. With endorsements it also returns what the host has
@@ -94,8 +115,11 @@ func (s *Source) Report(ctx context.Context, data attest.ReportData, endorsement
 		if err != nil {
 			return nil, err
 		}
-		return resp, s.check(resp.Provider)
+		return resp, nil
 	})
+	if err == nil {
+		err = s.check(strings.TrimSuffix(resp.Provider, "\n"))
+	}
 	if err != nil {
 		return nil, nil, err
 	}
@@ -107,8 +131,8 @@ func (s *Source) Report(ctx context.Context, data attest.ReportData, endorsement
 }
 
 func (s *Source) check(provider string) error {
-	if got := strings.TrimSuffix(provider, "\n"); got != s.provider {
-		return fmt.Errorf("provider %.40q, want %q: %w", got, s.provider, ErrProvider)
+	if provider != s.provider {
+		return &device.Error{Device: s.device.Name(), What: "provider", Err: fmt.Errorf("%.40q, want %q: %w", provider, s.provider, ErrProvider)}
 	}
 	return nil
 }
