@@ -62,7 +62,7 @@ func NewVerifier(genesis []byte, policy Policy, given ...attest.Scheme) (*Verifi
 		}
 	}
 	if len(given) == 0 {
-		if given, err = schemes.Under(schemes.Roots{Sim: g.SimRoots()}); err != nil {
+		if given, err = schemes.Under(schemes.Roots{Sim: g.SimRoots(), VTPMKeys: g.VTPMRoots()}); err != nil {
 			return nil, err
 		}
 	}
@@ -272,6 +272,10 @@ func (v *Verifier) evidence(ctx context.Context, state *consensus.PolicyState, s
 			return nameRelay(ctx, r, scheme, claimant, s)
 		}
 		return r
+	}
+	claims, why := out.Credential.Vouch(claims)
+	if why != nil {
+		return &Refusal{Reasons: []attest.Reason{*why}}
 	}
 	policy := state.AttestPolicy(out.Roles...)
 	if len(v.policy.Measurements) > 0 {

@@ -56,7 +56,7 @@ func (j judge) Credential(peer identity.PeerID, raw []byte) (mesh.Subject, *atte
 
 // Appraise decides about evidence and records the outcome as this node's edge.
 func (j judge) Appraise(ctx context.Context, s mesh.Subject, ev attest.Evidence, data attest.ReportData) (attest.Claims, attest.Result) {
-	claims, result := j.n.appraise(ctx, s.Roles, ev, data)
+	claims, result := j.n.appraise(ctx, s, ev, data)
 	raw, err := ev.Encode()
 	if err != nil {
 		raw = nil // it came from the wire and was decoded from these bytes: cannot fail
@@ -75,9 +75,9 @@ func (j judge) Rejudge(s mesh.Subject, c attest.Claims) attest.Result {
 	return attest.Appraise(c, n.policyFor(s.Roles), n.now())
 }
 
-// appraise opens the second and the third door: a Scheme for authenticity, the policy in
-// force for acceptance.
-func (n *Node) appraise(ctx context.Context, roles []string, ev attest.Evidence, data attest.ReportData) (attest.Claims, attest.Result) {
+// appraise opens the second and the third door: a Scheme for authenticity, with the word of
+// the subject's enroller for its attestation key, and the policy in force for acceptance.
+func (n *Node) appraise(ctx context.Context, s mesh.Subject, ev attest.Evidence, data attest.ReportData) (attest.Claims, attest.Result) {
 	now := n.now()
 	scheme, ok := n.schemes[ev.Kind]
 	if !ok {
@@ -91,7 +91,21 @@ func (n *Node) appraise(ctx context.Context, roles []string, ev attest.Evidence,
 		}
 		return attest.Claims{}, attest.Refuse(now, attest.NewReason(attest.CodeNotGenuine, "evidence", err.Error(), "authentic evidence"))
 	}
-	return claims, attest.Appraise(claims, n.policyFor(roles), now)
+	claims, why := n.vouched(s.Credential, claims)
+	if why != nil {
+		return attest.Claims{}, attest.Refuse(now, *why)
+	}
+	return claims, attest.Appraise(claims, n.policyFor(s.Roles), now)
+}
+
+// vouched adds to claims what the subject's Credential says about its attestation key. It was
+// verified when the subject was named; that it is a while ago changes nothing of what it says.
+func (n *Node) vouched(credential []byte, claims attest.Claims) (attest.Claims, *attest.Reason) {
+	c, err := consensus.ParseCredential(credential)
+	if err != nil {
+		return attest.Claims{}, consensus.ReasonOf(err)
+	}
+	return c.Vouch(claims)
 }
 
 // policyFor returns the appraisal policy for roles under the newest policy this node has:

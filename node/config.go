@@ -76,12 +76,6 @@ type EnrollerConfig struct {
 	SPKI string `yaml:"spki"`
 }
 
-// AttesterConfig selects the source of evidence; exactly one field is set.
-type AttesterConfig struct {
-	// Sim is the unix socket of a sim platform.
-	Sim string `yaml:"sim"`
-}
-
 // TrainingConfig names the node's own data files.
 type TrainingConfig struct {
 	Data    string `yaml:"data"`
@@ -123,7 +117,7 @@ func LoadConfig(path string) (Config, error) {
 		return Config{}, &ConfigError{Err: err, Remedy: "mend the file; meshnode config check FILE checks it without starting"}
 	}
 	base := filepath.Dir(path)
-	for _, p := range []*string{&c.Genesis, &c.Data, &c.Attester.Sim, &c.Training.Data, &c.Training.Holdout} {
+	for _, p := range append(c.Attester.paths(), &c.Genesis, &c.Data, &c.Training.Data, &c.Training.Holdout) {
 		if *p != "" && !filepath.IsAbs(*p) {
 			*p = filepath.Join(base, *p)
 		}
@@ -153,7 +147,7 @@ func (c *Config) Validate() *ConfigError {
 		{"peers", c.checkPeers(), "list the other nodes' public URLs, each once, as http://ADDRESS:PORT"},
 		{"enroller.url", checkURL(c.Enroller.URL, "https"), "copy url from enroll serve's ready line"},
 		{"enroller.spki", checkSPKI(c.Enroller.SPKI), "copy spki from enroll serve's ready line"},
-		{"attester.sim", checkSocket(c.Attester.Sim), "copy socket from sim-platform's ready line"},
+		{"attester", c.Attester.check(), "name one of sevsnp: true, tdx: true, tpm: {}, or for trials sim: SOCKET of sim-platform's ready line"},
 		{"training.data", c.checkTraining(), "a trainer needs its own CSV file"},
 		{"services", c.checkServices(), "list each service once, with the public key that meshnode keygen --role service printed"},
 	} {

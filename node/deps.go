@@ -7,20 +7,17 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
-	"strings"
 
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/attest/schemes"
-	"github.com/attestmesh/meshnode/attest/sim"
 	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/enroll"
 	"github.com/attestmesh/meshnode/internal/envelope"
 )
 
 // SystemDeps makes what a configured node needs from this machine: genesis, data, the
-// attester and the schemes that genesis has roots for. It reads files and connects to
-// nothing; its errors are *ConfigError.
+// attester and the schemes that genesis has roots for. It reads files, looks for the device
+// of a confidential guest and connects to nothing; its errors are *ConfigError.
 func SystemDeps(cfg Config) (Deps, error) {
 	g, err := readGenesis(cfg.Genesis)
 	if err != nil {
@@ -30,10 +27,14 @@ func SystemDeps(cfg Config) (Deps, error) {
 	if !ok {
 		return Deps{}, &ConfigError{Field: "organisation", Err: fmt.Errorf("%q is not in genesis %s", cfg.Organisation, cfg.Genesis), Remedy: "use an organisation's id in genesis, or the genesis of the mesh you mean"}
 	}
-	if err := checkKind(cfg, g, attest.KindSim); err != nil {
+	attester, activator, err := cfg.Attester.source()
+	if err != nil {
 		return Deps{}, err
 	}
-	known, err := schemes.Under(schemes.Roots{Sim: g.SimRoots()})
+	if err := checkKind(cfg, g, attester.Kind()); err != nil {
+		return Deps{}, err
+	}
+	known, err := schemes.Under(schemes.Roots{Sim: g.SimRoots(), VTPMKeys: g.VTPMRoots()})
 	if err != nil {
 		return Deps{}, err
 	}
@@ -43,9 +44,11 @@ func SystemDeps(cfg Config) (Deps, error) {
 	}
 	return Deps{
 		Genesis: g, Schemes: known, Data: data, Directory: NewHTTPDirectory(nil),
-		Attester: sim.NewAttester(cfg.Attester.Sim),
+		Attester: attester,
 		Enroller: func(keys Keys) Enroller {
-			return systemEnroller{enrollClient(cfg, g, org, keys)}
+			client := enrollClient(cfg, g, org, keys)
+			client.Activator = activator
+			return systemEnroller{client}
 		},
 	}, nil
 }
@@ -75,21 +78,6 @@ func readGenesis(path string) (*consensus.Genesis, error) {
 		return nil, &ConfigError{Field: "genesis", Err: fmt.Errorf("%s: %w", path, err), Remedy: remedy}
 	}
 	return g, nil
-}
-
-// checkKind demands that genesis admits nodes with this kind of evidence to the roles
-// that are asked for.
-func checkKind(cfg Config, g *consensus.Genesis, kind string) error {
-	for _, r := range []struct {
-		role  string
-		kinds []string
-	}{{RoleMember, g.Kinds.Member}, {RoleSeat, g.Kinds.Seat}, {RoleAggregator, g.Kinds.Aggregator}} {
-		if cfg.HasRole(r.role) && !slices.Contains(r.kinds, kind) {
-			return &ConfigError{Field: "attester", Err: fmt.Errorf("evidence of kind %s, but genesis admits %s to the role %s", kind, strings.Join(r.kinds, ", "), r.role),
-				Remedy: "attest with a kind that genesis admits, or ask for fewer roles"}
-		}
-	}
-	return nil
 }
 
 func publicKeys(org consensus.Organisation, role string) []crypto.PublicKey {

@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"github.com/attestmesh/meshnode/attest"
-	"github.com/attestmesh/meshnode/attest/sim"
 	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/internal/durable"
 	"github.com/attestmesh/meshnode/service/run"
@@ -262,18 +261,27 @@ func (d *doctor) enroller(ctx context.Context) {
 	d.good(check, d.cfg.Enroller.URL, want)
 }
 
-// platform asks the sim platform for evidence about this very process and verifies it.
+// platform asks the configured source for evidence about this very machine or process and
+// verifies it. A TPM's attestation key counts as activated: the enroller was not asked.
 func (d *doctor) platform(ctx context.Context) (attest.Claims, bool) {
-	const check, want = "sim platform", "evidence about this executable, under a root that genesis names"
+	check, want, measures := "sim platform", "evidence about this executable, under a root that genesis names", "measures this executable as "
+	if d.cfg.Attester.Sim == "" {
+		check, want, measures = "attester", "genuine evidence about this machine", "measures this machine as "
+	}
 	ctx, cancel := context.WithTimeout(ctx, lookWithin)
 	defer cancel()
 	var data attest.ReportData
 	_, _ = rand.Read(data[:])
-	attester := sim.NewAttester(d.cfg.Attester.Sim)
-	defer attester.Close()
-	evidence, err := attester.Attest(ctx, data)
+	if c, ok := d.deps.Attester.(io.Closer); ok {
+		defer c.Close()
+	}
+	evidence, err := d.deps.Attester.Attest(ctx, data)
 	if err != nil {
-		d.bad(check, attest.CodeUnavailable, err.Error(), want, "start it (meshnode sim-platform), or correct attester.sim")
+		remedy := "let this user use " + d.cfg.Attester.describe() + " and read its logs, or correct attester"
+		if d.cfg.Attester.Sim != "" {
+			remedy = "start it (meshnode sim-platform), or correct attester.sim"
+		}
+		d.bad(check, attest.CodeUnavailable, err.Error(), want, remedy)
 		return attest.Claims{}, false
 	}
 	for _, scheme := range d.deps.Schemes {
@@ -288,7 +296,10 @@ func (d *doctor) platform(ctx context.Context) (attest.Claims, bool) {
 			}
 			return attest.Claims{}, false
 		}
-		d.good(check, "measures this executable as "+claims.Measurement, want)
+		d.good(check, measures+claims.Measurement, want)
+		if claims.VTPM != nil {
+			claims = claims.Activated(claims.VTPM.AKDigest)
+		}
 		return claims, true
 	}
 	d.bad(check, attest.CodeKindNotAllowed, evidence.Kind, want, "")

@@ -311,7 +311,7 @@ func enrolReason(err error) attest.Reason {
 	}
 	switch {
 	case why.Code == attest.CodeUnavailable && why.Claim == "evidence":
-		why.Remedy = "start the platform that attester names (meshnode sim-platform); the node waits for it"
+		why.Remedy = "start the platform that attester names (meshnode sim-platform), or let this user use the device (meshnode doctor); the node waits for it"
 	case why.Code == attest.CodeUnavailable:
 		why.Remedy = "start the enroller (meshnode enroll serve) or correct enroller.url; the node waits for it"
 	case why.Code == attest.CodeWrongSigner && why.Claim == "key_id":

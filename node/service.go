@@ -27,7 +27,8 @@ import (
 //
 //	PUT /.well-known/meshnode/services/NAME    manifest ──► signed by NAME's owner? version above the last?
 //	     program, model ──► sealed memory, digests as the manifest says
-//	     runtime log ──► event, a new head: every quote names it from now on
+//	     runtime log ──► event, a new head: every quote names it from now on, and so does the
+//	                     attester's register (RTMR3, PCR 13), where it has one
 //	     sandbox ──► exec, only now
 //	/services/NAME/…                           not stale? client's head = this head? ──► program
 //	     answer ──► receipt, signed by the peer key
@@ -42,6 +43,7 @@ const (
 	uploadWithin   = 15 * time.Minute // a whole deployment
 	uploadStall    = 30 * time.Second // between two reads of one
 	answerWithin   = 60 * time.Second // a program answers for the first time
+	recordWithin   = 30 * time.Second // the attester's register is extended
 	maxAsked       = 32               // requests at the same time; each may hold service.MaxRequest
 	requestWithin  = 5 * time.Minute
 	requestRead    = 30 * time.Second // a request's body has come
@@ -388,7 +390,14 @@ func (s *services) start(sl *slot, m *service.Manifest, box run.Sandbox, spec ru
 	sl.replace(nil) // before the event: no receipt names a program that is not the newest
 	var head [32]byte
 	program, err := run.Start(s.n.ctx, run.Config{Sandbox: box, Slot: sl.number, Log: s.n.log, Record: func() (err error) {
-		if head, err = s.n.runtime.Append(m.Event()); err == nil {
+		ctx, cancel := context.WithTimeout(s.n.ctx, recordWithin)
+		defer cancel()
+		// Between two quotes: each shows the head and the attester's register of one moment.
+		err = s.n.quoter.Record(ctx, func(extend func([]byte) error) error {
+			head, err = s.n.runtime.Record(m.Event(), extend)
+			return err
+		})
+		if err == nil {
 			sl.mu.Lock()
 			sl.starts++
 			sl.mu.Unlock()

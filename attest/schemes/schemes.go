@@ -6,8 +6,10 @@ package schemes
 import (
 	"crypto"
 	"crypto/x509"
+	"slices"
 
 	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/attest/chains"
 	"github.com/attestmesh/meshnode/attest/hcl"
 	"github.com/attestmesh/meshnode/attest/sevsnp"
 	"github.com/attestmesh/meshnode/attest/sim"
@@ -24,6 +26,8 @@ type Roots struct {
 	// VTPM certify attestation keys of TPMs. Without any, quotes can be verified, but their
 	// keys are believed only by activation or where a TEE report names them.
 	VTPM []*x509.Certificate
+	// VTPMKeys are further ones of which a genesis names the key alone.
+	VTPMKeys []crypto.PublicKey
 }
 
 // Under returns a scheme for every kind that can be verified.
@@ -36,7 +40,11 @@ func Under(roots Roots) ([]attest.Scheme, error) {
 	if err != nil {
 		return nil, err
 	}
-	tpm := vtpm.New(roots.VTPM)
+	anchors, err := chains.Anchors(roots.VTPMKeys...)
+	if err != nil {
+		return nil, err
+	}
+	tpm := vtpm.New(slices.Concat(roots.VTPM, anchors))
 	out := []attest.Scheme{snp, td, tpm}
 	for _, tee := range []attest.Scheme{snp, td} {
 		both, err := hcl.New(tee, tpm)

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-tpm/legacy/tpm2"
 
 	mesh "github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/attest/chains"
 	"github.com/attestmesh/meshnode/internal/canonical"
 )
 
@@ -203,7 +204,7 @@ type AttestationCA struct {
 }
 
 // NewAttestationCA returns a CA that believes the manufacturers, or operators of
-// virtual TPMs, whose certificates are given.
+// virtual TPMs, whose certificates, or keys as chains.Anchor, are given.
 func NewAttestationCA(roots []*x509.Certificate) *AttestationCA {
 	return &AttestationCA{roots: slices.Clone(roots)}
 }
@@ -276,18 +277,16 @@ func (ca *AttestationCA) believe(e *Endorsement, at time.Time) (*x509.Certificat
 	if len(ca.roots) == 0 || at.IsZero() {
 		return nil, errors.New("no roots for TPMs, or no time to judge at")
 	}
-	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
-	for _, r := range ca.roots {
-		roots.AddCert(r)
-	}
+	chain, intermediates := []*x509.Certificate{cert}, x509.NewCertPool()
 	for i, der := range e.Intermediates {
 		c, err := x509.ParseCertificate(der)
 		if err != nil {
 			return nil, fmt.Errorf("intermediate certificate %d: %w", i, err)
 		}
 		intermediates.AddCert(c)
+		chain = append(chain, c)
 	}
-	_, err = cert.Verify(x509.VerifyOptions{Roots: roots, Intermediates: intermediates, CurrentTime: at,
+	_, err = cert.Verify(x509.VerifyOptions{Roots: chains.Pool(ca.roots, chain...), Intermediates: intermediates, CurrentTime: at,
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
 	return cert, err
 }

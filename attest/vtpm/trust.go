@@ -113,10 +113,8 @@ func (s *Scheme) certified(b bundle, key attestationKey, at time.Time) []*x509.C
 	if at.IsZero() { // to crypto/x509 that is the clock
 		return nil
 	}
-	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
-	for _, r := range s.roots {
-		roots.AddCert(r)
-	}
+	intermediates := x509.NewCertPool()
+	var chain []*x509.Certificate
 	var leaf *x509.Certificate
 	candidates := b.certs
 	if b.cert != nil {
@@ -124,8 +122,11 @@ func (s *Scheme) certified(b bundle, key attestationKey, at time.Time) []*x509.C
 	}
 	for _, der := range candidates {
 		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			continue
+		}
+		chain = append(chain, c)
 		switch {
-		case err != nil:
 		case leaf == nil && !c.IsCA && equalKeys(c.PublicKey, key.public):
 			leaf = c
 		default:
@@ -138,7 +139,7 @@ func (s *Scheme) certified(b bundle, key attestationKey, at time.Time) []*x509.C
 	// crypto/x509 does not read the TPM's directory names and calls the extension unhandled.
 	san := asn1.ObjectIdentifier{2, 5, 29, 17}
 	leaf.UnhandledCriticalExtensions = slices.DeleteFunc(leaf.UnhandledCriticalExtensions, san.Equal)
-	found, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: intermediates, CurrentTime: at,
+	found, err := leaf.Verify(x509.VerifyOptions{Roots: chains.Pool(s.roots, chain...), Intermediates: intermediates, CurrentTime: at,
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
 	if err != nil {
 		return nil

@@ -107,7 +107,7 @@ func (a *appraiser) appraiseNode(ctx context.Context, address string) (appraised
 // verifierOf returns what judges nodes under a genesis, and lets this appraiser believe the
 // roots in it.
 func (a *appraiser) verifierOf(g *consensus.Genesis) (*client.Verifier, error) {
-	known, err := schemes.Under(schemes.Roots{Sim: g.SimRoots(), VTPM: a.roots})
+	known, err := schemes.Under(schemes.Roots{Sim: g.SimRoots(), VTPM: a.roots, VTPMKeys: g.VTPMRoots()})
 	if err != nil {
 		return nil, usageError("make the genesis again", "%v", err)
 	}
@@ -218,6 +218,15 @@ func (a *appraiser) lookAt(ctx context.Context, s client.Sighting, policy *attes
 		under = *policy
 	}
 	claims, result := a.open(ctx, c.Proof.Evidence, data, under, s.At)
+	if policy != nil && claims.Genuine { // then the Credential was verified: what it vouches for counts
+		if credential, err := consensus.ParseCredential(s.Answer.Credential); err == nil {
+			if vouched, why := credential.Vouch(claims); why != nil {
+				result = attest.Refuse(s.At, *why)
+			} else {
+				result = attest.Appraise(vouched, under, s.At)
+			}
+		}
+	}
 	out.Verdict, out.Genuine, out.Bound = result.Verdict, claims.Genuine, claims.Bound
 	if policy == nil && claims.Genuine {
 		out.Verdict = attest.VerdictNone

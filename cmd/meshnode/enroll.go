@@ -10,7 +10,11 @@ import (
 	"os"
 	"time"
 
+	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/attest/chains"
 	"github.com/attestmesh/meshnode/attest/schemes"
+	"github.com/attestmesh/meshnode/attest/vtpm"
+	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/enroll"
 	"github.com/attestmesh/meshnode/internal/durable"
 	"github.com/spf13/cobra"
@@ -121,11 +125,40 @@ func enrollerConfig(f enrollFlags) (enroll.Config, error) {
 	if err != nil {
 		return enroll.Config{}, usageError("see meshnode enroll serve --help for the form", "releases: %v", err)
 	}
-	known, err := schemes.Under(schemes.Roots{Sim: g.SimRoots()})
+	known, err := schemes.Under(schemes.Roots{Sim: g.SimRoots(), VTPMKeys: g.VTPMRoots()})
 	if err != nil {
 		return enroll.Config{}, usageError("make the genesis again", "%s: %v", f.genesis, err)
 	}
-	return enroll.Config{Genesis: g, Key: ed, Releases: releases, Schemes: known, Now: time.Now}, nil
+	activate, err := activation(g)
+	if err != nil {
+		return enroll.Config{}, usageError("make the genesis again", "%s: %v", f.genesis, err)
+	}
+	return enroll.Config{Genesis: g, Key: ed, Releases: releases, Schemes: known, Activate: activate, Now: time.Now}, nil
+}
+
+// activation returns the attestation CA under the roots for TPMs of a genesis, nil where it
+// names none or its Credentials cannot say what came of it.
+func activation(g *consensus.Genesis) (enroll.Activate, error) {
+	anchors, err := chains.Anchors(g.VTPMRoots()...)
+	if err != nil || len(anchors) == 0 || !g.NamesAttestationKeys() {
+		return nil, err
+	}
+	ca := vtpm.NewAttestationCA(anchors)
+	return func(raw []byte, at time.Time) (*enroll.Activation, error) {
+		endorsement, err := vtpm.DecodeEndorsement(raw)
+		if err != nil {
+			return nil, &attest.Error{Reason: attest.NewReason(attest.CodeMalformed, "endorsement", err.Error(), "its canonical encoding")}
+		}
+		challenge, pending, err := ca.Challenge(endorsement, at)
+		if err != nil {
+			return nil, err
+		}
+		encoded, err := challenge.Encode()
+		if err != nil {
+			return nil, err
+		}
+		return &enroll.Activation{Challenge: encoded, AK: pending.AKDigest, EK: pending.EKDigest, Confirm: pending.Confirm}, nil
+	}, nil
 }
 
 func newEnroller(cfg enroll.Config, dir string) (*enroll.Server, error) {
