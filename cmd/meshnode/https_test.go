@@ -36,23 +36,43 @@ import (
 // trial is a mesh of three organisations, each with a seat that has an HTTPS endpoint: real
 // processes, made by hand as an operator would.
 type trial struct {
-	t     *testing.T
-	dir   string
-	https map[string]string // by organisation
-	nodes map[string]*exec.Cmd
+	t         *testing.T
+	dir       string
+	https     map[string]string // by organisation
+	public    map[string]string
+	enrollers map[string]enrollerReady
+	nodes     map[string]*exec.Cmd
 }
+
+// enrollerReady is the ready line of an enroller.
+type enrollerReady struct{ URL, SPKI string }
 
 var trialOrgs = []string{"alpha", "beta", "gamma"}
 
+// admitted is what a trial admits besides simulated seats: lines of its genesis and of its
+// enrollers' lists.
+type admitted struct {
+	kinds    string // ", vtpm"
+	roots    string // ", vtpm: […]"
+	entries  string
+	releases string
+	nodes    string
+}
+
 // startTrial founds a mesh and waits until it is published.
 func startTrial(t *testing.T) *trial {
+	t.Helper()
+	return startTrialOf(t, admitted{})
+}
+
+func startTrialOf(t *testing.T, also admitted) *trial {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "alice") // a socket's path must be short
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	m := &trial{t: t, dir: dir, https: map[string]string{}, nodes: map[string]*exec.Cmd{}}
+	m := &trial{t: t, dir: dir, https: map[string]string{}, public: map[string]string{}, enrollers: map[string]enrollerReady{}, nodes: map[string]*exec.Cmd{}}
 	var platform struct{ Root, Socket string }
 	m.start(&platform, "sim-platform", "--dir", m.path("sim"), "--json")
 	var version struct{ Measurement string }
@@ -66,26 +86,24 @@ func startTrial(t *testing.T) *trial {
 			spec += fmt.Sprintf("      - {role: %s, public: %s}\n", role, key.Public)
 		}
 	}
-	spec += fmt.Sprintf("kinds: {member: [sim], seat: [sim], aggregator: [sim]}\nroots: {sim: [%s]}\nentries:\n"+
-		"  - {kind: sim, measurement: %s, roles: [member, seat]}\n", platform.Root, version.Measurement)
+	spec += fmt.Sprintf("kinds: {member: [sim%s], seat: [sim], aggregator: [sim]}\nroots: {sim: [%s]%s}\nentries:\n"+
+		"  - {kind: sim, measurement: %s, roles: [member, seat]}\n%s", also.kinds, platform.Root, also.roots, version.Measurement, also.entries)
 	m.write("spec.yaml", spec)
 	m.run(0, "genesis", "new", m.path("spec.yaml"), "-o", m.path("genesis.json"))
 	for _, org := range trialOrgs {
 		m.run(0, "genesis", "sign", m.path("genesis.json"), "--key", m.path(org+"-govern.pem"))
 	}
-	m.write("releases.yaml", fmt.Sprintf("releases:\n  - {kind: sim, measurement: %s, roles: [seat]}\nnodes:\n  - {name: n1, roles: [seat]}\n", version.Measurement))
-	public := map[string]string{}
+	m.write("releases.yaml", fmt.Sprintf("releases:\n  - {kind: sim, measurement: %s, roles: [seat]}\n%snodes:\n  - {name: n1, roles: [seat]}\n%s",
+		version.Measurement, also.releases, also.nodes))
 	for _, org := range trialOrgs {
-		public[org], m.https[org] = freeAddress(t), freeAddress(t)
+		m.public[org], m.https[org] = freeAddress(t), freeAddress(t)
 	}
 	for _, org := range trialOrgs {
-		m.startSeat(org, public, platform.Socket)
+		m.startSeat(org, platform.Socket)
 	}
 	m.await(func() bool {
 		for _, org := range trialOrgs {
-			var s node.Status
-			out, err := exec.Command("meshnode", "status", "--node", m.path(org), "--json").Output()
-			if err != nil || json.Unmarshal(out, &s) != nil || s.Phase != node.PhaseMember || s.Log.Published.Level != "strong" {
+			if s, ok := m.status(org); !ok || s.Phase != node.PhaseMember || s.Log.Published.Level != "strong" {
 				return false
 			}
 		}
@@ -94,20 +112,27 @@ func startTrial(t *testing.T) *trial {
 	return m
 }
 
-func (m *trial) startSeat(org string, public map[string]string, platform string) {
+// status asks the node with a data directory.
+func (m *trial) status(dir string) (s node.Status, ok bool) {
+	out, err := exec.Command("meshnode", "status", "--node", m.path(dir), "--json").Output()
+	return s, err == nil && json.Unmarshal(out, &s) == nil
+}
+
+func (m *trial) startSeat(org, platform string) {
 	m.t.Helper()
-	var enroller struct{ URL, SPKI string }
+	var enroller enrollerReady
 	m.start(&enroller, "enroll", "serve", "--genesis", m.path("genesis.json"), "--key", m.path(org+"-enroll.pem"), "--releases", m.path("releases.yaml"),
 		"--dir", m.path(org+"-enroller"), "--listen", "127.0.0.1:0", "--json")
+	m.enrollers[org] = enroller
 	var peers []string
 	for _, other := range trialOrgs {
 		if other != org {
-			peers = append(peers, "http://"+public[other])
+			peers = append(peers, "http://"+m.public[other])
 		}
 	}
 	_, port, _ := net.SplitHostPort(freeAddress(m.t))
 	m.write(org+".yaml", fmt.Sprintf("genesis: genesis.json\norganisation: %s\nnode: n1\nroles: [seat]\ndata: %s\nlisten: [/ip4/127.0.0.1/tcp/%s]\npublic: %s\nhttps: %s\n"+
-		"peers: [%s]\nenroller: {url: %s, spki: %s}\nattester: {sim: %s}\n", org, org, port, public[org], m.https[org], strings.Join(peers, ", "), enroller.URL, enroller.SPKI, platform))
+		"peers: [%s]\nenroller: {url: %s, spki: %s}\nattester: {sim: %s}\n", org, org, port, m.public[org], m.https[org], strings.Join(peers, ", "), enroller.URL, enroller.SPKI, platform))
 	var ready struct{ HTTPS string }
 	m.nodes[org] = m.start(&ready, "run", "--config", m.path(org+".yaml"), "--json")
 	if ready.HTTPS != "https://"+m.https[org] {
