@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-tdx-guest/pcs"
 
 	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/attest/hcl"
 	"github.com/attestmesh/meshnode/attest/sevsnp"
 	"github.com/attestmesh/meshnode/attest/tdx"
 )
@@ -36,7 +37,13 @@ type Platform struct {
 // PlatformOf reads the platform of evidence. Parts that cannot be read are left empty: then
 // a Scheme refuses the evidence, whatever its collateral.
 func PlatformOf(ev attest.Evidence) (p Platform) {
-	for _, raw := range ev.Find(attest.TypeSEVSNPReport) {
+	reports := ev.Find(attest.TypeSEVSNPReport)
+	for _, raw := range ev.Find(attest.TypeHCLReport) { // a paravisor's, with the report within
+		if r, err := hcl.Parse(raw); err == nil && r.TEE == attest.KindSEVSNP {
+			reports = append(reports, r.Hardware)
+		}
+	}
+	for _, raw := range reports {
 		if key, err := sevsnp.NameKey(raw); err == nil && p.Report == nil {
 			p.Report, p.Key = raw, key
 		}

@@ -371,13 +371,14 @@ func TestVCEK(t *testing.T) {
 	if got, want := b.s.asked()[0], path+"?blSPL=03&teeSPL=00&snpSPL=08&ucodeSPL=115"; got != want {
 		t.Errorf("asked for %s, want %s", got, want)
 	}
-	full := b.store.Complete(ev, day)
-	if _, err := milan.Scheme().Verify(t.Context(), full, nil, day); err != nil {
-		t.Errorf("the completed evidence: %v", err)
-	}
-	// It is there now, though lists of revocation are not.
-	if out := b.fetch(ev); out[name].Result != Current || out["sevsnp/crl/Milan"].Error.Code != attest.CodeCollateralMissing {
+	// It is there now; the list of revocations was not, and is.
+	b.s.set("/vcek/v1/Milan/crl", body(milan.CRL()))
+	if out := b.fetch(ev); out[name].Result != Current || out["sevsnp/crl/Milan"].Result != Stored {
 		t.Errorf("again: %+v", out)
+	}
+	full := b.store.Complete(ev, day)
+	if c, err := milan.Scheme().Verify(t.Context(), full, nil, day); err != nil || c.SEVSNP.CRL != attest.CRLGood {
+		t.Errorf("the completed evidence: %+v, %v", c.SEVSNP, err)
 	}
 }
 
@@ -392,7 +393,7 @@ func TestVCEKOfUnknownProduct(t *testing.T) {
 	key := must(sevsnp.NameKey(ev.Items[0].Data))
 	b.s.set("/vcek/v1/Genoa/"+key.HWID("Genoa"), body(must(a.Attest(t.Context(), attest.ReportData{})).Items[1].Data))
 	out := b.fetch(ev)
-	if o := out["sevsnp/vcek/Genoa/"+key.HWID("Genoa")+"/3.0.8.115"]; o.Result != Stored || o.Attempts != 2 {
+	if o := out[collateral.NameVCEK("Genoa", key.HWID("Genoa"), key.TCB("Genoa"))]; o.Result != Stored || o.Attempts != 2 {
 		t.Errorf("got %+v", out)
 	}
 	if _, ok := out["sevsnp/crl/Genoa"]; !ok {
@@ -432,6 +433,23 @@ func TestVCEKThatCannotBeAskedFor(t *testing.T) {
 			if !strings.HasSuffix(path, "/crl") {
 				t.Errorf("%s: asked for %s", name, path)
 			}
+		}
+	}
+}
+
+// TestCertificateBrought: a certificate that came with the report, a VLEK's too, is kept and
+// not asked for; one that does not verify is not kept.
+func TestCertificateBrought(t *testing.T) {
+	milan := attesttest.NewSEVSNP(sevsnp.Milan, 3)
+	a := milan.Attester(attesttest.Measurement("a"))
+	for forgery, want := range map[attesttest.Forgery]string{attesttest.Genuine: Stored, attesttest.WrongRoot: Failed} {
+		b := newBench(t)
+		b.amd = milan.Roots()
+		a.Forge(forgery)
+		ev := must(a.Attest(t.Context(), attest.ReportData{}))
+		out := must(b.fetcher().Evidence(t.Context(), ev))
+		if out[0].Result != want || (out[0].Attempts == 0) != (want == Stored) {
+			t.Errorf("%v: got %+v", forgery, out[0])
 		}
 	}
 }
