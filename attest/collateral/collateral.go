@@ -118,8 +118,8 @@ func Read(item attest.Item) (Entry, error) {
 	if item.Type == attest.TypeCRL {
 		limit = attest.MaxLog
 	}
-	if len(item.Data) == 0 || len(item.Data) > limit {
-		return Entry{}, fmt.Errorf("collateral: %s of %d bytes, want 1 to %d", item.Type, len(item.Data), limit)
+	if len(item.Data) > limit {
+		return Entry{}, fmt.Errorf("collateral: %s of %d bytes, want at most %d", item.Type, len(item.Data), limit)
 	}
 	digest := sha256.Sum256(item.Data)
 	e := Entry{Type: item.Type, Digest: hex.EncodeToString(digest[:]), data: item.Data}

@@ -1,10 +1,17 @@
 package collateral
 
 import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math/big"
 	"os"
 	"path/filepath"
 	"slices"
@@ -80,7 +87,9 @@ func TestReadRefuses(t *testing.T) {
 	for name, item := range map[string]attest.Item{
 		"a quote":         quote.Items[0],
 		"nothing":         {Type: attest.TypeCRL},
-		"too large":       {Type: attest.TypeTDXTCBInfo, Data: make([]byte, attest.MaxQuote+1)},
+		"too large":       {Type: attest.TypeTDXTCBInfo, Data: append(tcbInfo(17, day, 30).Data, bytes.Repeat([]byte(" "), attest.MaxQuote)...)},
+		"long chain":      {Type: attest.TypeTDXTCBChain, Data: append(slices.Clone(quote.Find(attest.TypeTDXTCBChain)[0]), bytes.Repeat([]byte("\n"), attest.MaxQuote)...)},
+		"no next update":  {Type: attest.TypeCRL, Data: shortList()},
 		"no JSON":         {Type: attest.TypeTDXTCBInfo, Data: []byte("hello")},
 		"other member":    {Type: attest.TypeTDXQEIdent, Data: tcbInfo(17, day, 30).Data},
 		"of SGX":          {Type: attest.TypeTDXTCBInfo, Data: []byte(strings.Replace(string(tcbInfo(17, day, 30).Data), `"TDX"`, `"SGX"`, 1))},
@@ -97,6 +106,13 @@ func TestReadRefuses(t *testing.T) {
 			t.Errorf("%s: got %+v", name, e)
 		}
 	}
+}
+
+// shortList is a revocation list of AMD's name that ends when it begins.
+func shortList() []byte {
+	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	ca := &x509.Certificate{Subject: pkix.Name{CommonName: "ARK-Milan"}, KeyUsage: x509.KeyUsageCRLSign, SubjectKeyId: []byte{1}}
+	return must(x509.CreateRevocationList(rand.Reader, &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: day, NextUpdate: day}, ca, key))
 }
 
 // TestWhichCounts: the highest evaluation number, then the newest, of those issued by then.
@@ -265,13 +281,24 @@ func TestVerifier(t *testing.T) {
 		if err != nil || verified.Entry().Digest != must(Read(item)).Digest {
 			t.Errorf("genuine %s: %v", item.Type, err)
 		}
-		if _, err := (Verifier{}).Verify(item, beside); err == nil {
-			t.Errorf("%s was believed without roots", item.Type)
+		for _, nobody := range []Verifier{{}, VerifierWith(sevsnp.Roots{}, nil), VerifierWith(nil, foreign.Root())} {
+			if _, err := nobody.Verify(item, beside); err == nil {
+				t.Errorf("%s was believed without its root", item.Type)
+			}
 		}
 		flipped := attest.Item{Type: item.Type, Data: slices.Clone(item.Data)}
 		flipped.Data[len(flipped.Data)-9] ^= 1 // in the signature, or in the root
 		if _, err := v.Verify(flipped, beside); err == nil {
 			t.Errorf("%s with a bit flipped was believed", item.Type)
+		}
+	}
+	list := attest.Item{Type: attest.TypeCRL, Data: g.CRL()}
+	if _, err := v.Verify(list, nil); err != nil {
+		t.Errorf("AMD's list: %v", err)
+	}
+	for _, roots := range []sevsnp.Roots{{}, must(sevsnp.AMDRoots())} {
+		if _, err := VerifierWith(roots, f.Root()).Verify(list, nil); err == nil {
+			t.Error("a list of another AMD's was believed")
 		}
 	}
 	for _, item := range append(other.Items[1:], PlatformOf(other).PCKCAs[0]) {
@@ -317,8 +344,8 @@ func TestStore(t *testing.T) {
 			}
 		}
 	}
-	if _, err := s.Put(Verified{}); err == nil {
-		t.Error("nothing was put")
+	if _, err := s.Put(Verified{}); err == nil || !strings.Contains(err.Error(), "nothing was verified") {
+		t.Errorf("nothing was put: %v", err)
 	}
 	for _, c := range []struct {
 		scheme attest.Scheme
@@ -354,6 +381,29 @@ func TestStore(t *testing.T) {
 	must(0, os.RemoveAll(filepath.Join(dir, "objects")))
 	if got := s.Complete(ev, day); len(got.Items) != len(ev.Items) {
 		t.Error("evidence was lost with the store")
+	}
+}
+
+// TestStoreLimits: a store that is full takes no more, one that is over its limit is not read.
+func TestStoreLimits(t *testing.T) {
+	f, ev := td(t)
+	v := VerifierWith(nil, f.Root())
+	s := must(Open(t.TempDir()))
+	s.limit = 1
+	chain := must(v.Verify(attest.Item{Type: attest.TypeTDXTCBChain, Data: ev.Find(attest.TypeTDXTCBChain)[0]}, nil))
+	for _, e := range []Verified{chain, must(v.Verify(PlatformOf(ev).PCKCAs[0], nil))} {
+		if _, err := s.Put(e); (err == nil) != (e.entry.Name == NameSigningChain) {
+			t.Errorf("put %s: %v", e.entry.Name, err)
+		}
+	}
+	s.limit = 0
+	if _, err := s.Index(); err == nil {
+		t.Error("a store over its limit was read")
+	}
+	file := filepath.Join(t.TempDir(), "file")
+	must(0, os.WriteFile(file, []byte("hello"), 0o600))
+	if _, err := Open(file); err == nil {
+		t.Error("a file was opened as a store")
 	}
 }
 

@@ -134,9 +134,6 @@ func (c *completion) use(name string, required bool) (Entry, bool) {
 // put adds an entry in place of others of its name.
 func (c *completion) put(e Entry) {
 	c.ev.Items = slices.DeleteFunc(c.ev.Items, func(it attest.Item) bool {
-		if it.Type != e.Type {
-			return false
-		}
 		old, err := Read(it)
 		return err == nil && old.Name == e.Name
 	})

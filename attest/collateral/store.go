@@ -34,7 +34,8 @@ type Damage struct {
 // Store is a directory of objects. It is safe for concurrent use, also by several processes:
 // objects are never changed, and what others put is seen by the next call of Index.
 type Store struct {
-	dir *durable.Dir
+	dir   *durable.Dir
+	limit int // of objects
 
 	mu      sync.Mutex
 	known   map[string]Entry  // by file name
@@ -56,7 +57,7 @@ func Open(path string, opts ...durable.Option) (*Store, error) {
 	if _, err := dir.Sub(objects); err != nil {
 		return nil, err
 	}
-	s := &Store{dir: dir, known: map[string]Entry{}, damaged: map[string]string{}}
+	s := &Store{dir: dir, limit: maxObjects, known: map[string]Entry{}, damaged: map[string]string{}}
 	_, err = s.Index()
 	return s, err
 }
@@ -79,8 +80,8 @@ func (s *Store) index() (Index, error) {
 	if err != nil {
 		return Index{}, err
 	}
-	if len(files) > maxObjects {
-		return Index{}, fmt.Errorf("%s: %d files, the limit is %d; move what is no longer judged elsewhere", s.dir.Path(objects), len(files), maxObjects)
+	if len(files) > s.limit {
+		return Index{}, fmt.Errorf("%s: %d files, the limit is %d; move what is no longer judged elsewhere", s.dir.Path(objects), len(files), s.limit)
 	}
 	known, damaged := make(map[string]Entry, len(files)), map[string]string{}
 	entries := make([]Entry, 0, len(files))
@@ -149,7 +150,7 @@ func (s *Store) Put(v Verified) (added bool, err error) {
 	if _, ok := s.known[file]; ok {
 		return false, nil
 	}
-	if len(s.known) >= maxObjects {
+	if len(s.known) >= s.limit {
 		return false, fmt.Errorf("collateral: the store has %d objects, which is its limit", len(s.known))
 	}
 	if err := s.dir.WriteFile(objects+"/"+file, e.data, fs.FileMode(0o644)); err != nil {

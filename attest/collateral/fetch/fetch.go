@@ -162,7 +162,6 @@ func New(config Config, store *collateral.Store, verifier collateral.Verifier) (
 		return nil, err
 	}
 	return &Fetcher{config: config, store: store, verifier: verifier, servers: loadServers(store.Dir()), givenUp: map[string]*Error{}, client: &http.Client{
-		Timeout:       config.Timeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: &http.Transport{
 			Proxy:                  http.ProxyFromEnvironment,

@@ -14,6 +14,7 @@ import (
 	"github.com/attestmesh/meshnode/attest/attesttest"
 	"github.com/attestmesh/meshnode/attest/collateral"
 	"github.com/attestmesh/meshnode/attest/sevsnp"
+	"github.com/attestmesh/meshnode/internal/durable"
 )
 
 func TestTDXIsCompleteAfterOneFetch(t *testing.T) {
@@ -225,7 +226,7 @@ func TestSlowServer(t *testing.T) {
 	b.s.set(tcbPath, func(w http.ResponseWriter, r *http.Request) {
 		for tick := time.NewTicker(20 * time.Millisecond); ; {
 			if _, err := w.Write([]byte("{")); err != nil {
-				return
+				panic(http.ErrAbortHandler)
 			}
 			w.(http.Flusher).Flush()
 			select {
@@ -290,9 +291,40 @@ func TestForeignTLS(t *testing.T) {
 	if o := b.fetch(tdEvidence(t))["tdx/tcb-info/"+fmspc]; o.Result != Failed || !strings.Contains(o.Error.Message, "TLS certificate is not believed") {
 		t.Errorf("got %+v, %v", o, o.Error)
 	}
-	b.config.Intel = "http://127.0.0.1:1"
-	if _, err := New(b.config, b.store, collateral.Verifier{}); err == nil {
-		t.Error("an address without TLS was taken")
+}
+
+func TestConfigRefused(t *testing.T) {
+	for name, spoil := range map[string]func(*Config){
+		"no TLS":         func(c *Config) { c.Intel = "http://127.0.0.1:1" },
+		"no host":        func(c *Config) { c.AMD = "https:///vcek" },
+		"a query":        func(c *Config) { c.AMD = "https://127.0.0.1?a=b" },
+		"a fragment":     func(c *Config) { c.IntelCertificates = "https://127.0.0.1#a" },
+		"no address":     func(c *Config) { c.Intel = "https://127.0.0.1:port" },
+		"unknown set":    func(c *Config) { c.Update = "late" },
+		"below zero":     func(c *Config) { c.Evaluation = -1 },
+		"nothing is bad": func(*Config) {},
+	} {
+		var c Config
+		spoil(&c)
+		_, err := New(c, must(collateral.Open(t.TempDir())), collateral.Verifier{})
+		if (err == nil) != (name == "nothing is bad") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := New(Config{}, nil, collateral.Verifier{}); err == nil {
+		t.Error("a fetcher without a store")
+	}
+}
+
+// TestChainHeader: the chain of a PCK CA must be certificates.
+func TestChainHeader(t *testing.T) {
+	for header, want := range map[string]attest.Code{"": attest.CodeMalformed, "hello": attest.CodeMalformed, "%zz": attest.CodeMalformed} {
+		b := newBench(t)
+		b.s.publish(b.v)
+		b.s.set(pckPath, body(b.v.platform.crl(day, day.AddDate(0, 0, 30)), "SGX-PCK-CRL-Issuer-Chain", header))
+		if o := b.fetch(tdEvidence(t))["tdx/crl/platform"]; o.Result != Failed || o.Error.Code != want {
+			t.Errorf("%q: got %+v, %v", header, o, o.Error)
+		}
 	}
 }
 
@@ -305,6 +337,38 @@ func TestInterrupted(t *testing.T) {
 	}
 	if _, err := os.Stat(b.store.Dir().Path(serversFile)); err == nil {
 		t.Error("a person's interruption was held against the server")
+	}
+}
+
+// TestInterruptedWhileWaiting: nothing is asked for after the interruption.
+func TestInterruptedWhileWaiting(t *testing.T) {
+	b := newBench(t)
+	b.s.set(tcbPath, status(429))
+	ctx, cancel := context.WithCancel(t.Context())
+	b.config.Wait = func(ctx context.Context, _ time.Duration) error { cancel(); return ctx.Err() }
+	if _, err := b.fetcher().Evidence(ctx, tdEvidence(t)); !errors.Is(err, context.Canceled) || len(b.s.asked()) != 1 {
+		t.Errorf("got %v after %d requests, want 1", err, len(b.s.asked()))
+	}
+}
+
+// TestDiskFails: what could not be kept ends the run with the disk's error.
+func TestDiskFails(t *testing.T) {
+	for _, suffix := range []string{".tcb-info.json", ".tcb-signing-chain.pem", serversFile} {
+		b := newBench(t)
+		b.s.publish(b.v)
+		if suffix == serversFile {
+			b.s.set(tcbPath, status(500))
+		}
+		broken := errors.New("broken")
+		b.store = must(collateral.Open(t.TempDir(), durable.WithFault(func(op durable.Op, path string) error {
+			if op == durable.OpSync && strings.HasSuffix(path, suffix) {
+				return broken
+			}
+			return nil
+		})))
+		if _, err := b.fetcher().Evidence(t.Context(), tdEvidence(t)); !errors.Is(err, broken) {
+			t.Errorf("%s: got %v", suffix, err)
+		}
 	}
 }
 
@@ -335,9 +399,9 @@ func TestSets(t *testing.T) {
 	if o := b.fetch(tdEvidence(t))["tdx/tcb-info/"+fmspc]; o.Result != Stored {
 		t.Errorf("the number that was asked for: %+v, %v", o, o.Error)
 	}
-	b.config.Update = "late"
-	if _, err := New(b.config, b.store, collateral.Verifier{}); err == nil {
-		t.Error("an unknown set was taken")
+	b.config.Evaluation = 19 // what is there is of another number, though current
+	if o := b.fetch(tdEvidence(t))["tdx/tcb-info/"+fmspc]; o.Attempts != 1 {
+		t.Errorf("another number than is there: %+v", o)
 	}
 }
 
@@ -398,6 +462,9 @@ func TestVCEKOfUnknownProduct(t *testing.T) {
 	}
 	if _, ok := out["sevsnp/crl/Genoa"]; !ok {
 		t.Errorf("no revocation list of the product line was asked for: %v", out)
+	}
+	if o := b.fetch(ev)[collateral.NameVCEK("Genoa", key.HWID("Genoa"), key.TCB("Genoa"))]; o.Result != Current {
+		t.Errorf("again: got %+v", o)
 	}
 }
 

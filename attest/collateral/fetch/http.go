@@ -37,7 +37,9 @@ func hostOf(raw string) string {
 
 // once sends one request. One of answer, trouble and error (which is final) is given.
 func (f *Fetcher) once(ctx context.Context, u string) (answer, *trouble, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u, nil)
+	within, cancel := context.WithTimeout(ctx, f.config.Timeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(within, http.MethodGet, u, nil)
 	if err != nil {
 		return answer{}, nil, err
 	}
@@ -56,6 +58,9 @@ func (f *Fetcher) once(ctx context.Context, u string) (answer, *trouble, error) 
 		return answer{}, nil, tooLarge()
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody+1))
+	if err == nil { // the end of a connection that we gave up may look like the answer's
+		err = within.Err()
+	}
 	switch {
 	case err != nil:
 		return answer{}, noAnswer(err), nil
