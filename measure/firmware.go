@@ -138,7 +138,7 @@ const (
 //
 //	"ASEV" | u32 size | u32 version 1 | u32 n | n × (u32 gpa | u32 size | u32 type)
 func (f *firmware) sevMetadata() ([]sevSection, error) {
-	const header, item, maxBytes = 16, 12, 256 << 20
+	const header, item, maxBytes = 16, 12, 64 << 20
 	data, err := f.pointed(guidSEVMetadata, "SEV metadata", header)
 	if err != nil {
 		return nil, err

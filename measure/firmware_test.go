@@ -129,7 +129,7 @@ func TestFirmwareRefused(t *testing.T) {
 		{"two CPUID pages", "one page", with(sevSection{0, 2 * pageSize, 3})},
 		{"two pages of secrets", "one page", with(sevSection{0, 2 * pageSize, 2})},
 		{"two pages of hashes", "one page", with(sevSection{0, 2 * pageSize, 0x10})},
-		{"too much", "the limit is", with(sevSection{0, 255 << 20, 1}, sevSection{0, 2 << 20, 1})},
+		{"too much", "the limit is", with(sevSection{0, 63 << 20, 1}, sevSection{0, 2 << 20, 1})},
 	} {
 		f, err := parseFirmware(c.data)
 		if err == nil {

@@ -9,8 +9,9 @@
 //	                       virtee/sev-snp-measure, and with a MEASUREMENT that a Milan chip
 //	                       signed (QEMU, 2 vCPUs of type EPYC-v4).
 //	TDX MRTD               Firmware by its TDVF metadata. Compared with the MRTD of a
-//	                       published synthetic firmware. Nobody's vector tells the order
-//	                       TwoPass (older KVM) from SinglePass.
+//	                       published synthetic firmware, and on Debian's OVMF with what
+//	                       google/gce-tcb-verifier computes. The order TwoPass (older KVM)
+//	                       was compared with nothing that tells it from SinglePass.
 //	TDX RTMR0              Direct boot under edk2 before 202505, ACPI tables given. Compared
 //	                       event by event with the log of a genuine quote (QEMU 8.2, 2 GiB);
 //	                       the hand-off block with that of a second one (64 GiB).

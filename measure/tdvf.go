@@ -49,12 +49,20 @@ func (f *firmware) tdvfMetadata() ([]tdvfSection, error) {
 		return nil, fmt.Errorf("firmware: TDVF metadata: %d sections reach beyond the image", n)
 	}
 	out := make([]tdvfSection, n)
+	filled, memory := uint64(0), uint64(0)
 	for i := range out {
 		at := data[header+item*i:]
 		out[i] = tdvfSection{le.Uint32(at), le.Uint32(at[4:]), le.Uint64(at[8:]), le.Uint64(at[16:]), le.Uint32(at[24:]), le.Uint32(at[28:])}
 		if err := out[i].check(f.data); err != nil {
 			return nil, fmt.Errorf("firmware: TDVF metadata: section %d: %w", i, err)
 		}
+		filled, memory = filled+uint64(out[i].size), memory+out[i].memory
+	}
+	if memory > 2*MaxFirmware {
+		return nil, fmt.Errorf("firmware: TDVF metadata: sections of %#x bytes of memory, the limit is %#x", memory, 2*MaxFirmware)
+	}
+	if filled > uint64(len(f.data)) {
+		return nil, fmt.Errorf("firmware: TDVF metadata: sections take %#x bytes of an image of %#x", filled, len(f.data))
 	}
 	return out, nil
 }

@@ -1,6 +1,8 @@
 package measure
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"os"
 	"strings"
 	"testing"
@@ -114,6 +116,9 @@ func TestTDVFRefused(t *testing.T) {
 		{"measured but not added", "no VMM can do both", edit(0, func(s *tdvfSection) { s.attributes = 3 })},
 		{"HOB with contents", "without contents", edit(2, func(s *tdvfSection) { s.size = 1 })},
 		{"HOB measured", "without contents", edit(2, func(s *tdvfSection) { s.attributes = tdvfMRExtend })},
+		{"more than the image", "sections take", tdvfImage(append(smallTDVF(), smallTDVF()...))},
+		{"more memory than", "the limit is", tdvfImage(append(smallTDVF(), tdvfSection{0, 0, 1 << 30, MaxFirmware, tdvfTempMem, 0},
+			tdvfSection{0, 0, 2 << 30, MaxFirmware, tdvfTempMem, 0}))},
 		{"type", "type 4", edit(2, func(s *tdvfSection) { s.kind = 4 })},
 	} {
 		if got, err := MRTD(c.data, SinglePass); err == nil || !strings.Contains(err.Error(), c.want) {
@@ -307,5 +312,18 @@ func TestEvents(t *testing.T) {
 		if _, err := x.Events(edit(x)); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
+	}
+}
+
+// Debian's /usr/share/ovmf/OVMF.fd (ovmf 2022.11-6+deb12u2), measured by another
+// implementation: tdx.MRTD of google/gce-tcb-verifier with its default options.
+func TestMRTDOfDebianFile(t *testing.T) {
+	const want = "4c7206f0f483c524f12c366c711e9049030a8d47c471ee5aa9c4999a08de4057fb887fed0744d5631a212967fb231c47"
+	firmware := installed(t, os.Getenv("MEASURE_ROOT")+"/usr/share/ovmf/OVMF.fd")
+	if sum := sha256.Sum256(firmware); hex.EncodeToString(sum[:]) != "7b456907dd0786d415999e801a1ac4637b8ed4d7cf5378cfc6edbe5e574dd773" {
+		t.Skip("another version of the package")
+	}
+	if got, err := MRTD(firmware, SinglePass); err != nil || got.String() != want {
+		t.Errorf("got %v, %v, want %s", got, err, want)
 	}
 }

@@ -9,6 +9,7 @@ func subcommands() []*cobra.Command {
 		appraiseCommand(),
 		collateralCommand(),
 		attestCommand(),
+		measureCommand(),
 		proxyCommand(),
 		simPlatformCommand(),
 		keygenCommand(),
