@@ -43,6 +43,12 @@ func (d Digest) String() string { return hex.EncodeToString(d[:]) }
 // MarshalText makes JSON show lower-case hex.
 func (d Digest) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
 
+// UnmarshalText reads what MarshalText writes.
+func (d *Digest) UnmarshalText(text []byte) (err error) {
+	*d, err = ParseDigest(string(text))
+	return err
+}
+
 // ParseDigest decodes 96 hex characters.
 func ParseDigest(s string) (Digest, error) {
 	var d Digest

@@ -279,6 +279,20 @@ func TestSNPInputsCount(t *testing.T) {
 	}
 }
 
+func TestDigestText(t *testing.T) {
+	d := sha384([]byte("x"))
+	text, err := d.MarshalText()
+	var back Digest
+	if err != nil || back.UnmarshalText(text) != nil || back != d {
+		t.Errorf("got %v of %s, %v", back, text, err)
+	}
+	for _, s := range []string{"", "00", strings.Repeat("0", 95), strings.Repeat("0", 98), strings.Repeat("x", 96)} {
+		if err := back.UnmarshalText([]byte(s)); err == nil {
+			t.Errorf("%q: accepted", s)
+		}
+	}
+}
+
 func TestVCPUSignature(t *testing.T) {
 	for name, want := range map[string]uint32{"EPYC": 0x800f12, "EPYC-v4": 0x800f12, "EPYC-Milan-v2": 0xa00f11, "EPYC-Genoa": 0xa10f10} {
 		if got, err := VCPUSignature(name); err != nil || got != want {
