@@ -227,3 +227,27 @@ func TestMeasureRefused(t *testing.T) {
 		t.Errorf("exit %d, got %s", exit, out)
 	}
 }
+
+// The commands of docs/MEASURE.md are as the program takes them: only the files are missing.
+func TestMeasurePage(t *testing.T) {
+	page, err := os.ReadFile("../../docs/MEASURE.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := measureDir(t)
+	for _, name := range []string{"initrd.img", "table-loader", "rsdp", "tables", "meshnode"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(name), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	calls := regexp.MustCompile("(?s)\n```\nmeshnode measure (.*?)\n```\n").FindAllStringSubmatch(string(page), -1)
+	if len(calls) != 4 {
+		t.Fatalf("%d commands, want 4", len(calls))
+	}
+	for _, c := range calls {
+		words := strings.ReplaceAll(strings.ReplaceAll(c[1], "\\\n", " "), `"`, "")
+		if exit, _, errOut := measureCall(t, dir, words); exit != 0 {
+			t.Errorf("%s: exit %d, %s", words, exit, errOut)
+		}
+	}
+}
