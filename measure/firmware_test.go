@@ -122,6 +122,8 @@ func TestFirmwareRefused(t *testing.T) {
 		{"version", "version 2", edit(func(b []byte) { b[8]++ })},
 		{"no sections", "0 sections", with()},
 		{"many sections", "65 sections", edit(func(b []byte) { b[12] = 65 })},
+		{"sections beyond", "beyond the image", append(image(pageSize, tableEntry(guidSEVMetadata, u32(16)))[:pageSize-16],
+			append([]byte("ASEV"), u32(28, 1, 1)...)...)},
 		{"address", "whole pages", with(sevSection{1, pageSize, 1})},
 		{"part of a page", "whole pages", with(sevSection{0, 1, 1})},
 		{"no page", "whole pages", with(sevSection{0, 0, 1})},

@@ -102,6 +102,8 @@ func TestTDVFRefused(t *testing.T) {
 		{"version", "version 2", raw(func(b []byte) { b[8]++ })},
 		{"no section", "0 sections", tdvfImage(nil)},
 		{"many sections", "65 sections", raw(func(b []byte) { b[12] = 65 })},
+		{"sections beyond", "beyond the image", append(image(pageSize, tableEntry(guidTDXMetadata, u32(16)))[:pageSize-16],
+			append([]byte("TDVF"), u32(48, 1, 1)...)...)},
 		{"address", "whole pages", edit(2, func(s *tdvfSection) { s.gpa++ })},
 		{"memory", "whole pages", edit(2, func(s *tdvfSection) { s.memory++ })},
 		{"no memory", "whole pages", edit(2, func(s *tdvfSection) { s.memory = 0 })},
