@@ -235,6 +235,7 @@ func TestSNPRefused(t *testing.T) {
 		{"no SVSM image", "SVSM: firmware: 1 bytes", func(s *SNP) { s.SVSM = []byte{1} }},
 		{"no room", "leave room", func(s *SNP) { s.SVSM, s.VarsSize = s.Firmware, 0xfffff000 }},
 		{"part of a page", "whole pages", func(s *SNP) { s.SVSM, s.VarsSize = s.Firmware, 1 }},
+		{"SVSM without metadata", "SVSM: firmware: no SEV metadata", func(s *SNP) { s.SVSM = image(pageSize, tableEntry(guidSVSMInfo, u32(16))) }},
 		{"no SVSM info", "no SVSM info", func(s *SNP) { s.SVSM = s.Firmware }},
 	} {
 		s := good()
@@ -243,6 +244,13 @@ func TestSNPRefused(t *testing.T) {
 			t.Errorf("%s: got %v, want %q", c.name, err, c.want)
 		}
 	}
+}
+
+// svsmImage is an SVSM that begins at an offset.
+func svsmImage(offset uint32) []byte {
+	out := image(2*pageSize, tableEntry(guidSVSMInfo, u32(offset)), tableEntry(guidSEVMetadata, u32(2*pageSize)))
+	copy(out, encodeSEV(ovmfX64Sections))
+	return out
 }
 
 // Each input moves the digest: nothing that is given is left out.
@@ -263,6 +271,11 @@ func TestSNPInputsCount(t *testing.T) {
 		"vCPUs":        func(s *SNP) { s.VCPUs = 3 },
 		"signature":    func(s *SNP) { s.VCPUSignature++ },
 		"features":     func(s *SNP) { s.GuestFeatures = 0x21 },
+		"SVSM":         func(s *SNP) { s.Boot, s.SVSM = nil, svsmImage(16) },
+		"SVSM entry":   func(s *SNP) { s.Boot, s.SVSM = nil, svsmImage(32) },
+		"SVSM place":   func(s *SNP) { s.Boot, s.SVSM, s.VarsSize = nil, svsmImage(16), pageSize },
+		"SVSM vCPUs":   func(s *SNP) { s.Boot, s.SVSM, s.VCPUs = nil, svsmImage(16), 3 },
+		"SVSM vCPU":    func(s *SNP) { s.Boot, s.SVSM, s.VCPUSignature = nil, svsmImage(16), 1 },
 		"ec2":          func(s *SNP) { s.VMM, s.VCPUSignature = EC2, 0 },
 		"gce":          func(s *SNP) { s.VMM, s.VCPUSignature = GCE, 0 },
 	} {
