@@ -84,8 +84,11 @@ func (a *appraisal) tdxAttributes(p *TDXPolicy, c *TDXClaims) {
 func (a *appraisal) tdxTCB(p *TDXPolicy, c *TDXClaims) {
 	if c.TCBStatus == "" {
 		code, got := CodeCollateralMissing, "no collateral"
-		if c.CollateralStale {
-			code, got = CodeCollateralStale, "collateral not valid at this time"
+		switch {
+		case c.CollateralStale:
+			code, got = CodeCollateralStale, "collateral not valid at this time: "+c.StalePart
+		case len(c.CollateralLacks) > 0:
+			got = "collateral without " + list(c.CollateralLacks)
 		}
 		a.add(tierUndecided, hardware, NewReason(code, "tdx.tcb_status", got, list(p.TCBStatuses)))
 		return

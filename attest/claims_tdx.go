@@ -43,8 +43,13 @@ type TDXClaims struct {
 	ModuleStatus   string `json:"tdx_module_tcb_status,omitempty"`
 	QEStatus       string `json:"qe_tcb_status,omitempty"`
 	TDXModuleID    string `json:"tdx_module_id,omitempty"` // "TDX_01"; empty for TDX 1.0
-	// CollateralStale reports that collateral was given but is not valid at the time.
-	CollateralStale bool     `json:"collateral_stale,omitempty"`
+	// CollateralStale reports that collateral was given but is not valid at the time, and
+	// StalePart which part of it is valid when.
+	CollateralStale bool   `json:"collateral_stale,omitempty"`
+	StalePart       string `json:"collateral_stale_part,omitempty"`
+	// CollateralLacks names the parts that were not given, of those that decide TCBStatus:
+	// tcb_info, qe_identity, tcb_signing_chain, pck_crl, root_ca_crl.
+	CollateralLacks []string `json:"collateral_lacks,omitempty"`
 	Advisories      []string `json:"advisories,omitempty"`
 	// Dates of the TCB levels (tcbDate), RFC 3339; TCBDate is the platform's.
 	TCBDate       string `json:"tcb_date,omitempty"`

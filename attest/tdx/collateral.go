@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/attestmesh/meshnode/attest/chains"
@@ -84,16 +85,30 @@ type collateral struct {
 }
 
 // staleError says which part of the collateral is not valid at the time.
-type staleError struct{ what string }
+type staleError struct{ part part }
 
-func (e *staleError) Error() string { return "collateral: " + e.what + " is not valid at this time" }
+func (e *staleError) Error() string { return "collateral: not valid at this time: " + e.part.String() }
 
-// errIncomplete says that a revocation list is missing.
-var errIncomplete = errors.New("collateral: a revocation list is missing")
+// incompleteError says which revocation lists are missing.
+type incompleteError struct{ lacks []string }
 
-// complete reports whether all parts of the collateral may be there.
-func (it items) complete() bool {
-	return it.tcbInfo != nil && it.qeIdentity != nil && len(it.tcbChains) > 0 && len(it.crls) > 0
+func (e *incompleteError) Error() string {
+	return "collateral: without " + strings.Join(e.lacks, ", ")
+}
+
+// lacks names the parts of the collateral that are not there; which revocation lists are, is
+// seen when they are read.
+func (it items) lacks() (out []string) {
+	for _, p := range []struct {
+		name  string
+		there bool
+	}{{"tcb_info", it.tcbInfo != nil}, {"qe_identity", it.qeIdentity != nil}, {"tcb_signing_chain", len(it.tcbChains) > 0},
+		{"pck_crl", len(it.crls) > 0}, {"root_ca_crl", len(it.crls) > 0}} {
+		if !p.there {
+			out = append(out, p.name)
+		}
+	}
+	return out
 }
 
 // collateralAt returns the collateral of a platform, verified now or remembered.
@@ -159,7 +174,7 @@ func (s *Scheme) collateral(chain pckChain, it items, at time.Time) (out collate
 	out.span = parts[0].span
 	for _, p := range parts {
 		if !p.span.Holds(at) {
-			return out, &staleError{p.what}
+			return out, &staleError{p}
 		}
 		out.span = out.span.And(p.span)
 	}
@@ -170,6 +185,11 @@ func (s *Scheme) collateral(chain pckChain, it items, at time.Time) (out collate
 type part struct {
 	what string
 	span chains.Span
+}
+
+// String says when the part is valid.
+func (p part) String() string {
+	return fmt.Sprintf("%s is valid from %s to %s", p.what, date(p.span.From), date(p.span.To))
 }
 
 // decodeSigned authenticates TCB info and QE identity and decodes them.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -86,15 +87,55 @@ func TestQuotingEnclaveNamed(t *testing.T) {
 	}
 }
 
-// TestQEDebugWithoutCollateral: no collateral is needed to refuse a debug enclave, whose
-// keys anybody can read.
-func TestQEDebugWithoutCollateral(t *testing.T) {
-	r := refusal(t, attesttest.NewTDX("forged").With(func(p *attesttest.TDXPlatform) {
-		p.QE = func(r []byte) { r[48] |= 2 }
+// TestEnclaveWithoutCollateral: no collateral is needed to refuse an enclave that is not
+// Intel's, or one in debug mode, whose keys anybody can read.
+func TestEnclaveWithoutCollateral(t *testing.T) {
+	for claim, edit := range map[string]func([]byte){
+		"qe_report.mrsigner":   func(r []byte) { r[128] ^= 1 },
+		"qe_report.isvprodid":  func(r []byte) { r[256] = 1 },
+		"qe_report.attributes": func(r []byte) { r[48] |= 2 },
+	} {
+		r := refusal(t, attesttest.NewTDX("forged").With(func(p *attesttest.TDXPlatform) {
+			p.QE = edit
+			p.Items = func(items []attest.Item) []attest.Item { return items[:1] }
+		}))
+		if r.Code != attest.CodeNotGenuine || r.Claim != claim {
+			t.Errorf("%s: got %v", claim, r)
+		}
+	}
+}
+
+// TestCollateralNamed (A19): which part is missing, and which is valid when, is said.
+func TestCollateralNamed(t *testing.T) {
+	good, at := attesttest.NewTDX("forged"), time.Now()
+	for i, name := range []string{"tcb_info", "qe_identity", "tcb_signing_chain", "pck_crl", "root_ca_crl"} {
+		f := good.With(func(p *attesttest.TDXPlatform) {
+			p.Items = func(items []attest.Item) []attest.Item { return slices.Delete(slices.Clone(items), i+1, i+2) }
+		})
+		if c := claims(t, f).TDX; !slices.Equal(c.CollateralLacks, []string{name}) || c.TCBStatus != "" {
+			t.Errorf("without %s: got %v and status %q", name, c.CollateralLacks, c.TCBStatus)
+		}
+		if r := judge(t, f, made(t, f), at); r.Code() != attest.CodeCollateralMissing || !strings.Contains(r.Reasons[0].Got, name) {
+			t.Errorf("without %s: %v", name, r.Reasons)
+		}
+	}
+	bare := good.With(func(p *attesttest.TDXPlatform) {
 		p.Items = func(items []attest.Item) []attest.Item { return items[:1] }
-	}))
-	if r.Code != attest.CodeNotGenuine || r.Claim != "qe_report.attributes" {
-		t.Errorf("got %v", r)
+	})
+	if c := claims(t, bare).TDX; len(c.CollateralLacks) != 5 {
+		t.Errorf("without any: got %v", c.CollateralLacks)
+	}
+	old := attesttest.Validity{Issued: time.Date(2020, 1, 2, 3, 4, 5, 0, time.UTC), Next: time.Date(2020, 2, 2, 3, 4, 5, 0, time.UTC)}
+	for want, edit := range map[string]func(*attesttest.TDXCollateral){
+		"the TCB info is valid":                                     func(c *attesttest.TDXCollateral) { c.Info = old },
+		"the QE identity is valid":                                  func(c *attesttest.TDXCollateral) { c.QE = old },
+		"the revocation list of Intel SGX PCK Platform CA is valid": func(c *attesttest.TDXCollateral) { c.CRL = old },
+	} {
+		f := good.With(func(p *attesttest.TDXPlatform) { edit(&p.Collateral) })
+		r := judge(t, f, made(t, f), at)
+		if r.Code() != attest.CodeCollateralStale || !strings.HasSuffix(r.Reasons[0].Got, want+" from 2020-01-02T03:04:05Z to 2020-02-02T03:04:05Z") {
+			t.Errorf("want %s, got %v", want, r.Reasons)
+		}
 	}
 }
 

@@ -31,8 +31,14 @@ func (s *Scheme) revocation(chain pckChain, signers []*x509.Certificate, raw [][
 			}
 		}
 	}
-	if lists[0] == nil || lists[1] == nil {
-		return lists, errIncomplete
+	var lacks []string
+	for i, name := range [2]string{"pck_crl", "root_ca_crl"} {
+		if lists[i] == nil {
+			lacks = append(lacks, name)
+		}
+	}
+	if len(lacks) > 0 {
+		return lists, &incompleteError{lacks}
 	}
 	for i, issuer := range issuers {
 		for _, entry := range lists[i].RevokedCertificateEntries {

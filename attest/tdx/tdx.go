@@ -202,16 +202,18 @@ func (s *Scheme) platform(q quote, key platformKey, it items, c *attest.Claims, 
 	c.HardwareID = strings.ToLower(key.ext.PPID)
 	c.TDX.FMSPC, c.TDX.PCEID = strings.ToLower(key.ext.FMSPC), strings.ToLower(key.ext.PCEID)
 	c.TDX.SGXTCBSVN, c.TDX.PCESVN = hex.EncodeToString(key.ext.TCB.CPUSvnComponents), key.ext.TCB.PCESvn
-	if !it.complete() {
+	if c.TDX.CollateralLacks = it.lacks(); len(c.TDX.CollateralLacks) > 0 {
 		return nil
 	}
 	col, err := s.collateralAt(key, it, at)
 	var stale *staleError
 	if errors.As(err, &stale) {
-		c.TDX.CollateralStale = true
+		c.TDX.CollateralStale, c.TDX.StalePart = true, stale.part.String()
 		return nil
 	}
-	if errors.Is(err, errIncomplete) {
+	var incomplete *incompleteError
+	if errors.As(err, &incomplete) {
+		c.TDX.CollateralLacks = incomplete.lacks
 		return nil
 	}
 	if err != nil {
