@@ -183,7 +183,7 @@ func parseChain(text []byte) (certs []*x509.Certificate, err error) {
 	begin, end := []byte("-----BEGIN CERTIFICATE-----"), []byte("-----END CERTIFICATE-----")
 	for text = bytes.Trim(text, blank); len(text) > 0; text = bytes.TrimLeft(text, blank) {
 		size := bytes.Index(text, end) + len(end)
-		if !bytes.HasPrefix(text, begin) || size < len(begin)+len(end) || len(certs) == certificates {
+		if !bytes.HasPrefix(text, begin) || size < len(begin)+len(end) || bytes.Count(text[:size], begin) != 1 || len(certs) == certificates {
 			return nil, fmt.Errorf("something that is no certificate, or one too many, behind %d certificates in PEM", len(certs))
 		}
 		block, rest := pem.Decode(text[:size])
