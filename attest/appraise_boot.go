@@ -54,7 +54,7 @@ func (a *appraisal) revocations(prefix string, p BootPolicy, c *BootFacts) {
 	if len(missing) > 0 {
 		got := "not measured"
 		if c.DBX != nil {
-			got = fmt.Sprintf("%d hashes and %d certificates without %s", len(c.DBX.Hashes), len(c.DBX.Certificates), some(missing))
+			got = fmt.Sprintf("%d hashes and %d certificates without %s", len(c.DBX.Hashes), len(c.DBX.Certificates), few(missing))
 		}
 		a.refuse(configuration, CodeDBXTooOld, prefix+".dbx", got, fmt.Sprintf("%d entries in it", len(p.MinimumDBX)))
 	}
@@ -78,43 +78,57 @@ func (d *SignatureDatabase) contains(digest string) bool {
 
 // components compares what was started with what may be.
 func (a *appraisal) components(prefix string, p BootPolicy, c *BootFacts) {
-	if !slices.Contains(p.Components, AnyValue) {
-		for _, x := range c.Components {
-			if !slices.Contains(p.Components, x.Digest) {
-				a.refuse(executables, CodeBootComponent, prefix+".components", strings.TrimSpace(x.Digest+" "+x.Path), some(p.Components))
-			}
-		}
-		if len(c.Components) == 0 {
-			a.refuse(executables, CodeBootComponent, prefix+".components", "none in the log", some(p.Components))
+	var started, read []string
+	for _, x := range c.Components {
+		started = append(started, x.Digest)
+	}
+	for _, x := range c.Files {
+		read = append(read, x.Digest)
+	}
+	// A kernel that is started without a loader's text measures its command line as it
+	// measures a file: the digest alone says which it is.
+	lines := a.commandLines(prefix, p, c, slices.Concat(started, read))
+	a.digests(CodeBootComponent, executables, prefix+".components", started, slices.Concat(p.Components, lines), true)
+	a.digests(CodeBootFile, executables, prefix+".files", read, slices.Concat(p.Files, lines), false)
+	a.digests(CodeMOK, configuration, prefix+".mok", c.MOK, p.MOK, false)
+}
+
+// digests refuses those that are not allowed, and that there are none where there must be
+// some.
+func (a *appraisal) digests(code Code, part part, claim string, got, allowed []string, some bool) {
+	if slices.Contains(allowed, AnyValue) {
+		return
+	}
+	for _, d := range got {
+		if !slices.Contains(allowed, d) {
+			a.refuse(part, code, claim, d, few(allowed))
 		}
 	}
-	if !slices.Contains(p.CommandLines, AnyValue) {
-		for _, x := range c.CommandLines {
-			if !x.among(c.Bank, p.CommandLines) {
-				a.refuse(executables, CodeCommandLine, prefix+".command_lines", orDigest(x.Text, x.Digest), some(p.CommandLines))
-			}
-		}
-		if len(c.CommandLines) == 0 {
-			a.refuse(executables, CodeCommandLine, prefix+".command_lines", "none in the log", some(p.CommandLines))
+	if len(got) == 0 && some {
+		a.refuse(part, code, claim, "none", few(allowed))
+	}
+}
+
+// commandLines judges command lines and returns the digests among others that are those of
+// allowed ones.
+func (a *appraisal) commandLines(prefix string, p BootPolicy, c *BootFacts, others []string) (digests []string) {
+	if slices.Contains(p.CommandLines, AnyValue) {
+		return nil
+	}
+	for _, d := range others {
+		if (CommandLine{Digest: d}).among(c.Bank, p.CommandLines) {
+			digests = append(digests, d)
 		}
 	}
-	if !slices.Contains(p.Files, AnyValue) {
-		for _, x := range c.Files {
-			if !slices.Contains(p.Files, x.Digest) {
-				a.refuse(executables, CodeBootFile, prefix+".files", strings.TrimSpace(x.Name+" "+x.Digest), some(p.Files))
-			}
-		}
-		if len(p.Files) == 0 {
-			a.refuse(executables, CodeBootFile, prefix+".files", "no list", "a policy that names files")
+	for _, x := range c.CommandLines {
+		if !x.among(c.Bank, p.CommandLines) {
+			a.refuse(executables, CodeCommandLine, prefix+".command_lines", orDigest(x.Text, x.Digest), few(p.CommandLines))
 		}
 	}
-	if !slices.Contains(p.MOK, AnyValue) {
-		for _, x := range c.MOK {
-			if !slices.Contains(p.MOK, x.Digest) {
-				a.refuse(configuration, CodeMOK, prefix+".mok", strings.TrimSpace(x.Name+" "+x.Digest), some(p.MOK))
-			}
-		}
+	if len(c.CommandLines)+len(digests) == 0 {
+		a.refuse(executables, CodeCommandLine, prefix+".command_lines", "none in the log", few(p.CommandLines))
 	}
+	return digests
 }
 
 // among reports whether a command line is one of those allowed: by its text or, where the
@@ -151,8 +165,8 @@ func orDigest(text, digest string) string {
 	return digest
 }
 
-// some lists values without flooding a line.
-func some(values []string) string {
+// few lists values without flooding a line.
+func few(values []string) string {
 	if len(values) > 3 {
 		return fmt.Sprintf("%s and %d more", strings.Join(values[:3], ", "), len(values)-3)
 	}

@@ -9,14 +9,16 @@ import (
 
 func goodBoot() *BootFacts {
 	return &BootFacts{Format: "tcg", Bank: "sha256", SecureBoot: yes(), SBAT: map[string]uint64{"shim": 4},
-		DBX:        &SignatureDatabase{Hashes: []string{"h1", "h2"}, Certificates: []CertificateFact{{Digest: "c1"}}},
-		Components: []BootComponent{{Register: "pcr4", Digest: "shim"}, {Register: "pcr4", Digest: "kernel"}},
-		CommandLines: []CommandLine{{Source: "grub", Text: "root=/dev/ram0 rw", Digest: "of the text"},
-			// SHA-256 of the same in UTF-16 with a final zero, as the kernel's EFI stub extends it.
-			{Source: "efi-stub", Digest: "b3500e45224ad1c3886e41b2bc02bb6ae741732d05eb16b269ebf685512435a0"}},
-		Files: []BootFile{{Register: "pcr9", Name: "/initrd", Digest: "i1"}},
-		MOK:   []MOKFact{{Name: "MokList", Digest: "m1"}}}
+		DBX:          &SignatureDatabase{Hashes: []string{"h1", "h2"}, Certificates: []CertificateFact{{Digest: "c1"}}},
+		Components:   []BootComponent{{Register: "pcr4", Digest: "shim"}, {Register: "pcr4", Digest: "kernel"}},
+		CommandLines: []CommandLine{{Source: "grub", Text: "root=/dev/ram0 rw", Digest: "of the text"}},
+		// The second is SHA-256 of the command line in UTF-16 with a final zero, as the
+		// kernel's EFI stub extends it.
+		Files: []BootFile{{Register: "pcr9", Digest: "i1"}, {Register: "pcr9", Digest: stubLine}},
+		MOK:   []string{"m1"}}
 }
+
+const stubLine = "b3500e45224ad1c3886e41b2bc02bb6ae741732d05eb16b269ebf685512435a0"
 
 func goodBootPolicy() BootPolicy {
 	return BootPolicy{MinimumDBX: []string{"h1", "c1"}, MinimumSBAT: map[string]uint64{"shim": 4},
@@ -60,14 +62,18 @@ func TestBootOneThingWrong(t *testing.T) {
 		"command line": {func(b *BootFacts, _ *BootPolicy, _ *IMAFacts, _ *IMAPolicy) {
 			b.CommandLines[0].Text += " init=/bin/sh"
 		}, CodeCommandLine, VerdictContraindicated},
-		"command line digest": {func(b *BootFacts, _ *BootPolicy, _ *IMAFacts, _ *IMAPolicy) { b.CommandLines[1].Digest = "00" }, CodeCommandLine, VerdictContraindicated},
-		"unknown bank":        {func(b *BootFacts, _ *BootPolicy, _ *IMAFacts, _ *IMAPolicy) { b.Bank = "sm3_256" }, CodeCommandLine, VerdictContraindicated},
-		"no command line":     {func(b *BootFacts, _ *BootPolicy, _ *IMAFacts, _ *IMAPolicy) { b.CommandLines = nil }, CodeCommandLine, VerdictContraindicated},
-		"mok":                 {func(b *BootFacts, _ *BootPolicy, _ *IMAFacts, _ *IMAPolicy) { b.MOK[0].Digest = "m2" }, CodeMOK, VerdictContraindicated},
-		"file":                {func(_ *BootFacts, _ *BootPolicy, m *IMAFacts, _ *IMAPolicy) { m.Files[0].Digest = "sha256:f2" }, CodeIMAUnlisted, VerdictContraindicated},
-		"no files named":      {func(_ *BootFacts, _ *BootPolicy, m *IMAFacts, q *IMAPolicy) { q.Allowed, m.Files = nil, nil }, CodeIMAUnlisted, VerdictContraindicated},
-		"violation":           {func(_ *BootFacts, _ *BootPolicy, m *IMAFacts, _ *IMAPolicy) { m.Violations = 1 }, CodeIMAViolation, VerdictContraindicated},
-		"unverified":          {func(_ *BootFacts, _ *BootPolicy, m *IMAFacts, _ *IMAPolicy) { m.Unverified = 1 }, CodeIMAUnverified, VerdictContraindicated},
+		"command line digest": {func(b *BootFacts, _ *BootPolicy, _ *IMAFacts, _ *IMAPolicy) {
+			b.CommandLines[0] = CommandLine{Source: "unread", Digest: "00"}
+		}, CodeCommandLine, VerdictContraindicated},
+		"unknown bank": {func(b *BootFacts, _ *BootPolicy, _ *IMAFacts, _ *IMAPolicy) { b.Bank = "sm3_256" }, CodeBootFile, VerdictContraindicated},
+		"no command line": {func(b *BootFacts, _ *BootPolicy, _ *IMAFacts, _ *IMAPolicy) {
+			b.CommandLines, b.Files = nil, b.Files[:1]
+		}, CodeCommandLine, VerdictContraindicated},
+		"mok":            {func(b *BootFacts, _ *BootPolicy, _ *IMAFacts, _ *IMAPolicy) { b.MOK[0] = "m2" }, CodeMOK, VerdictContraindicated},
+		"file":           {func(_ *BootFacts, _ *BootPolicy, m *IMAFacts, _ *IMAPolicy) { m.Files[0].Digest = "sha256:f2" }, CodeIMAUnlisted, VerdictContraindicated},
+		"no files named": {func(_ *BootFacts, _ *BootPolicy, m *IMAFacts, q *IMAPolicy) { q.Allowed, m.Files = nil, nil }, CodeIMAUnlisted, VerdictContraindicated},
+		"violation":      {func(_ *BootFacts, _ *BootPolicy, m *IMAFacts, _ *IMAPolicy) { m.Violations = 1 }, CodeIMAViolation, VerdictContraindicated},
+		"unverified":     {func(_ *BootFacts, _ *BootPolicy, m *IMAFacts, _ *IMAPolicy) { m.Unverified = 1 }, CodeIMAUnverified, VerdictContraindicated},
 		"unverified, any file": {func(_ *BootFacts, _ *BootPolicy, m *IMAFacts, q *IMAPolicy) {
 			m.Unverified, q.Allowed = 1, []string{AnyValue}
 		}, CodeIMAUnverified, VerdictContraindicated},
@@ -96,11 +102,12 @@ func TestBootAllowances(t *testing.T) {
 			func() BootPolicy { p := goodBootPolicy(); p.AllowFirmwareDebug = true; return p }(), goodIMA(), goodIMAPolicy()),
 		"dma": judge(func() *BootFacts { b := goodBoot(); b.DMAUnprotected = true; return b }(),
 			func() BootPolicy { p := goodBootPolicy(); p.AllowDMAUnprotected = true; return p }(), goodIMA(), goodIMAPolicy()),
-		"no log":     judge(nil, BootPolicy{AllowNoLog: true}, goodIMA(), goodIMAPolicy()),
-		"no list":    judge(goodBoot(), goodBootPolicy(), nil, IMAPolicy{AllowNoList: true}),
-		"strict":     judge(goodBoot(), StrictBoot(), goodIMA(), StrictIMA()),
-		"no mok":     judge(func() *BootFacts { b := goodBoot(); b.MOK = nil; return b }(), goodBootPolicy(), goodIMA(), goodIMAPolicy()),
-		"violations": judge(goodBoot(), goodBootPolicy(), func() *IMAFacts { m := goodIMA(); m.Violations = 2; return m }(), IMAPolicy{Allowed: []string{"sha256:f1"}, MaxViolations: 2}),
+		"no log":      judge(nil, BootPolicy{AllowNoLog: true}, goodIMA(), goodIMAPolicy()),
+		"no list":     judge(goodBoot(), goodBootPolicy(), nil, IMAPolicy{AllowNoList: true}),
+		"strict":      judge(goodBoot(), StrictBoot(), goodIMA(), StrictIMA()),
+		"stub's line": judge(func() *BootFacts { b := goodBoot(); b.CommandLines = nil; return b }(), goodBootPolicy(), goodIMA(), goodIMAPolicy()),
+		"no mok":      judge(func() *BootFacts { b := goodBoot(); b.MOK = nil; return b }(), goodBootPolicy(), goodIMA(), goodIMAPolicy()),
+		"violations":  judge(goodBoot(), goodBootPolicy(), func() *IMAFacts { m := goodIMA(); m.Violations = 2; return m }(), IMAPolicy{Allowed: []string{"sha256:f1"}, MaxViolations: 2}),
 	} {
 		if !r.Affirming() || r.Vector != good.Vector {
 			t.Errorf("%s: %s %v", name, r.Verdict, r.Reasons)

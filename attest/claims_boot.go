@@ -4,7 +4,7 @@ package attest
 // them from an event log only where the log replays to the register that was quoted, and
 // only from what the digests themselves bind: the type of an event is not covered by any
 // digest and nothing here depends on it (TCG PC Client Platform Firmware Profile §10;
-// go-attestation, "event log disclosure").
+// go-attestation, "event log disclosure"). Nor do names of what was hashed stand here.
 type BootFacts struct {
 	Format string `json:"format"` // "tcg", "sha1", "ccel", "dstack"; "paravisor" where it speaks and no log does
 	Bank   string `json:"bank"`   // whose digests were replayed
@@ -31,8 +31,8 @@ type BootFacts struct {
 	CommandLines []CommandLine `json:"command_lines,omitempty"`
 	// GRUB are the commands that it ran.
 	GRUB []string `json:"grub,omitempty"`
-	// MOK are the machine owner's additions to Secure Boot, by shim.
-	MOK []MOKFact `json:"mok,omitempty"`
+	// MOK are digests of shim's lists of the machine owner's additions to Secure Boot.
+	MOK []string `json:"mok,omitempty"`
 	// Files are what the loader read (kernel, initrd, modules) by digest.
 	Files []BootFile `json:"files,omitempty"`
 	// Runtime are dstack's own events, by which it says what it started.
@@ -61,30 +61,22 @@ type Authority struct {
 	Subject  string `json:"subject,omitempty"` // of the certificate
 }
 
-// BootComponent is an image that was started. Path is where it was loaded from as the log
-// says; no digest covers it.
+// BootComponent is an image that was started.
 type BootComponent struct {
 	Register string `json:"register"`
 	Digest   string `json:"digest"` // Authenticode, in the facts' bank
-	Path     string `json:"path,omitempty"`
 }
 
 // CommandLine is what a kernel was started with. Digest is what was extended; Text is
 // set where the log holds bytes of that digest.
 type CommandLine struct {
-	Source string `json:"source"` // "grub", "systemd-stub", "efi-stub", "direct-boot", "unread"
+	Source string `json:"source"` // "grub", "systemd-stub"; "unread" where the log does not hold it
 	Text   string `json:"text,omitempty"`
 	Digest string `json:"digest"`
 }
 
-// MOKFact is one of shim's measured variables. Name is the log's word; no digest covers it.
-type MOKFact struct {
-	Name   string `json:"name,omitempty"`
-	Digest string `json:"digest"`
-}
-
-// BootFile is something that a loader read. Name is the log's word where the digest is
-// that of the content.
+// BootFile is something that a loader read. Name is set where it is the text that was
+// measured.
 type BootFile struct {
 	Register string `json:"register"`
 	Name     string `json:"name,omitempty"`

@@ -51,14 +51,12 @@ func parseDstack(raw []byte) (Log, error) {
 		}
 		digest, err := hex.DecodeString(e.Digest)
 		if err == nil && len(digest) == 0 && e.IMR == 3 && e.Type == dstackRuntime { // left out by newer releases
-			h := crypto.SHA384.New()
-			h.Write(runtimeData(e.Type, e.Event, payload))
-			digest = h.Sum(nil)
+			digest = sum(crypto.SHA384, runtimeData(e.Type, e.Event, payload))
 		}
 		if err != nil || len(digest) != crypto.SHA384.Size() || e.IMR < 0 || e.IMR > 3 {
 			return Log{}, fmt.Errorf("event log: event %d: want a SHA-384 digest for RTMR 0 to 3", i)
 		}
-		events[i] = event{register: e.IMR, kind: e.Type, data: payload, label: e.Event, digests: map[crypto.Hash][]byte{crypto.SHA384: digest}}
+		events[i] = event{register: e.IMR, kind: e.Type, data: payload, label: e.Event, digests: digests{2: digest}}
 	}
 	banks := map[string]map[int][]byte{"sha384": extendAll(events)}
 	return Log{Format: FormatDstack, Entries: len(events), Banks: banks, events: events}, nil
@@ -72,7 +70,7 @@ func extendAll(events []event) map[int][]byte {
 		if regs[e.register] == nil {
 			regs[e.register] = make([]byte, crypto.SHA384.Size())
 		}
-		regs[e.register] = extend(crypto.SHA384, regs[e.register], e.digests[crypto.SHA384])
+		regs[e.register] = extend(crypto.SHA384, regs[e.register], e.digests.of(crypto.SHA384))
 	}
 	return regs
 }

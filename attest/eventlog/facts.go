@@ -30,23 +30,24 @@ import (
 //   - Every digest in the registers of images is a component, unless bytes are known that
 //     hash to it and are no PE image. Authenticode digests are over bytes that begin with a
 //     PE header, so no image can be passed off as something else.
-//   - A GRUB command or command line is text that hashes to the digest. What is labelled a
-//     command line, what is a command that loads a kernel, and what cannot be read in a
-//     register of command lines, all count as command lines.
+//   - A GRUB command is text that hashes to the digest. One that loads a kernel holds a
+//     command line; what cannot be read in a register of command lines counts as one.
 //   - Files are all digests in the loader's registers that are no text.
 //
 // In a TD the registers of command lines and of files are one, RTMR2: a command line that
 // was passed off as a file is found only by a policy that lists the files too.
+//
+// Data that should hash to their digest, by the type the log gives, and do not, are damage:
+// a contradiction, as is a log that says two things.
 func (l Log) Facts(bank string, quoted map[int][]byte) *attest.BootFacts {
 	hash, ok := bankHash(bank)
 	if !ok || l.Banks[bank] == nil {
 		return nil
 	}
 	f := &facts{BootFacts: attest.BootFacts{Format: l.Format, Bank: bank, Events: l.Entries}, hash: hash, td: l.confidential()}
-	f.prepare()
 	byRegister := map[int][]event{}
 	for _, e := range l.events {
-		if (e.kind != evNoAction || l.Format == FormatDstack) && e.digests[hash] != nil {
+		if (e.kind != evNoAction || l.Format == FormatDstack) && e.digests.of(hash) != nil {
 			byRegister[e.register] = append(byRegister[e.register], e)
 		}
 	}
@@ -84,8 +85,6 @@ type facts struct {
 	attest.BootFacts
 	hash crypto.Hash
 	td   bool
-	// known are digests of events whose meaning does not depend on the log.
-	known map[string]meaning
 }
 
 type meaning int
@@ -101,12 +100,20 @@ const (
 	action
 )
 
-// prepare computes the digests of events that are always the same.
-func (f *facts) prepare() {
-	f.known = map[string]meaning{}
+// meanings are the digests of events that are always the same, by bank.
+var meanings = func() map[crypto.Hash]map[string]meaning {
+	out := map[crypto.Hash]map[string]meaning{}
+	for _, hash := range banks {
+		out[hash] = meaningsOf(hash)
+	}
+	return out
+}()
+
+func meaningsOf(hash crypto.Hash) map[string]meaning {
+	out := map[string]meaning{}
 	add := func(m meaning, data ...[]byte) {
 		for _, d := range data {
-			f.known[string(f.digest(d))] = m
+			out[string(sum(hash, d))] = m
 		}
 	}
 	add(separator, make([]byte, 4), bytes.Repeat([]byte{0xff}, 4))
@@ -131,19 +138,16 @@ func (f *facts) prepare() {
 			add(m, []byte(t), append([]byte(t), 0))
 		}
 	}
+	return out
 }
 
-func (f *facts) digest(data []byte) []byte {
-	h := f.hash.New()
-	h.Write(data)
-	return h.Sum(nil)
-}
+func (f *facts) digest(data []byte) []byte { return sum(f.hash, data) }
 
-func (f *facts) meaning(e event) meaning { return f.known[string(e.digests[f.hash])] }
+func (f *facts) meaning(e event) meaning { return meanings[f.hash][string(e.digests.of(f.hash))] }
 
 // hashes reports whether data are what an event's digest was made of.
 func (f *facts) hashes(e event, data []byte) bool {
-	return bytes.Equal(f.digest(data), e.digests[f.hash])
+	return bytes.Equal(f.digest(data), e.digests.of(f.hash))
 }
 
 // register takes the facts of one register (PFP §3.3.4; UEFI 2.10 §38.4.1 for RTMRs).
@@ -151,13 +155,13 @@ func (f *facts) register(n int, events []event) {
 	if f.td {
 		switch n {
 		case 0:
-			f.secureBoot(events)
+			f.secureBoot(n, events)
 		case 1:
 			f.images(n, events)
 		case 2:
 			f.loader(n, events)
 		case 3:
-			f.runtime(events)
+			f.runtime(n, events)
 		}
 		return
 	}
@@ -165,7 +169,7 @@ func (f *facts) register(n int, events []event) {
 	case 2, 4:
 		f.images(n, events)
 	case 7:
-		f.secureBoot(events)
+		f.secureBoot(n, events)
 	case 8, 9, 11, 12:
 		f.loader(n, events)
 	case 14:
@@ -186,21 +190,27 @@ func (f *facts) contradict(format string, args ...any) {
 }
 
 // images takes what was started. Bytes that hash to the digest and are no image explain
-// it; all else is one.
+// it; all else is one. That the data of a partition table or a boot option explain nothing
+// is damage.
 func (f *facts) images(n int, events []event) {
 	for _, e := range events {
-		if f.meaning(e) != 0 || !image(e.data) && (f.hashes(e, e.data) || f.value(e)) {
-			if f.meaning(e) == errorSeparator && !f.td {
-				f.contradict("%s ends with the firmware's error", f.name(n))
+		switch m := f.meaning(e); {
+		case m == errorSeparator && !f.td: // in a TD this may be the value of a boot order
+			f.contradict("%s ends with the firmware's error", f.name(n))
+		case m != 0 || !image(e.data) && (f.hashes(e, e.data) || f.value(e)):
+		default:
+			if e.kind == evGPT || e.kind == evVariableBoot || e.kind == evAction {
+				f.damaged(n, e)
 			}
-			continue
-		}
-		path := label(e)
-		f.Components = append(f.Components, attest.BootComponent{Register: f.name(n), Digest: f.hex(e), Path: path})
-		if strings.HasPrefix(path, "DirectBoot Command Line") {
-			f.CommandLines = append(f.CommandLines, attest.CommandLine{Source: "direct-boot", Digest: f.hex(e)})
+			f.Components = append(f.Components, attest.BootComponent{Register: f.name(n), Digest: f.hex(e)})
 		}
 	}
+}
+
+// damaged says that an event's data should be what was hashed, by the type that the log
+// gives it, and are not. The type decides nothing else.
+func (f *facts) damaged(n int, e event) {
+	f.contradict("%s: the data of an event of type %#x are not those of its digest %s", f.name(n), e.kind, f.hex(e))
 }
 
 // image reports whether bytes begin as what an Authenticode digest is over.
@@ -215,40 +225,19 @@ func (f *facts) value(e event) bool {
 	return ok && !image(v.value) && f.hashes(e, v.value)
 }
 
-func (f *facts) hex(e event) string { return hex.EncodeToString(e.digests[f.hash]) }
+func (f *facts) hex(e event) string { return hex.EncodeToString(e.digests.of(f.hash)) }
 
-// mok takes what shim says of the machine owner's lists. The names are the log's.
+// mok takes the digests of shim's lists.
 func (f *facts) mok(events []event) {
 	for _, e := range events {
 		if f.meaning(e) == 0 {
-			f.MOK = append(f.MOK, attest.MOKFact{Name: label(e), Digest: f.hex(e)})
+			f.MOK = append(f.MOK, f.hex(e))
 		}
 	}
 }
 
-// maxLabel bounds what is kept of the log's word.
+// maxLabel bounds texts of the log that are kept.
 const maxLabel = 256
-
-// label says what the log calls an event: a path, a name. No digest covers it.
-func label(e event) string {
-	if e.label != "" {
-		return text([]byte(e.label))
-	}
-	if p := imagePath(e.data); p != "" {
-		return p
-	}
-	if v, ok := parseVariable(e.data); ok {
-		return v.name
-	}
-	data := e.data
-	if tag, content := taggedEvent(data); tag {
-		data = content
-	}
-	if s := text(data); s != "" {
-		return s
-	}
-	return wideText(data)
-}
 
 // text returns printable ASCII or UTF-8 up to a final zero, "" for anything else.
 func text(b []byte) string {
@@ -262,14 +251,6 @@ func text(b []byte) string {
 		}
 	}
 	return string(b)
-}
-
-// wideText is text in UTF-16, little endian.
-func wideText(b []byte) string {
-	if len(b) < 2 || len(b)%2 != 0 {
-		return ""
-	}
-	return text([]byte(decodeUTF16(b)))
 }
 
 func decodeUTF16(b []byte) string {

@@ -2,6 +2,8 @@ package eventlog
 
 import (
 	"bytes"
+	"encoding/hex"
+	"slices"
 	"strings"
 
 	"github.com/attestmesh/meshnode/attest"
@@ -9,16 +11,7 @@ import (
 
 // grubPrefixes stand in the log before the text that GRUB hashes; those of Red Hat's older
 // one are without colon, and it hashes the final zero too.
-var grubPrefixes = []struct {
-	text   string
-	kernel bool // a command line, not a command
-}{
-	{"grub_cmd: ", false}, {"kernel_cmdline: ", true}, {"module_cmdline: ", true},
-	{"grub_cmd ", false}, {"grub_kernel_cmdline ", true}, {"grub_module_cmdline ", true},
-}
-
-// loadOptions is what the kernel's EFI stub calls the command line it was handed.
-const loadOptions = "LOADED_IMAGE::LoadOptions"
+var grubPrefixes = []string{"grub_cmd: ", "kernel_cmdline: ", "module_cmdline: ", "grub_cmd ", "grub_kernel_cmdline ", "grub_module_cmdline "}
 
 // loader takes what boot loaders measured in one register.
 func (f *facts) loader(n int, events []event) {
@@ -30,67 +23,56 @@ func (f *facts) loader(n int, events []event) {
 		if n == 11 && !f.td {
 			// systemd-stub measures each section's name, then its content.
 			if section {
-				f.line("systemd-stub", "", e)
+				f.line("unread", "", e)
 			}
 			section = f.hashes(e, []byte(".cmdline\x00"))
 		}
-		if content, kind, ok := f.readText(e); ok {
-			f.text(e, content, kind)
+		if f.grub(e) || f.loaderText(n, e) {
 			continue
 		}
-		name := label(e)
-		switch {
-		case strings.Contains(name, loadOptions):
-			f.line("efi-stub", "", e)
-		case (n == 8 || n == 12) && !f.td:
-			f.line("unread", "", e)
-		case f.td && strings.HasPrefix(name, "MokList"):
-			f.MOK = append(f.MOK, attest.MOKFact{Name: name, Digest: f.hex(e)})
+		if slices.ContainsFunc(grubPrefixes, func(p string) bool { return bytes.HasPrefix(e.data, []byte(p)) }) {
+			f.damaged(n, e)
 		}
-		f.Files = append(f.Files, attest.BootFile{Register: f.name(n), Name: name, Digest: f.hex(e)})
+		if (n == 8 || n == 12) && !f.td {
+			f.line("unread", "", e)
+		}
+		f.Files = append(f.Files, attest.BootFile{Register: f.name(n), Digest: f.hex(e)})
 	}
 }
 
-// line adds a command line, once where the same text came twice.
+// line adds a command line.
 func (f *facts) line(source, content string, e event) {
-	for i, x := range f.CommandLines {
-		if content != "" && x.Text == content && x.Source == source {
-			f.CommandLines[i].Digest = f.hex(e)
-			return
-		}
-	}
 	f.CommandLines = append(f.CommandLines, attest.CommandLine{Source: source, Text: content, Digest: f.hex(e)})
 }
 
-// label of a text, as far as the log's word goes.
-type textKind int
-
-const (
-	plainText      textKind = iota
-	grubText                // a command
-	kernelText              // a command line
-	wideKernelText          // one in UTF-16
-)
-
-// readText returns the text that an event's digest was made of: GRUB hashes its command
-// without the log's prefix, systemd-boot and systemd-stub hash the command line in UTF-16.
-// Whether a final zero is hashed and logged differs.
-func (f *facts) readText(e event) (content string, kind textKind, ok bool) {
+// grub takes a text that GRUB measured. What stands before it in the log is not hashed, so
+// that only its length is used: whatever it is called, a command that loads a kernel holds
+// the command line.
+func (f *facts) grub(e event) bool {
 	for _, prefix := range grubPrefixes {
-		cut, found := bytes.CutPrefix(e.data, []byte(prefix.text))
-		if !found {
+		if len(e.data) <= len(prefix) {
 			continue
 		}
-		for _, form := range [][]byte{bytes.TrimSuffix(cut, []byte{0}), cut} {
-			if f.hashes(e, form) {
-				content = string(bytes.ToValidUTF8(bytes.TrimRight(form, "\x00"), []byte("?")))
-				if prefix.kernel {
-					return content, kernelText, true
-				}
-				return content, grubText, true
+		text := e.data[len(prefix):]
+		for _, form := range [][]byte{bytes.TrimSuffix(text, []byte{0}), text} {
+			if !f.hashes(e, form) {
+				continue
 			}
+			content := string(bytes.ToValidUTF8(bytes.TrimRight(form, "\x00"), []byte("?")))
+			f.GRUB = append(f.GRUB, content)
+			if command, rest, _ := strings.Cut(strings.TrimSpace(content), " "); loadsKernel(command) {
+				f.line("grub", strings.TrimSpace(rest), e)
+			}
+			return true
 		}
 	}
+	return false
+}
+
+// loaderText takes a text that was measured as it stands in the log: a command line in
+// UTF-16 by systemd-boot or systemd-stub, or something else's. Whether a final zero is
+// hashed and logged differs.
+func (f *facts) loaderText(n int, e event) bool {
 	candidates := [][]byte{e.data}
 	if tag, content := taggedEvent(e.data); tag {
 		candidates = append(candidates, content)
@@ -100,15 +82,30 @@ func (f *facts) readText(e event) (content string, kind textKind, ok bool) {
 			if !f.hashes(e, form) {
 				continue
 			}
-			if s := strings.TrimRight(string(form), "\x00"); printable(s) {
-				return s, plainText, true
+			s := strings.TrimRight(string(form), "\x00")
+			if printable(s) {
+				if command, rest, _ := strings.Cut(strings.TrimSpace(s), " "); loadsKernel(command) {
+					f.line("grub", strings.TrimSpace(rest), e)
+				} else if (n == 8 || n == 12) && !f.td {
+					f.line("systemd-stub", s, e)
+				}
+				f.Files = append(f.Files, attest.BootFile{Register: f.name(n), Name: truncated(s), Digest: f.hex(e)})
+				return true
 			}
 			if s := decodeUTF16(form); len(form)%2 == 0 && printable(s) {
-				return s, wideKernelText, true
+				f.line("systemd-stub", s, e)
+				return true
 			}
 		}
 	}
-	return "", plainText, false
+	return false
+}
+
+func truncated(s string) string {
+	if len(s) > maxLabel {
+		return strings.ToValidUTF8(s[:maxLabel], "") + "…"
+	}
+	return s
 }
 
 // finalZeros returns data as they are, and with more and fewer zeros at their end.
@@ -127,25 +124,6 @@ func printable(s string) bool {
 	return s != ""
 }
 
-// text sorts a text that was hashed. The label is the log's word: whatever it says, a
-// command that loads a kernel is a command line.
-func (f *facts) text(e event, content string, kind textKind) {
-	command, rest, _ := strings.Cut(strings.TrimSpace(content), " ")
-	switch {
-	case kind == wideKernelText:
-		f.line("systemd-stub", content, e)
-	case kind == kernelText:
-		f.line("grub", content, e)
-	case loadsKernel(command):
-		f.GRUB = append(f.GRUB, content)
-		f.line("grub", strings.TrimSpace(rest), e)
-	case kind == grubText:
-		f.GRUB = append(f.GRUB, content)
-	default:
-		f.Files = append(f.Files, attest.BootFile{Register: f.name(e.register), Name: content, Digest: f.hex(e)})
-	}
-}
-
 // loadsKernel reports whether a GRUB command starts a kernel or another loader.
 func loadsKernel(command string) bool {
 	switch command {
@@ -156,12 +134,22 @@ func loadsKernel(command string) bool {
 }
 
 // runtime takes dstack's own events: name and payload where they hash to the digest.
-func (f *facts) runtime(events []event) {
+func (f *facts) runtime(n int, events []event) {
 	for _, e := range events {
 		fact := attest.RuntimeFact{Digest: f.hex(e)}
 		if f.hashes(e, runtimeData(e.kind, e.label, e.data)) {
 			fact.Name, fact.Value = e.label, payload(e.data)
+		} else if e.kind == dstackRuntime {
+			f.damaged(n, e)
 		}
 		f.Runtime = append(f.Runtime, fact)
 	}
+}
+
+// payload shows text as it is and anything else in hex.
+func payload(data []byte) string {
+	if s := text(data); s != "" {
+		return s
+	}
+	return hex.EncodeToString(data)
 }

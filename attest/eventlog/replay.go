@@ -3,6 +3,9 @@ package eventlog
 import (
 	"bytes"
 	"crypto"
+	"crypto/sha1"
+	"crypto/sha256"
+	"crypto/sha512"
 	"encoding/hex"
 	"fmt"
 	"strings"
@@ -108,7 +111,7 @@ func replay(events []event, hash crypto.Hash) (map[int][]byte, error) {
 			}
 			continue
 		}
-		digest := e.digests[hash]
+		digest := e.digests.of(hash)
 		if digest == nil {
 			holes[e.register] = true
 			continue
@@ -135,8 +138,23 @@ func replay(events []event, hash crypto.Hash) (map[int][]byte, error) {
 }
 
 func extend(hash crypto.Hash, value, digest []byte) []byte {
-	h := hash.New()
-	h.Write(value)
-	h.Write(digest)
-	return h.Sum(nil)
+	var buffer [128]byte
+	return sum(hash, append(append(buffer[:0], value...), digest...))
+}
+
+// sum is hash's digest of data.
+func sum(hash crypto.Hash, data []byte) []byte {
+	switch hash { // without the memory that hash.Hash takes
+	case crypto.SHA1:
+		s := sha1.Sum(data)
+		return s[:]
+	case crypto.SHA256:
+		s := sha256.Sum256(data)
+		return s[:]
+	case crypto.SHA384:
+		s := sha512.Sum384(data)
+		return s[:]
+	}
+	s := sha512.Sum512(data)
+	return s[:]
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/binary"
 	"encoding/hex"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf16"
@@ -35,16 +36,22 @@ type variable struct {
 const maxVariableName = 256
 
 func parseVariable(data []byte) (variable, bool) {
+	v, rest, ok := splitVariable(data)
+	return v, ok && len(rest) == 0
+}
+
+// splitVariable parses a variable and returns what follows it.
+func splitVariable(data []byte) (v variable, rest []byte, ok bool) {
 	r := &reader{raw: data}
 	guid, names, values := r.take(16), r.u64(), r.u64()
 	if r.bad || names > maxVariableName || values > uint64(len(data)) {
-		return variable{}, false
+		return variable{}, nil, false
 	}
 	name, value := r.take(2*uint32(names)), r.take(uint32(values))
-	if r.bad || len(r.raw) != 0 {
-		return variable{}, false
+	if r.bad {
+		return variable{}, nil, false
 	}
-	return variable{string(guid), decodeUTF16(name), value}, true
+	return variable{string(guid), decodeUTF16(name), value}, r.raw, true
 }
 
 func (v variable) encode() []byte {
@@ -59,7 +66,7 @@ func (v variable) encode() []byte {
 }
 
 // secureBoot takes the facts of the register that holds Secure Boot.
-func (f *facts) secureBoot(events []event) {
+func (f *facts) secureBoot(n int, events []event) {
 	end, on, off := -1, 0, 0
 	for i, e := range events {
 		switch f.meaning(e) {
@@ -95,43 +102,42 @@ func (f *facts) secureBoot(events []event) {
 		f.SecureBoot = &state
 	}
 	if end >= 0 {
-		f.databases(events[:end])
+		f.databases(n, events[:end])
 	}
 	if end >= 0 && !f.td {
-		f.authorities(events[end+1:])
+		f.authorities(n, events[end+1:])
 	}
 }
 
 // databases takes the variables that follow SecureBoot without a gap.
-func (f *facts) databases(events []event) {
-	for len(events) > 0 {
-		if m := f.meaning(events[0]); m == secureBootOn || m == secureBootOff {
-			break
-		}
-		events = events[1:]
+func (f *facts) databases(n int, events []event) {
+	start := slices.IndexFunc(events, func(e event) bool {
+		m := f.meaning(e)
+		return m == secureBootOn || m == secureBootOff
+	})
+	if start < 0 {
+		return
 	}
 	places := map[string]**attest.SignatureDatabase{
 		globalVariable + "PK": &f.PK, globalVariable + "KEK": &f.KEK, securityDatabase + "db": &f.DB, securityDatabase + "dbx": &f.DBX}
-	for i, e := range events {
-		if i == 0 {
-			continue // SecureBoot itself
-		}
+	for _, e := range events[start+1:] {
 		v, ok := parseVariable(e.data)
 		if !ok || !f.hashes(e, e.data) {
-			return
-		}
-		place := places[v.guid+v.name]
-		if place == nil {
-			if v.guid == securityDatabase || v.guid == globalVariable { // dbt, dbr
-				continue
+			if e.kind == evVariableConfig || f.DBX == nil && f.meaning(e) == 0 {
+				f.damaged(n, e)
 			}
 			return
 		}
-		if *place != nil {
+		place := places[v.guid+v.name]
+		switch {
+		case place == nil && (v.guid == securityDatabase || v.guid == globalVariable): // dbt, dbr
+		case place == nil:
+			return
+		case *place != nil:
 			f.contradict("%s is measured twice", v.name)
-			continue
+		default:
+			*place = parseDatabase(v.value)
 		}
-		*place = parseDatabase(v.value)
 	}
 }
 
@@ -181,17 +187,18 @@ func certificate(der []byte) attest.CertificateFact {
 }
 
 // authorities takes what images were verified with, and shim's revocation level.
-func (f *facts) authorities(events []event) {
+func (f *facts) authorities(n int, events []event) {
 	for _, e := range events {
-		v, ok := parseVariable(e.data)
-		if !ok || !f.hashes(e, e.data) {
+		v, ok := f.authentic(e)
+		if !ok {
+			if e.kind == evVariableAuth {
+				f.damaged(n, e)
+			}
 			continue
 		}
 		switch {
 		case v.guid == shimLock && v.name == "SbatLevel":
 			f.sbat(v.value)
-		case v.guid == securityDatabase && v.name == "db" && len(v.value) > 16:
-			f.authority(v.name, v.value[16:]) // after the owner's GUID
 		case v.name == "MokListTrusted":
 		default:
 			f.authority(v.name, v.value)
@@ -199,15 +206,29 @@ func (f *facts) authorities(events []event) {
 	}
 }
 
-func (f *facts) authority(name string, value []byte) {
-	if cert := certificate(value); cert.Subject != "" || len(value) <= 16 {
-		f.Authorities = append(f.Authorities, attest.Authority{Variable: name, Digest: cert.Digest, Subject: cert.Subject})
-		return
+// authentic returns the variable that an event's digest was made of. Shim before 15.3 logs
+// some bytes more than the variable has, and hashes all but the last of them.
+func (f *facts) authentic(e event) (variable, bool) {
+	v, rest, ok := splitVariable(e.data)
+	switch {
+	case !ok:
+		return v, false
+	case f.hashes(e, e.data):
+		return v, true
+	case len(rest) > 0:
+		return v, f.hashes(e, e.data[:len(e.data)-1])
 	}
-	// MokListRT and Shim are logged as EFI_SIGNATURE_DATA by some shims, bare by others.
-	cert := certificate(value[16:])
-	if cert.Subject == "" {
-		cert = certificate(value)
+	return v, false
+}
+
+// authority adds an entry of a database: a certificate, by some loaders after its owner's
+// GUID, or something else.
+func (f *facts) authority(name string, value []byte) {
+	cert := certificate(value)
+	if cert.Subject == "" && len(value) > 16 {
+		if owned := certificate(value[16:]); owned.Subject != "" {
+			cert = owned
+		}
 	}
 	f.Authorities = append(f.Authorities, attest.Authority{Variable: name, Digest: cert.Digest, Subject: cert.Subject})
 }

@@ -36,22 +36,24 @@ package eventlog
 import (
 	"bytes"
 	"crypto"
-	_ "crypto/sha1" // banks of the formats above
-	_ "crypto/sha256"
-	_ "crypto/sha512"
 	"encoding/binary"
 	"errors"
 	"fmt"
 )
 
-// Types of events that have a meaning for the replay, and those of others that tell a
-// legacy log from noise (PFP §10.4.1).
+// Types of events (PFP §10.4.1): those that have a meaning for the replay, those whose data
+// are hashed, and the ranges that tell a legacy log from noise.
 const (
-	evNoAction  = 0x3
-	evHCRTM     = 0x80000010
-	evFirstEFI  = 0x80000000
-	evLastEFI   = 0x800000ff
-	evLastPlain = 0x12
+	evNoAction       = 0x3
+	evHCRTM          = 0x80000010
+	evVariableConfig = 0x80000001
+	evVariableBoot   = 0x80000002
+	evGPT            = 0x80000006
+	evAction         = 0x80000007
+	evVariableAuth   = 0x800000e0
+	evFirstEFI       = 0x80000000
+	evLastEFI        = 0x800000ff
+	evLastPlain      = 0x12
 )
 
 // Algorithms of banks (TCG Algorithm Registry).
@@ -66,9 +68,33 @@ const (
 type event struct {
 	register int // a TPM's register, or an RTMR
 	kind     uint32
-	digests  map[crypto.Hash][]byte
+	digests  digests
 	data     []byte
 	label    string // of dstack's own events
+}
+
+// digests of one event, by bank.
+type digests [4][]byte
+
+// banks in the order of digests.
+var banks = [4]crypto.Hash{crypto.SHA1, crypto.SHA256, crypto.SHA384, crypto.SHA512}
+
+// of returns the digest in one bank, nil if there is none.
+func (d *digests) of(bank crypto.Hash) []byte {
+	for i, b := range banks {
+		if b == bank {
+			return d[i]
+		}
+	}
+	return nil
+}
+
+func (d *digests) set(bank crypto.Hash, digest []byte) {
+	for i, b := range banks {
+		if b == bank {
+			d[i] = digest
+		}
+	}
 }
 
 // reader takes little-endian parts off a log.
@@ -146,7 +172,7 @@ func legacyEvents(raw []byte) ([]event, error) {
 		if known := kind <= evLastPlain || kind >= evFirstEFI && kind <= evLastEFI; !known || register > maxRegister && kind != evNoAction || len(out) == 0 && kind == 0 {
 			return nil, fmt.Errorf("event log: event %d has type %#x in register %d", len(out), kind, register)
 		}
-		out = append(out, event{register: int(min(register, maxRegister+1)), kind: kind, data: data, digests: map[crypto.Hash][]byte{crypto.SHA1: digest}})
+		out = append(out, event{register: int(min(register, maxRegister+1)), kind: kind, data: data, digests: digests{digest}})
 	}
 	if len(out) == 0 {
 		return nil, errors.New("event log: no events")
@@ -227,7 +253,7 @@ func agileEvent(r *reader, sizes map[uint16]uint32) (event, error) {
 	if count > maxAlgorithms {
 		return event{}, fmt.Errorf("%d digests, want at most %d", count, maxAlgorithms)
 	}
-	e := event{kind: kind, digests: make(map[crypto.Hash][]byte, count)}
+	e := event{kind: kind}
 	for range count {
 		id := r.u16()
 		size, ok := sizes[id]
@@ -239,10 +265,10 @@ func agileEvent(r *reader, sizes map[uint16]uint32) (event, error) {
 		if !known {
 			continue
 		}
-		if e.digests[hash] != nil {
+		if e.digests.of(hash) != nil {
 			return event{}, fmt.Errorf("two digests of algorithm %#x", id)
 		}
-		e.digests[hash] = digest
+		e.digests.set(hash, digest)
 	}
 	e.data = r.take(r.u32())
 	if r.bad {
