@@ -8,7 +8,7 @@ require (
 	github.com/fxamacker/cbor/v2 v2.10.0 // deterministic CBOR of frames, evidence and commands
 	github.com/google/go-attestation v0.6.4 // credential activation of TPM attestation keys
 	github.com/google/go-configfs-tsm v0.3.3 // gets reports from Linux, and fakes it in tests
-	github.com/google/go-eventlog v0.0.3-0.20260617163629-883cc5652c69 // parses TCG event logs
+	github.com/google/go-eventlog v0.0.3-0.20260617163629-883cc5652c69 // a second replay and real logs, in tests
 	github.com/google/go-sev-guest v0.15.0 // verifies AMD SEV-SNP reports and certificates
 	github.com/google/go-tdx-guest v0.3.2-0.20250814004405-ffb0869e6f4d // verifies Intel TDX quotes
 	github.com/google/go-tpm v0.9.8 // decodes TPM structures

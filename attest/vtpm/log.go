@@ -6,13 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
-	"slices"
 	"time"
-
-	"github.com/google/go-eventlog/extract"
-	"github.com/google/go-eventlog/proto/state"
-	"github.com/google/go-eventlog/register"
-	"github.com/google/go-eventlog/tpmeventlog"
 
 	mesh "github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/attest/chains"
@@ -46,7 +40,7 @@ func (s *Scheme) explained(b bundle, v verified) (logFacts, error) {
 		if err != nil {
 			return logFacts{}, err
 		}
-		out.boot = &mesh.BootFacts{Format: log.Format, Bank: bankName(v.bank), Events: log.Entries, SecureBoot: secureBoot(b.log, v)}
+		out.boot = log.Facts(bankName(v.bank), v.banks[v.bank])
 	}
 	if b.ima != nil {
 		var err error
@@ -108,23 +102,4 @@ func replayed(raw []byte, banks values) (eventlog.Log, error) {
 		}
 	}
 	return log, nil
-}
-
-var stateBanks = map[crypto.Hash]state.HashAlgo{crypto.SHA1: state.HashAlgo_SHA1, crypto.SHA256: state.HashAlgo_SHA256,
-	crypto.SHA384: state.HashAlgo_SHA384, crypto.SHA512: state.HashAlgo_SHA512}
-
-// secureBoot is what go-eventlog extracts from the log, nil if it cannot. The library looks
-// at data only where they hash to the replayed digest.
-func secureBoot(raw []byte, v verified) *bool {
-	bank := register.PCRBank{TCGHashAlgo: stateBanks[v.bank]}
-	for n, value := range v.banks[v.bank] {
-		bank.PCRs = append(bank.PCRs, register.PCR{Index: n, Digest: value, DigestAlg: v.bank})
-	}
-	slices.SortFunc(bank.PCRs, func(a, b register.PCR) int { return a.Index - b.Index })
-	found, err := tpmeventlog.ReplayAndExtract(raw, bank, extract.Opts{Loader: extract.UnsupportedLoader})
-	if err != nil || found.GetSecureBoot() == nil {
-		return nil
-	}
-	on := found.GetSecureBoot().GetEnabled()
-	return &on
 }
