@@ -4,7 +4,7 @@
 //
 // A forger is one fake vendor: it has a root, the Scheme that believes it, and makes
 // Attesters. There is one for each kind: Forger for sim, SEVSNP for a fake AMD, TDX for a
-// fake Intel. The evidence is byte for byte what a real platform under that root would
+// fake Intel, VTPM for a fake maker of TPMs, HCL for composites on machines of the last three. The evidence is byte for byte what a real platform under that root would
 // make, with certificates and collateral of the vendors' shape, and it is judged by the
 // real Scheme; nothing between an Attester and a verdict knows that it runs in a test.
 //
@@ -49,13 +49,22 @@ const (
 	Trailing                       // a byte after the report
 	Truncated                      // the last byte is missing
 
-	OtherTCB        // SEV-SNP: reports a higher TCB than its certificate
-	OtherChip       // SEV-SNP: reports another chip than its certificate
-	NoCertificate   // SEV-SNP
-	Unsigned        // SEV-SNP: says that nobody signed it (MASK_CHIP_KEY)
-	NewerFormat     // SEV-SNP: says something where its version has nothing
-	ForeignEnclave  // TDX: quoted by an enclave that is not Intel's
-	RevokedPlatform // a certificate above it is on the revocation list
+	OtherTCB         // SEV-SNP: reports a higher TCB than its certificate
+	OtherChip        // SEV-SNP: reports another chip than its certificate
+	NoCertificate    // SEV-SNP
+	Unsigned         // SEV-SNP: says that nobody signed it (MASK_CHIP_KEY)
+	NewerFormat      // SEV-SNP: says something where its version has nothing
+	ForeignEnclave   // TDX: quoted by an enclave that is not Intel's
+	OtherHalf        // composites: the quote of another machine's TPM over the same report data
+	ForeignRuntime   // composites: runtime data that the TEE's report does not vouch for
+	NoRuntime        // composites: a report bound to the exchange itself, which names no key
+	ForeignStatement // TPM: a statement that was not made inside it
+	OtherStatement   // TPM: a certification instead of a quote
+	NoRegisters      // TPM: a quote over nothing
+	WeakSignature    // TPM: signed with SHA-1
+	EditedLog        // TPM: a log that does not lead to the registers
+	EditedRegister   // TPM: a register's value that is not the quoted one
+	RevokedPlatform  // a certificate above it is on the revocation list
 
 	DebugGuest      // the host may read its memory
 	MigratableGuest // SEV-SNP: the host may move it with an agent
@@ -64,6 +73,13 @@ const (
 	OldTCB          // a platform that lacks updates
 	StaleCollateral // TDX
 	NoCollateral    // TDX
+
+	UncertifiedKey   // TPM: nobody vouches for the attestation key
+	WeakBank         // TPM: only the SHA-1 bank is quoted
+	MissingRegisters // TPM: register 7 is not quoted
+	SecureBootOff    // TPM
+	Suspended        // TPM: the machine slept since it booted
+	UnlistedFile     // TPM: a file ran that no policy lists
 	last
 )
 
@@ -80,7 +96,9 @@ func Forgeries() []Forgery {
 func (f Forgery) String() string {
 	names := [last]string{"genuine", "wrong report data", "stale", "wrong root", "stolen name", "flipped bit",
 		"wrong kind", "two reports", "trailing", "truncated", "other TCB", "other chip", "no certificate",
-		"unsigned", "newer format", "foreign enclave", "revoked platform", "debug guest", "migratable guest", "masked chip", "wrong VMPL", "old TCB", "stale collateral", "no collateral"}
+		"unsigned", "newer format", "foreign enclave", "other half", "foreign runtime data", "no runtime data", "foreign statement",
+		"other statement", "no registers", "weak signature", "edited log", "edited register", "revoked platform", "debug guest", "migratable guest", "masked chip", "wrong VMPL", "old TCB", "stale collateral", "no collateral",
+		"uncertified key", "weak bank", "missing registers", "Secure Boot off", "suspended", "unlisted file"}
 	if f < 0 || f >= last {
 		return fmt.Sprintf("forgery %d", int(f))
 	}
@@ -93,8 +111,28 @@ func (f Forgery) Codes() []attest.Code {
 	switch f {
 	case WrongReportData, Stale:
 		return []attest.Code{attest.CodeNotBound}
-	case WrongRoot, StolenName, ForeignEnclave, Unsigned:
+	case WrongRoot: // the quote of a TPM is genuine under any key; whose it is is for the policy
+		return []attest.Code{attest.CodeNotGenuine, attest.CodeNoEndorsement}
+	case StolenName, ForeignEnclave, Unsigned, ForeignStatement, OtherStatement, WeakSignature, EditedRegister:
 		return []attest.Code{attest.CodeNotGenuine}
+	case OtherHalf:
+		return []attest.Code{attest.CodeNotGenuine, attest.CodeAKBinding}
+	case ForeignRuntime, NoRuntime:
+		return []attest.Code{attest.CodeAKBinding}
+	case NoRegisters:
+		return []attest.Code{attest.CodePCRSelection}
+	case WeakBank, MissingRegisters: // the measurement is over the registers that are quoted
+		return []attest.Code{attest.CodePCRSelection, attest.CodeMeasurementNotAllowed}
+	case EditedLog:
+		return []attest.Code{attest.CodeReplayMismatch}
+	case UncertifiedKey:
+		return []attest.Code{attest.CodeNoEndorsement}
+	case SecureBootOff:
+		return []attest.Code{attest.CodeSecureBootOff, attest.CodeMeasurementNotAllowed}
+	case Suspended:
+		return []attest.Code{attest.CodeRestarted}
+	case UnlistedFile:
+		return []attest.Code{attest.CodeIMAUnlisted}
 	case RevokedPlatform:
 		return []attest.Code{attest.CodeCertificateRevoked, attest.CodeNotGenuine}
 	case NewerFormat:
@@ -113,8 +151,8 @@ func (f Forgery) Codes() []attest.Code {
 		return []attest.Code{attest.CodeCollateralMissing}
 	case DebugGuest:
 		return []attest.Code{attest.CodeDebug}
-	case WrongVMPL:
-		return []attest.Code{attest.CodeVMPL}
+	case WrongVMPL: // no paravisor runs there
+		return []attest.Code{attest.CodeVMPL, attest.CodeAKBinding}
 	case OldTCB:
 		return []attest.Code{attest.CodeTCBBelowFloor, attest.CodeTCBStatus}
 	case StaleCollateral:

@@ -40,7 +40,9 @@ func (s *Scheme) explained(b bundle, v verified) (logFacts, error) {
 		if err != nil {
 			return logFacts{}, err
 		}
-		out.boot = log.Facts(bankName(v.bank), v.banks[v.bank])
+		if out.boot = log.Facts(bankName(v.bank), v.banks[v.bank]); out.boot == nil { // nothing of this bank
+			out.boot = &mesh.BootFacts{Format: log.Format, Bank: bankName(v.bank), Events: log.Entries}
+		}
 	}
 	if b.ima != nil {
 		var err error
@@ -87,6 +89,9 @@ func replayed(raw []byte, banks values) (eventlog.Log, error) {
 	log, err := eventlog.Parse(raw)
 	if err != nil {
 		return log, refuse(mesh.CodeReplayMismatch, "event log", "unreadable", "the log of this boot", err)
+	}
+	if log.Format != eventlog.FormatTCG {
+		return log, refuse(mesh.CodeReplayMismatch, "event log", log.Format, "the log of a TPM's machine", nil)
 	}
 	for hash, quotedBank := range banks {
 		bank := log.Banks[bankName(hash)]

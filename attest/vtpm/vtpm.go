@@ -30,9 +30,9 @@
 // Whether the AK belongs to a TPM at all is AKTrust: "certificate" if its certificate
 // chains to one of the scheme's roots at the given time, "report" where a TEE report named
 // it (VerifyNamed), else "", which no policy accepts: anybody can make a key. Callers that
-// hold a Credential naming the key apply Claims.Activated. SecureBoot comes from events
-// whose data hash to the digests that were replayed; the data of other events is not
-// authenticated and not used.
+// hold a Credential naming the key apply Claims.Activated. What is claimed of the boot is what
+// package eventlog finds authenticated by the replayed digests; the data of other events is
+// not used.
 //
 // What was established of a key and of a log is remembered, by all the bytes it was
 // established from, so that the next quote of the machine costs its signature.
