@@ -253,10 +253,7 @@ func (ca *AttestationCA) Challenge(e *Endorsement, at time.Time) (c *Challenge, 
 	if err != nil {
 		return nil, nil, refuse(mesh.CodeNotGenuine, "attestation key", "", "a proof of its creation in a TPM", err)
 	}
-	p = &Pending{live: true}
-	if len(secret) != SecretSize || copy(p.secret[:], secret) != SecretSize {
-		return nil, nil, refuse(mesh.CodeNotGenuine, "secret", "", "", fmt.Errorf("%d bytes, want %d", len(secret), SecretSize))
-	}
+	p = &Pending{live: true, secret: [SecretSize]byte(secret)} // by the library, of that size
 	if p.AKDigest, err = keyDigest(ak); err != nil {
 		return nil, nil, refuse(mesh.CodeNotGenuine, "attestation key", "", "", err)
 	}
@@ -325,7 +322,7 @@ func activatable(e *Endorsement) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if back, err := area.Encode(); err != nil || !bytes.Equal(back, e.AKPublic) {
+	if back, err := area.Encode(); !same(back, err, e.AKPublic) {
 		return nil, errors.New("the public area is not in its one encoding")
 	}
 	need := tpm2.FlagRestricted | tpm2.FlagSign | tpm2.FlagFixedTPM | tpm2.FlagFixedParent | tpm2.FlagSensitiveDataOrigin
@@ -336,21 +333,21 @@ func activatable(e *Endorsement) (any, error) {
 	if err != nil {
 		return nil, fmt.Errorf("creation data: %w", err)
 	}
-	if back, err := data.EncodeCreationData(); err != nil || !bytes.Equal(back, e.CreateData) {
+	if back, err := data.EncodeCreationData(); !same(back, err, e.CreateData) {
 		return nil, errors.New("the creation data is not in its one encoding")
 	}
 	att, err := tpm2.DecodeAttestationData(e.CreateAttestation)
 	if err != nil {
 		return nil, fmt.Errorf("creation attestation: %w", err)
 	}
-	if back, err := att.Encode(); err != nil || !bytes.Equal(back, e.CreateAttestation) {
+	if back, err := att.Encode(); !same(back, err, e.CreateAttestation) {
 		return nil, errors.New("the creation attestation is not in its one encoding")
 	}
 	sig, err := tpm2.DecodeSignature(bytes.NewBuffer(e.CreateSignature))
 	if err != nil {
 		return nil, fmt.Errorf("signature: %w", err)
 	}
-	if back, err := sig.Encode(); err != nil || !bytes.Equal(back, e.CreateSignature) {
+	if back, err := sig.Encode(); !same(back, err, e.CreateSignature) {
 		return nil, errors.New("the signature is not in its one encoding")
 	}
 	if !ofScheme(sig, area) {
@@ -358,6 +355,9 @@ func activatable(e *Endorsement) (any, error) {
 	}
 	return area.Key()
 }
+
+// same reports whether a structure was encoded again to what it was decoded from.
+func same(back []byte, err error, raw []byte) bool { return err == nil && bytes.Equal(back, raw) }
 
 // ofScheme reports whether a signature says that it is by the scheme of the key, which the
 // library takes for granted.

@@ -328,6 +328,10 @@ func TestActivationDecodersAreStrict(t *testing.T) {
 	if _, err := DecodeEndorsement(append(bytes.Clone(raw), 0)); err == nil {
 		t.Error("a trailing byte was taken")
 	}
+	wide := append([]byte{0x98, 6}, raw[1:]...) // the array's length in two bytes
+	if _, err := DecodeEndorsement(wide); err == nil {
+		t.Error("a second encoding was taken")
+	}
 	if _, err := DecodeEndorsement(make([]byte, MaxEndorsement+1)); err == nil || !strings.Contains(err.Error(), "the limit is") {
 		t.Errorf("too long: got %v", err)
 	}
@@ -340,6 +344,14 @@ func TestActivationDecodersAreStrict(t *testing.T) {
 	}
 	if _, err := DecodeChallenge(raw); err != nil {
 		t.Error(err)
+	}
+	if _, err := DecodeChallenge(append([]byte{0x98, 2}, raw[1:]...)); err == nil {
+		t.Error("a second encoding was taken")
+	}
+	for _, c := range []*Challenge{{Credential: make([]byte, maxStructure+1), Secret: []byte{2}}, {Credential: []byte{1}, Secret: make([]byte, maxStructure+1)}} {
+		if _, err := c.Encode(); err == nil {
+			t.Error("too long a structure was encoded")
+		}
 	}
 	if _, err := DecodeChallenge(append(raw, 0)); err == nil {
 		t.Error("a trailing byte was taken")

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/go-tpm/legacy/tpm2"
+	"github.com/google/go-tpm/legacy/tpm2/credactivation"
 
 	mesh "github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/attest/device"
@@ -196,6 +197,31 @@ func TestActivation(t *testing.T) {
 	}
 	if new(Pending).Confirm(make([]byte, SecretSize)) {
 		t.Error("the zero value confirms")
+	}
+
+	// A challenge that is none does not reach the TPM, and a secret of another size than a
+	// CA's is not shown to anybody.
+	if _, err := a.Activate(t.Context(), &Challenge{Credential: []byte{1}}); err == nil || !strings.Contains(err.Error(), "a structure of 0 bytes") {
+		t.Errorf("half a challenge: got %v", err)
+	}
+	ek, err := x509.ParseCertificate(e.EKCertificate)
+	if err != nil {
+		t.Fatal(err)
+	}
+	area, err := tpm2.DecodePublic(e.AKPublic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name, err := area.Name()
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, encrypted, err := credactivation.Generate(name.Digest, ek.PublicKey, 16, make([]byte, 16))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if secret, err := a.Activate(t.Context(), &Challenge{Credential: id[2:], Secret: encrypted[2:]}); err == nil || secret != nil || !strings.Contains(err.Error(), "a secret of 16 bytes") {
+		t.Errorf("got %x, %v, want a refusal of its size", secret, err)
 	}
 
 	// Another TPM, or another key of the same, cannot answer.

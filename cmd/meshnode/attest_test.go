@@ -66,8 +66,22 @@ func TestAttestAndAppraise(t *testing.T) {
 		}
 		return exit, verdict
 	}
+	exit, strict, errOut := meshnode(t, "appraise", "--default-policy")
+	if exit != exitOK {
+		t.Fatalf("exit %d: %s", exit, errOut)
+	}
 	policy := func(measurement, root string) string {
-		return fmt.Sprintf("kinds: [vtpm]\nvtpm: {required_pcrs: [0, 7, 10], banks: [sha256], roots: [%s]}\nreferences: [{kind: vtpm, measurement: %s}]\n", root, measurement)
+		out := fmt.Sprintf("vtpm_roots: [%s]\n", root) + strict
+		for old, new := range map[string]string{
+			"references: []\n":      fmt.Sprintf("references: [{kind: vtpm, measurement: %s}]\n", measurement),
+			"allow_no_list: true\n": "allow_no_list: false\n",
+		} {
+			if strings.Count(out, old) != 1 {
+				t.Fatalf("the default policy has %q not once: %s", old, out)
+			}
+			out = strings.Replace(out, old, new, 1)
+		}
+		return out
 	}
 	// Nothing is known of the machine yet: what it measures is learnt from the refusal.
 	exit, verdict := judge(policy(strings.Repeat("00", 32), root))
