@@ -12,6 +12,7 @@ import (
 
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/attest/device"
+	"github.com/attestmesh/meshnode/attest/hcl"
 	"github.com/attestmesh/meshnode/attest/sevsnp"
 	"github.com/attestmesh/meshnode/attest/tdx"
 	"github.com/attestmesh/meshnode/attest/tsm"
@@ -84,6 +85,9 @@ func inspect(ctx context.Context, path string) (string, error) {
 	} else {
 		says = append(says, "no certificate of an endorsement key")
 	}
+	if f.HCLReport {
+		says = append(says, "a paravisor's, with the report of its TEE")
+	}
 	if f.AK != nil {
 		says = append(says, fmt.Sprintf("a certified attestation key of %s", f.AK))
 	}
@@ -94,6 +98,14 @@ func inspect(ctx context.Context, path string) (string, error) {
 type Attester interface {
 	attest.Attester
 	Probe(ctx context.Context) error
+}
+
+// kindHCL is the kind of a guest with a paravisor.
+const kindHCL = attest.KindSEVSNP + "," + attest.KindVTPM
+
+// Kinds lists the kinds that there are attesters for.
+func Kinds() []string {
+	return []string{attest.KindSEVSNP, attest.KindTDX, kindHCL, attest.KindVTPM}
 }
 
 // Find returns the attester of a kind, or with kind "" that of the strongest kind which
@@ -125,13 +137,20 @@ func Find(ctx context.Context, kind string, tpm vtpm.Options) (Attester, func() 
 			return nil, nil, err
 		}
 	}
-	if kind == "" || kind == attest.KindVTPM {
+	if kind == "" || kind == attest.KindVTPM || kind == kindHCL {
 		facts, err := vtpm.Inspect(ctx, tpm.Device)
 		if err == nil {
 			if tpm.AK == nil {
 				tpm.AK = facts.AK
 			}
 			a := vtpm.NewAttester(tpm)
+			if kind == kindHCL || kind == "" && facts.HCLReport {
+				h := hcl.NewAttester(a)
+				if err := h.Probe(ctx); err != nil {
+					return nil, nil, errors.Join(err, a.Close())
+				}
+				return h, a.Close, nil
+			}
 			return a, a.Close, nil
 		}
 		if !absent(err) {
@@ -139,7 +158,7 @@ func Find(ctx context.Context, kind string, tpm vtpm.Options) (Attester, func() 
 		}
 	}
 	if tried == nil {
-		return nil, nil, fmt.Errorf("kind %q, want sevsnp, tdx or vtpm", kind)
+		return nil, nil, fmt.Errorf("kind %q, want one of %s", kind, strings.Join(Kinds(), " "))
 	}
 	return nil, nil, fmt.Errorf("nothing to attest with: %s", strings.Join(tried, "; "))
 }

@@ -70,7 +70,7 @@ func TestFind(t *testing.T) {
 	if _, err := find(attest.KindVTPM, TPM(absent)); !errors.Is(err, fs.ErrNotExist) || !errors.As(err, &named) || named.Device != absent {
 		t.Errorf("got %v, want one that names %s", err, absent)
 	}
-	if _, err := find("sim", TPM(tpm.Socket)); err == nil || err.Error() != `kind "sim", want sevsnp, tdx or vtpm` {
+	if _, err := find("sim", TPM(tpm.Socket)); err == nil || err.Error() != `kind "sim", want one of sevsnp tdx sevsnp,vtpm vtpm` {
 		t.Errorf("got %v for a kind that no device gives", err)
 	}
 }

@@ -189,6 +189,12 @@ func (a *Attester) Probe(ctx context.Context) error {
 	return err
 }
 
+// ReadIndex returns what is in an NV index that anybody or the owner, with an empty password,
+// may read.
+func (a *Attester) ReadIndex(ctx context.Context, index uint32) ([]byte, error) {
+	return do(ctx, a, "read NV", again, func(ch *channel) ([]byte, error) { return readWhole(ch, index) })
+}
+
 // AKDigest returns SHA-256 of the attestation key's SubjectPublicKeyInfo, in hex, as
 // claims name it.
 func (a *Attester) AKDigest(ctx context.Context) (string, error) {

@@ -22,7 +22,13 @@ type Facts struct {
 	EKIssuer string
 	// AK is an attestation key that came with the machine and has a certificate, or nil.
 	AK *ProvisionedAK
+	// HCLReport says that the TPM is a paravisor's and holds the report of its TEE (package
+	// hcl).
+	HCLReport bool
 }
+
+// hclReportIndex is that of Azure's paravisor.
+const hclReportIndex = 0x01400001
 
 // knownAKs are where clouds put attestation keys with certificates.
 var knownAKs = []ProvisionedAK{
@@ -71,6 +77,8 @@ func Inspect(ctx context.Context, path string) (Facts, error) {
 				break
 			}
 		}
+		_, err = tpm2.NVReadPublic(ch, hclReportIndex)
+		f.HCLReport = err == nil
 		return f, nil
 	})
 }

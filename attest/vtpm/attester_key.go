@@ -92,12 +92,9 @@ func provisionedKey(ch *channel, p ProvisionedAK) (*loaded, error) {
 // readIndex returns the DER certificate in an NV index. Some manufacturers define a larger
 // index than they fill: what follows the outermost SEQUENCE is left out.
 func readIndex(ch *channel, index uint32) ([]byte, error) {
-	raw, err := tpm2.NVReadEx(ch, tpmutil.Handle(index), tpmutil.Handle(index), "", 0)
-	if err != nil && answered(err) { // not readable by its own authorisation
-		raw, err = tpm2.NVReadEx(ch, tpmutil.Handle(index), tpm2.HandleOwner, "", 0)
-	}
+	raw, err := readWhole(ch, index)
 	if err != nil {
-		return nil, fmt.Errorf("NV index %#x: %w", index, err)
+		return nil, err
 	}
 	if len(raw) < 4 || raw[0] != 0x30 || raw[1] != 0x82 {
 		return nil, fmt.Errorf("NV index %#x: %d bytes that are no certificate", index, len(raw))
@@ -107,6 +104,18 @@ func readIndex(ch *channel, index uint32) ([]byte, error) {
 		return nil, fmt.Errorf("NV index %#x: a certificate of %d bytes in %d", index, size, len(raw))
 	}
 	return raw[:size], nil
+}
+
+// readWhole returns all of an NV index, by its own authorisation or by the owner's.
+func readWhole(ch *channel, index uint32) ([]byte, error) {
+	raw, err := tpm2.NVReadEx(ch, tpmutil.Handle(index), tpmutil.Handle(index), "", 0)
+	if err != nil && answered(err) {
+		raw, err = tpm2.NVReadEx(ch, tpmutil.Handle(index), tpm2.HandleOwner, "", 0)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("NV index %#x: %w", index, err)
+	}
+	return raw, nil
 }
 
 // endorsement is an endorsement key with the certificate that its manufacturer gave it.

@@ -9,6 +9,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/attest/machine"
@@ -18,7 +20,8 @@ import (
 )
 
 const attestHelp = `Get evidence about this machine: a report of an SEV-SNP guest, a quote of a TD or of a TPM,
-with the certificates and logs that the machine has for it. meshnode appraise judges it.
+or the report that a paravisor (Azure) left in its TPM with a quote of that, and the
+certificates and logs that the machine has for it. meshnode appraise judges it.
 
 The report data is what the evidence is over; a TPM quotes its SHA-256. Less than 64 bytes
 are filled up with zeros. Without --report-data it is random and printed, so that the
@@ -51,7 +54,7 @@ func attestCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&f.reportData, "report-data", "", "what the evidence is over, up to 64 bytes in `HEX`")
 	cmd.Flags().StringVarP(&f.output, "output", "o", "", "`FILE` for the evidence, default standard output")
-	cmd.Flags().StringVar(&f.kind, "kind", "", "sevsnp, tdx or vtpm, default the strongest there is")
+	cmd.Flags().StringVar(&f.kind, "kind", "", strings.Join(machine.Kinds(), " ")+"; default the strongest there is")
 	cmd.Flags().StringVar(&f.tpm, "tpm", vtpm.DefaultDevice, "`PATH` of a TPM's device or of an emulator's socket")
 	cmd.Flags().StringVar(&f.eventLog, "event-log", "", "TCG event log of the TPM's machine, a `FILE`; default this machine's")
 	cmd.Flags().StringVar(&f.imaLog, "ima-log", "", "IMA list of the TPM's machine, a `FILE`; default this machine's")
@@ -90,10 +93,8 @@ func runAttest(ctx context.Context, out io.Writer, f attestFlags) error {
 	if f.imaLog != "" {
 		options.IMALog = f.imaLog
 	}
-	switch f.kind {
-	case "", attest.KindSEVSNP, attest.KindTDX, attest.KindVTPM:
-	default:
-		return usageError("use sevsnp, tdx or vtpm", "--kind %q: unknown kind", f.kind)
+	if f.kind != "" && !slices.Contains(machine.Kinds(), f.kind) {
+		return usageError("use one of "+strings.Join(machine.Kinds(), " "), "--kind %q: unknown kind", f.kind)
 	}
 	const remedy = "meshnode doctor says what this machine has; a device may need another user or group"
 	attester, closer, err := machine.Find(ctx, f.kind, options)

@@ -1,6 +1,7 @@
 package vtpmtest
 
 import (
+	"crypto"
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -40,10 +41,34 @@ func (m *TPM) ProvisionAK(t testing.TB) {
 		if err != nil {
 			return err
 		}
-		const attributes = tpm2.AttrOwnerRead | tpm2.AttrOwnerWrite | tpm2.AttrAuthRead | tpm2.AttrAuthWrite
-		if err := tpm2.NVDefineSpace(rw, tpm2.HandleOwner, tpmutil.Handle(ProvisionedAKIndex), "", "", nil, attributes, uint16(len(der))); err != nil {
+		m.ak = key.PublicKey()
+		return writeIndex(rw, ProvisionedAKIndex, der)
+	})
+}
+
+// AK returns the key that ProvisionAK made.
+func (m *TPM) AK() crypto.PublicKey { return m.ak }
+
+// WriteIndex defines an NV index with content that anybody may read.
+func (m *TPM) WriteIndex(t testing.TB, index uint32, content []byte) {
+	t.Helper()
+	m.with(t, func(rw io.ReadWriter) error { return writeIndex(rw, index, content) })
+}
+
+// maxNVWrite is what one command writes.
+const maxNVWrite = 1024
+
+func writeIndex(rw io.ReadWriter, index uint32, content []byte) error {
+	const attributes = tpm2.AttrOwnerRead | tpm2.AttrOwnerWrite | tpm2.AttrAuthRead | tpm2.AttrAuthWrite
+	handle := tpmutil.Handle(index)
+	if err := tpm2.NVDefineSpace(rw, tpm2.HandleOwner, handle, "", "", nil, attributes, uint16(len(content))); err != nil {
+		return err
+	}
+	for at := 0; at < len(content); at += maxNVWrite {
+		piece := content[at:min(at+maxNVWrite, len(content))]
+		if err := tpm2.NVWrite(rw, tpm2.HandleOwner, handle, "", piece, uint16(at)); err != nil {
 			return err
 		}
-		return tpm2.NVWrite(rw, tpm2.HandleOwner, tpmutil.Handle(ProvisionedAKIndex), "", der, 0)
-	})
+	}
+	return nil
 }

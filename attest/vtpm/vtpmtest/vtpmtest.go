@@ -11,6 +11,7 @@
 package vtpmtest
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -47,6 +48,7 @@ type TPM struct {
 	Issuer *x509.Certificate
 
 	key     *ecdsa.PrivateKey // the issuer's
+	ak      crypto.PublicKey  // made by ProvisionAK
 	backend string            // swtpm's own socket
 	process *exec.Cmd
 	exited  chan struct{}
