@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -18,8 +19,10 @@ import (
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/attest/vtpm"
 	"github.com/attestmesh/meshnode/attest/vtpm/vtpmtest"
+	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/internal/identity"
 	"github.com/attestmesh/meshnode/node"
+	"github.com/attestmesh/meshnode/transparency"
 )
 
 // bootedBox is a measured-boot machine: a software TPM whose registers firmware and kernel, which
@@ -146,12 +149,31 @@ func TestTPM(t *testing.T) {
 	})
 	t.Logf("out after %s", time.Since(began).Round(100*time.Millisecond))
 	m.expect("the log says why", func() error {
-		out := m.run(0, "log", "show", "http://"+m.public["alpha"]+"/log/", "--json")
-		if !strings.Contains(out, string(attest.CodeIMAUnlisted)) {
-			return fmt.Errorf("no leaf with the code in %d bytes of log", len(out))
+		why := m.findings(t, "beta/box")
+		if len(why) < len(trialOrgs) || why[len(why)-1] != attest.CodeIMAUnlisted {
+			return fmt.Errorf("the log has %q about it", why)
 		}
 		return nil
 	})
+}
+
+// findings returns the first code of each published finding about a node that was refused.
+func (m *trial) findings(t *testing.T, name string) (codes []attest.Code) {
+	reader, head, _, err := openHead(t.Context(), "http://"+m.public["alpha"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	_, err = reader.Walk(t.Context(), head, transparency.WalkOptions{Leaf: func(_ uint64, leaf []byte) error {
+		if r, err := consensus.ParseResult(leaf); err == nil && r.Subject.Node.String() == name && r.Verdict == attest.VerdictContraindicated {
+			codes = append(codes, r.Codes[0])
+		}
+		return nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return codes
 }
 
 // machineConfig writes the configuration of a node of beta's on a machine.
@@ -208,7 +230,10 @@ func (m *trial) foreignKey(t *testing.T, box *bootedBox) {
 		t.Fatal(err)
 	}
 	activated, enroller := deps.Attester, deps.Enroller
-	deps.Attester = vtpm.NewAttester(vtpm.Options{Device: box.Socket, EventLog: box.log, IMALog: box.ima.Path})
+	evidence := vtpm.NewAttester(vtpm.Options{Device: box.Socket, EventLog: box.log, IMALog: box.ima.Path})
+	deps.Attester = evidence
+	defer evidence.Close()
+	defer activated.(io.Closer).Close()
 	deps.Enroller = func(keys node.Keys) node.Enroller {
 		return &otherQuoter{Enroller: enroller(keys), attester: activated, mesh: deps.Genesis.MeshID(), keys: keys}
 	}
