@@ -301,6 +301,9 @@ func (v *Verifier) runtime(log []byte, out *Session) *Refusal {
 	if head != out.RuntimeHead {
 		return refuse(attest.CodeReplayMismatch, "runtime log", hex.EncodeToString(head[:]), hex.EncodeToString(out.RuntimeHead[:])+", which the evidence has")
 	}
+	if refusal := register(log, out.Claims); refusal != nil {
+		return refusal
+	}
 	out.Events = events
 	for name, want := range v.policy.Services {
 		e, ok := runtimelog.Newest(events, service.EventType, name)

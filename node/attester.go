@@ -18,7 +18,8 @@ import (
 	"github.com/attestmesh/meshnode/enroll"
 )
 
-// AttesterConfig selects the source of evidence; exactly one field is set.
+// AttesterConfig selects the source of evidence: exactly one field is set, and Collateral
+// where it helps.
 type AttesterConfig struct {
 	// Sim is the unix socket of a sim platform.
 	Sim string `yaml:"sim"`
@@ -27,6 +28,9 @@ type AttesterConfig struct {
 	TDX    bool `yaml:"tdx"`
 	// TPM takes a TPM 2.0.
 	TPM *TPMConfig `yaml:"tpm"`
+	// Collateral is a store (meshnode collateral fetch) from which evidence of sevsnp and tdx
+	// gets what the device does not give: peers fetch nothing.
+	Collateral string `yaml:"collateral"`
 }
 
 // TPMConfig says where a TPM and its logs are. Nothing in it is believed: what the logs say
@@ -73,6 +77,8 @@ func (c *AttesterConfig) check() error {
 		return fmt.Errorf("is missing")
 	case len(kinds) > 1:
 		return fmt.Errorf("%s: a node has one source of evidence", strings.Join(kinds, " and "))
+	case c.Collateral != "" && !c.SEVSNP && !c.TDX:
+		return fmt.Errorf("collateral: evidence of kind %s needs none", kinds[0])
 	case c.Sim != "":
 		return checkSocket(c.Sim)
 	case c.TPM != nil && c.TPM.AK != nil && (c.TPM.AK.Handle == 0 || c.TPM.AK.CertificateIndex == 0):
@@ -83,7 +89,7 @@ func (c *AttesterConfig) check() error {
 
 // paths are those that are relative to the configuration file.
 func (c *AttesterConfig) paths() []*string {
-	out := []*string{&c.Sim}
+	out := []*string{&c.Sim, &c.Collateral}
 	if c.TPM != nil {
 		out = append(out, &c.TPM.Device, &c.TPM.EventLog, &c.TPM.IMALog, &c.TPM.EKChain)
 	}
@@ -128,10 +134,10 @@ func (c *AttesterConfig) source() (attest.Attester, enroll.Activator, error) {
 	switch {
 	case c.SEVSNP:
 		a, err := sevsnp.FindAttester(ctx)
-		return found(a, err, "an SEV-SNP guest")
+		return found(a, err, "an SEV-SNP guest", c.Collateral)
 	case c.TDX:
 		a, err := tdx.FindAttester(ctx)
-		return found(a, err, "a TD")
+		return found(a, err, "a TD", c.Collateral)
 	case c.TPM != nil:
 		a := vtpm.NewAttester(c.TPM.options())
 		if c.TPM.AK != nil {
@@ -143,9 +149,10 @@ func (c *AttesterConfig) source() (attest.Attester, enroll.Activator, error) {
 }
 
 // found turns the result of a search into ours: a nil pointer is no attester.
-func found[A attest.Attester](a A, err error, what string) (attest.Attester, enroll.Activator, error) {
+func found[A attest.Attester](a A, err error, what, collateral string) (attest.Attester, enroll.Activator, error) {
 	if err == nil {
-		return a, nil, nil
+		completed, err := withCollateral(a, collateral)
+		return completed, nil, err
 	}
 	remedy := "look at meshnode doctor; the kernel module may be missing, or the device unreadable for this user"
 	if errors.Is(err, fs.ErrNotExist) {

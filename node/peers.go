@@ -106,10 +106,12 @@ func (b *peerBook) named(peer identity.PeerID) (identity.NodeRef, bool) {
 	return ref, ok
 }
 
-// refuse remembers that our policy of epoch refuses what a peer runs. Other reasons may pass
-// by themselves and are not remembered.
+// refuse remembers that our policy of epoch refuses what a peer runs, or has run since its
+// boot: a new one has a new peer id. Other reasons may pass by themselves and are not remembered.
 func (b *peerBook) refuse(peer identity.PeerID, why attest.Reason, epoch identity.Epoch) {
-	if why.Code != attest.CodeRevoked && why.Code != attest.CodeMeasurementNotAllowed {
+	switch why.Code {
+	case attest.CodeRevoked, attest.CodeMeasurementNotAllowed, attest.CodeIMAUnlisted:
+	default:
 		return
 	}
 	b.mu.Lock()
