@@ -2,6 +2,7 @@ package collateral
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -381,6 +382,57 @@ func TestStore(t *testing.T) {
 	must(0, os.RemoveAll(filepath.Join(dir, "objects")))
 	if got := s.Complete(ev, day); len(got.Items) != len(ev.Items) {
 		t.Error("evidence was lost with the store")
+	}
+}
+
+// stub is an attester of which fixed evidence is made.
+type stub struct {
+	ev       attest.Evidence
+	err      error
+	extended []byte
+}
+
+func (s *stub) Kind() string { return s.ev.Kind }
+func (s *stub) Attest(context.Context, attest.ReportData) (attest.Evidence, error) {
+	return s.ev, s.err
+}
+func (s *stub) Probe(context.Context) error { return s.err }
+
+type extendingStub struct{ *stub }
+
+func (s extendingStub) Extend(_ context.Context, event []byte) error {
+	s.extended = event
+	return s.err
+}
+
+// TestAttester: evidence brings what the store has when it is made; the rest is as before.
+func TestAttester(t *testing.T) {
+	f, ev := td(t)
+	v, s := VerifierWith(nil, f.Root()), must(Open(t.TempDir()))
+	bare := &stub{ev: without(ev)}
+	a := s.Attester(extendingStub{bare}, func() time.Time { return day })
+	beside := append(slices.Clone(ev.Items), PlatformOf(ev).PCKCAs...)
+	for want, item := range ev.Items {
+		if want > 0 {
+			must(s.Put(must(v.Verify(item, beside))))
+		}
+	}
+	full := must(a.Attest(t.Context(), attest.ReportData{}))
+	if c, err := f.Scheme().Verify(t.Context(), full, nil, day); err != nil || c.TDX.TCBStatus != "UpToDate" {
+		t.Errorf("got %+v, %v", c.TDX, err)
+	}
+	if err := a.(attest.Extender).Extend(t.Context(), []byte("event")); err != nil || string(bare.extended) != "event" || a.Kind() != attest.KindTDX {
+		t.Errorf("extended %q, %v, kind %s", bare.extended, err, a.Kind())
+	}
+	if _, ok := s.Attester(bare, time.Now).(attest.Extender); ok {
+		t.Error("an attester without a register extends one")
+	}
+	bare.err = errors.New("broken")
+	if _, err := a.Attest(t.Context(), attest.ReportData{}); !errors.Is(err, bare.err) {
+		t.Errorf("got %v", err)
+	}
+	if err := a.(interface{ Probe(context.Context) error }).Probe(t.Context()); !errors.Is(err, bare.err) {
+		t.Errorf("got %v", err)
 	}
 }
 

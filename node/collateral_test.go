@@ -32,7 +32,7 @@ func (b *bare) Probe(context.Context) error { return b.err }
 
 // What an attester can do it still can with a store behind it, and what it cannot it still
 // cannot; a store that is not there is a mistake of the configuration.
-func TestEndorsed(t *testing.T) {
+func TestWithCollateral(t *testing.T) {
 	dir := t.TempDir()
 	device := &bare{}
 	if a, err := withCollateral(device, ""); err != nil || a != attest.Attester(device) {
