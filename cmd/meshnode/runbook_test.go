@@ -7,17 +7,23 @@ import (
 	"testing"
 )
 
-// TestRunbookCommands: every command and flag that docs/RUNBOOK.md tells a person to give
-// exists.
-func TestRunbookCommands(t *testing.T) {
-	page, err := os.ReadFile("../../docs/RUNBOOK.md")
-	if err != nil {
-		t.Fatal(err)
+// TestCommandsOfPages: every command and flag exists that these pages tell a person to give.
+func TestCommandsOfPages(t *testing.T) {
+	for name, least := range map[string]int{"RUNBOOK.md": 50, "COLLATERAL.md": 6} {
+		page, err := os.ReadFile("../../docs/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines := regexp.MustCompile("(?:`|\\$ )meshnode ([^`\n#]+)").FindAllStringSubmatch(string(page), -1)
+		if len(lines) < least {
+			t.Errorf("%s: %d commands, want %d or more", name, len(lines), least)
+		}
+		checkCommands(t, lines)
 	}
-	lines := regexp.MustCompile("`meshnode ([^`]+)`").FindAllStringSubmatch(string(page), -1)
-	if len(lines) < 50 {
-		t.Errorf("%d commands, want more than 50", len(lines))
-	}
+}
+
+func checkCommands(t *testing.T, lines [][]string) {
+	t.Helper()
 	for _, line := range lines {
 		words := strings.Fields(line[1])
 		cmd, rest, err := newRoot().Find(words)
