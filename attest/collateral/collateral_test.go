@@ -157,6 +157,23 @@ func TestWhichCounts(t *testing.T) {
 	}
 }
 
+// TestStatesOfSigningChains: several count at once; one that expired is superseded by another.
+func TestStatesOfSigningChains(t *testing.T) {
+	chain := func(digest string, from, to int) Entry {
+		return Entry{Name: NameSigningChain, Type: attest.TypeTDXTCBChain, Digest: digest, Issued: day.AddDate(0, 0, from), Expires: day.AddDate(0, 0, to)}
+	}
+	old, one, two := chain("0", -90, -10), chain("1", -50, 50), chain("2", -20, 80)
+	index := NewIndex(old, one, two)
+	for e, want := range map[*Entry]string{&old: StateSuperseded, &one: StateCurrent, &two: StateCurrent} {
+		if got := index.State(*e, day); got != want {
+			t.Errorf("chain %s: %s, want %s", e.Digest, got, want)
+		}
+	}
+	if got := NewIndex(old).State(old, day); got != StateExpired {
+		t.Errorf("the only one: %s", got)
+	}
+}
+
 // TestCompleted: bare evidence with the index of what it needs passes the second door as if
 // it had brought everything itself.
 func TestCompleted(t *testing.T) {

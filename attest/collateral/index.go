@@ -74,9 +74,11 @@ func (x Index) State(e Entry, at time.Time) string {
 	if e.Issued.After(at) {
 		return StateNotYetValid
 	}
-	// Several signing chains may be in use at once: each signs documents of its days.
-	if best, ok := x.Current(e.Name, at); ok && best.Digest != e.Digest && e.Type != attest.TypeTDXTCBChain {
-		return StateSuperseded
+	if best, ok := x.Current(e.Name, at); ok && best.Digest != e.Digest {
+		// Several signing chains may be in use at once: each signs documents of its days.
+		if e.Type != attest.TypeTDXTCBChain || !e.Holds(at) {
+			return StateSuperseded
+		}
 	}
 	if !e.Holds(at) {
 		return StateExpired
