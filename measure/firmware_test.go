@@ -121,7 +121,7 @@ func TestFirmwareRefused(t *testing.T) {
 		{"size", "size 101", edit(func(b []byte) { b[4]++ })},
 		{"version", "version 2", edit(func(b []byte) { b[8]++ })},
 		{"no sections", "0 sections", with()},
-		{"many sections", "65 sections", edit(func(b []byte) { b[12] = 65 })},
+		{"many sections", "65 sections, want", edit(func(b []byte) { b[12] = 65 })},
 		{"sections beyond", "beyond the image", append(image(pageSize, tableEntry(guidSEVMetadata, u32(16)))[:pageSize-16],
 			append([]byte("ASEV"), u32(28, 1, 1)...)...)},
 		{"address", "whole pages", with(sevSection{1, pageSize, 1})},

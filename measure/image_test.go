@@ -104,6 +104,9 @@ func TestAuthenticodeRefused(t *testing.T) {
 	}{
 		{"short", "no MZ", []byte("MZ")},
 		{"no MZ", "no MZ", edit(func(pe []byte) { pe[0] = 'X' })},
+		{"half of MZ", "no MZ", edit(func(pe []byte) { pe[1] = 'X' })},
+		{"sections behind the file", "96 sections do not fit", edit(func(pe []byte) { le.PutUint16(pe[0x44+2:], 96) })},
+		{"many sections", "97 sections do not fit", append(edit(func(pe []byte) { le.PutUint16(pe[0x44+2:], 97) }), make([]byte, 97*40)...)},
 		{"no PE", "no MZ and PE", edit(func(pe []byte) { pe[0x40] = 'X' })},
 		{"PE beyond the file", "no MZ and PE", put(0x3c, 0xffffffff)},
 		{"cut off", "cut off", syntheticPE(16, 0x20)[:optional]},

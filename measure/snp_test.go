@@ -210,6 +210,11 @@ func TestSNPRefused(t *testing.T) {
 		{"no firmware", "firmware: 0 bytes", func(s *SNP) { s.Firmware = nil }},
 		{"no kernel", "kernel: none", func(s *SNP) { s.Boot = &Boot{} }},
 		{"command line", "byte 0x0a", func(s *SNP) { s.Boot = &Boot{Kernel: []byte("k"), CommandLine: "a\nb"} }},
+		{"command line of UTF-8", "byte 0xc3", func(s *SNP) { s.Boot = &Boot{Kernel: []byte("k"), CommandLine: "é"} }},
+		{"command line with DEL", "byte 0x7f", func(s *SNP) { s.Boot = &Boot{Kernel: []byte("k"), CommandLine: "\x7f"} }},
+		{"hashes just before their page", "do not fit", func(s *SNP) {
+			s.Firmware, s.Boot = sevImage(amdSevReset, 0x80ffb0, amdSevSections), &Boot{Kernel: []byte("k")}
+		}},
 		{"kernel that is not measured", "would not measure the kernel", func(s *SNP) {
 			s.Firmware, s.Boot = sevImage(amdSevReset, 0, ovmfX64Sections), &Boot{Kernel: []byte("k")}
 		}},
@@ -299,7 +304,7 @@ func TestDigestText(t *testing.T) {
 	if err != nil || back.UnmarshalText(text) != nil || back != d {
 		t.Errorf("got %v of %s, %v", back, text, err)
 	}
-	for _, s := range []string{"", "00", strings.Repeat("0", 95), strings.Repeat("0", 98), strings.Repeat("x", 96)} {
+	for _, s := range []string{"", "00", strings.Repeat("0", 95), strings.Repeat("0", 97), strings.Repeat("0", 98), strings.Repeat("x", 96)} {
 		if err := back.UnmarshalText([]byte(s)); err == nil {
 			t.Errorf("%q: accepted", s)
 		}

@@ -101,7 +101,7 @@ func TestTDVFRefused(t *testing.T) {
 		{"length", "length 145", raw(func(b []byte) { b[4]++ })},
 		{"version", "version 2", raw(func(b []byte) { b[8]++ })},
 		{"no section", "0 sections", tdvfImage(nil)},
-		{"many sections", "65 sections", raw(func(b []byte) { b[12] = 65 })},
+		{"many sections", "65 sections, want", raw(func(b []byte) { b[12] = 65 })},
 		{"sections beyond", "beyond the image", append(image(pageSize, tableEntry(guidTDXMetadata, u32(16)))[:pageSize-16],
 			append([]byte("TDVF"), u32(48, 1, 1)...)...)},
 		{"address", "whole pages", edit(2, func(s *tdvfSection) { s.gpa++ })},
@@ -308,6 +308,7 @@ func TestEvents(t *testing.T) {
 		"no firmware": func(*Boot) EDK2 { return "" },
 		"no initrd":   func(b *Boot) EDK2 { b.Initrd = nil; return EDK2From202505 },
 		"no kernel":   func(b *Boot) EDK2 { b.Kernel = nil; return EDK2From202505 },
+		"newline":     func(b *Boot) EDK2 { b.CommandLine = "a\nb"; return EDK2From202505 },
 		"no PE":       func(b *Boot) EDK2 { b.Kernel = []byte("ELF"); return EDK2From202505 },
 	} {
 		x := b()
