@@ -186,3 +186,27 @@ func TestSeveralCertificates(t *testing.T) {
 		t.Errorf("after four forged ones: got %q", got)
 	}
 }
+
+// FuzzEndorsement: what is read as an endorsement key's certificate has all that the rest
+// relies on, is read to its last byte, and is the same the second time.
+func FuzzEndorsement(f *testing.F) {
+	for _, product := range []string{Milan, Turin} {
+		f.Add(vendors[product]().vcek(nil))
+		f.Add(vendors[product]().vlek(nil))
+	}
+	f.Fuzz(func(t *testing.T, der []byte) {
+		e, ok, err := parseEndorsement(der)
+		if !ok || err != nil {
+			if IsEndorsement(der) && err == nil {
+				t.Error("an endorsement by name, none by content, and no error")
+			}
+			return
+		}
+		if e.key == nil || e.kind != "VCEK" && e.kind != "VLEK" || (e.kind == "VCEK") != (e.hwid != nil) || (e.kind == "VLEK") != (e.cspID != "") || len(e.cert.Raw) != len(der) {
+			t.Errorf("got %+v", e)
+		}
+		if again, ok, err := parseEndorsement(der); !ok || err != nil || again.tcb != e.tcb || again.product != e.product {
+			t.Errorf("again: %v, %+v", err, again)
+		}
+	})
+}
