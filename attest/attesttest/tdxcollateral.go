@@ -14,6 +14,9 @@ import (
 // TDXCollateral is what a fake Intel says about a family of platforms, in the terms of Intel's
 // provisioning service (PCS API v4: TCB info version 3, enclave identity version 2).
 type TDXCollateral struct {
+	InfoID, QEID  string // what the two documents say they are: TDX and TD_QE
+	InfoVersion   int
+	QEVersion     int
 	FMSPC, PCEID  string
 	Info, QE, CRL Validity // TCB info, QE identity, both revocation lists
 	Evaluation    int      // tcbEvaluationDataNumber of the TCB info
@@ -58,7 +61,7 @@ const levelDate = "2024-03-13T00:00:00Z"
 // defaultCollateral says of a default platform that it is up to date.
 func defaultCollateral() TDXCollateral {
 	always := Validity{validFrom, validTo}
-	return TDXCollateral{FMSPC: fmspc, PCEID: pceID, Info: always, QE: always, CRL: always, Evaluation: 17, QEEvaluation: 17,
+	return TDXCollateral{InfoID: "TDX", QEID: "TD_QE", InfoVersion: 3, QEVersion: 2, FMSPC: fmspc, PCEID: pceID, Info: always, QE: always, CRL: always, Evaluation: 17, QEEvaluation: 17,
 		Levels: []TDXLevel{
 			{SGX: 3, TDX: tdxSVN, PCE: 13, Status: "UpToDate", Date: levelDate},
 			{SGX: 3, TDX: 0, PCE: 13, Status: "OutOfDate", Date: "2018-01-04T00:00:00Z", Advisories: []string{"INTEL-SA-00106"}},
@@ -95,9 +98,9 @@ func (f fakeIntel) items(p *TDXPlatform, pck *x509.Certificate) []attest.Item {
 	for _, l := range c.Levels {
 		levels = append(levels, level(object{"sgxtcbcomponents": components(l.SGX, l.SGX), "pcesvn": l.PCE, "tdxtcbcomponents": components(l.TDX, 0)}, l.Status, l.Date, l.Advisories))
 	}
-	info := object{"id": "TDX", "version": 3, "issueDate": stamp(c.Info.Issued), "nextUpdate": stamp(c.Info.Next), "fmspc": c.FMSPC, "pceId": c.PCEID,
+	info := object{"id": c.InfoID, "version": c.InfoVersion, "issueDate": stamp(c.Info.Issued), "nextUpdate": stamp(c.Info.Next), "fmspc": c.FMSPC, "pceId": c.PCEID,
 		"tcbType": 0, "tcbEvaluationDataNumber": c.Evaluation, "tdxModule": module, "tdxModuleIdentities": identities, "tcbLevels": levels}
-	identity := object{"id": "TD_QE", "version": 2, "issueDate": stamp(c.QE.Issued), "nextUpdate": stamp(c.QE.Next), "tcbEvaluationDataNumber": c.QEEvaluation,
+	identity := object{"id": c.QEID, "version": c.QEVersion, "issueDate": stamp(c.QE.Issued), "nextUpdate": stamp(c.QE.Next), "tcbEvaluationDataNumber": c.QEEvaluation,
 		"miscselect": "00000000", "miscselectMask": "FFFFFFFF", "attributes": "11" + zeros[:30], "attributesMask": "FB" + ones[:14] + zeros[:16],
 		"mrsigner": strings.ToUpper(intelQESigner), "isvprodid": qeProdID, "tcbLevels": parts(c.QELevels)}
 	var revoked []*x509.Certificate

@@ -65,6 +65,10 @@ func collateralFaults() []TDXFault {
 		{"revoked: CA of the PCK", false, attest.CodeNotGenuine, func(p *TDXPlatform) { p.Collateral.RevokeCA = true }},
 		{"revoked: TCB signer", false, attest.CodeNotGenuine, func(p *TDXPlatform) { p.Collateral.RevokeSigner = true }},
 		{"collateral of another FMSPC", false, attest.CodeCertificateMismatch, func(p *TDXPlatform) { p.Collateral.FMSPC = "00a06d080000" }},
+		{"TCB info of SGX", false, attest.CodeNotGenuine, func(p *TDXPlatform) { p.Collateral.InfoID = "SGX" }},
+		{"TCB info of a later version", false, attest.CodeNotGenuine, func(p *TDXPlatform) { p.Collateral.InfoVersion = 4 }},
+		{"QE identity of SGX", false, attest.CodeNotGenuine, func(p *TDXPlatform) { p.Collateral.QEID = "QE" }},
+		{"QE identity of a later version", false, attest.CodeNotGenuine, func(p *TDXPlatform) { p.Collateral.QEVersion = 3 }},
 		{"collateral of another PCE", false, attest.CodeCertificateMismatch, func(p *TDXPlatform) { p.Collateral.PCEID = "0001" }},
 	}
 	for name, v := range map[string]Validity{"expired": late, "not yet issued": early} {

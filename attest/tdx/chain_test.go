@@ -7,12 +7,16 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"encoding/hex"
 	"encoding/pem"
+	"fmt"
 	"math/big"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -229,5 +233,50 @@ func TestSigningChains(t *testing.T) {
 		if got, err := s.tcbSigners([][]byte{text}); err == nil {
 			t.Errorf("%s: %d signers", name, len(got))
 		}
+	}
+}
+
+// TestSignedBody: what of a document's form is wrong, before and after its signature.
+func TestSignedBody(t *testing.T) {
+	a := newAuthority(t)
+	key := a.p256()
+	signers := []*x509.Certificate{a.issue(a.root, a.rootKey, &key.PublicKey, tcbSignerCN, nil)}
+	sign := func(body string) string {
+		digest := sha256.Sum256([]byte(body))
+		r, s, err := ecdsa.Sign(rand.Reader, key, digest[:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return hex.EncodeToString(append(r.FillBytes(make([]byte, 32)), s.FillBytes(make([]byte, 32))...))
+	}
+	const body = `{"id":"TDX","version":3}`
+	document := func(body, signature string) []byte {
+		return fmt.Appendf(nil, `{"tcbInfo":%s,"signature":%q}`, body, signature)
+	}
+	good := sign(body)
+	for name, raw := range map[string][]byte{
+		"as signed": document(body, good), "in upper case": document(body, strings.ToUpper(good)),
+		"with blanks": document("{\"id\": \"TDX\",\n\t\"version\":3}", good),
+	} {
+		var info tcbInfo
+		if err := signedBody(raw, "tcbInfo", signers, &info); err != nil || info.ID != "TDX" {
+			t.Errorf("%s: %+v, %v", name, info, err)
+		}
+	}
+	mistyped := `{"id":"TDX","version":"three"}`
+	undated := `{"id":"TDX","issueDate":"tomorrow"}`
+	for name, raw := range map[string][]byte{
+		"no JSON": []byte("x"), "a list": []byte("[]"), "no body": []byte(`{"signature":"` + good + `"}`), "no signature": []byte(`{"tcbInfo":` + body + `}`),
+		"a number for it": []byte(`{"tcbInfo":` + body + `,"signature":1}`), "not in hex": document(body, "zz"+good[2:]), "short": document(body, good[2:]),
+		"long": document(body, good+"00"), "another": document(body, sign("{}")), "another body": document(`{"id":"TDX","version":4}`, good),
+		"reordered": document(`{"version":3,"id":"TDX"}`, good), "mistyped": document(mistyped, sign(mistyped)), "undated": document(undated, sign(undated)),
+		"under another name": bytes.Replace(document(body, good), []byte("tcbInfo"), []byte("enclaveIdentity"), 1), "zero": document(body, strings.Repeat("00", 64)),
+	} {
+		if err := signedBody(raw, "tcbInfo", signers, new(tcbInfo)); err == nil {
+			t.Errorf("%s: believed", name)
+		}
+	}
+	if err := signedBody(document(body, good), "tcbInfo", nil, new(tcbInfo)); err == nil {
+		t.Error("believed without a signer")
 	}
 }

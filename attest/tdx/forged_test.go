@@ -265,3 +265,22 @@ func TestChains(t *testing.T) {
 		}
 	}
 }
+
+// TestTooManyLevels: collateral is bounded, whoever signed it.
+func TestTooManyLevels(t *testing.T) {
+	good := attesttest.NewTDX("forged")
+	for name, edit := range map[string]func(*attesttest.TDXCollateral){
+		"levels":  func(c *attesttest.TDXCollateral) { c.Levels = slices.Repeat(c.Levels[:1], 257) },
+		"modules": func(c *attesttest.TDXCollateral) { c.Modules = slices.Repeat(c.Modules, 65) },
+		"QE":      func(c *attesttest.TDXCollateral) { c.QELevels = slices.Repeat(c.QELevels[:1], 257) },
+	} {
+		f := good.With(func(p *attesttest.TDXPlatform) { edit(&p.Collateral) })
+		want := attest.CodeNotGenuine
+		if len(made(t, f).Items[1].Data) > attest.MaxQuote {
+			want = attest.CodeMalformed // for its size, before anything is read
+		}
+		if r := refusal(t, f); r.Code != want {
+			t.Errorf("%s: got %v, want %s", name, r, want)
+		}
+	}
+}
