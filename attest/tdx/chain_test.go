@@ -280,3 +280,21 @@ func TestSignedBody(t *testing.T) {
 		t.Error("believed without a signer")
 	}
 }
+
+func FuzzChain(f *testing.F) {
+	q, err := parseQuote(rawQuote())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(q.chain)
+	s := scheme(f)
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		certs, err := parseChain(raw)
+		if err == nil && len(certs) > certificates {
+			t.Errorf("%d certificates", len(certs))
+		}
+		if got, err := s.pck(raw, sampleAt); err == nil && !bytes.Contains(raw, []byte("BEGIN CERTIFICATE")) {
+			t.Errorf("believed %v out of no certificate", got.leaf.Subject)
+		}
+	})
+}
