@@ -103,11 +103,11 @@ type IMAFacts struct {
 	// BootAggregate compares the first entry with the quoted registers 0 to 9: "matches",
 	// "differs", or "" where they are not quoted or there is no such entry.
 	BootAggregate string `json:"boot_aggregate,omitempty"`
-	// Files are the distinct files and buffers measured, in order of appearance.
+	// Files are the files and buffers measured, in order.
 	Files []IMAFile `json:"files,omitempty"`
 }
 
-// IMAFile is one distinct measurement.
+// IMAFile is one measurement.
 type IMAFile struct {
 	Digest    string `json:"digest"` // "sha256:HEX"
 	Path      string `json:"path"`

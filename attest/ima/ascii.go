@@ -7,6 +7,8 @@ import (
 	"strconv"
 )
 
+var space = []byte{' '}
+
 // ascii reads lines "PCR DIGEST TEMPLATE FIELD…".
 func ascii(raw []byte, yield func(*Entry) bool) error {
 	var e Entry
@@ -19,8 +21,15 @@ func ascii(raw []byte, yield func(*Entry) bool) error {
 		if len(bytes.TrimSpace(line)) == 0 {
 			continue
 		}
-		parts := bytes.SplitN(line, []byte{' '}, 4)
-		if len(parts) < 4 || len(parts[2]) > maxName {
+		var parts [4][]byte
+		complete := true
+		for i := range 3 {
+			var more bool
+			parts[i], line, more = bytes.Cut(line, space)
+			complete = complete && more
+		}
+		parts[3] = line
+		if !complete || len(parts[2]) > maxName {
 			return fmt.Errorf("ima: line %d: want PCR DIGEST TEMPLATE DATA", n)
 		}
 		pcr, err := strconv.ParseUint(string(parts[0]), 10, 8)
@@ -39,7 +48,7 @@ func ascii(raw []byte, yield func(*Entry) bool) error {
 			}
 			templates[name] = fields
 		}
-		e = Entry{PCR: int(pcr), Template: e.Template, Digest: digest, legacy: string(parts[2]) == legacyName}
+		e = Entry{PCR: int(pcr), Template: e.Template, sum: e.sum, Digest: digest, legacy: string(parts[2]) == legacyName}
 		if e.Template != string(parts[2]) {
 			e.Template = string(parts[2])
 		}
@@ -55,16 +64,13 @@ func ascii(raw []byte, yield func(*Entry) bool) error {
 // fromText makes the template data of a line again. Where that is not possible the entry
 // is left without: its digest can be replayed, but says nothing.
 func (e *Entry) fromText(fields []string, text []byte, scratch *builder) {
-	values := bytes.Split(text, []byte{' '})
-	if len(values) > len(fields) {
+	if bytes.Count(text, space) >= len(fields) {
 		return
 	}
 	start := len(scratch.b)
 	for i, id := range fields {
 		var v []byte
-		if i < len(values) { // what is empty at the end of a line may have been trimmed
-			v = values[i]
-		}
+		v, text, _ = bytes.Cut(text, space) // what is empty at the end of a line may have been trimmed
 		at := scratch.begin(e.legacy)
 		if !scratch.field(id, v) {
 			scratch.b = scratch.b[:start]

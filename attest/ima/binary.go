@@ -63,7 +63,7 @@ func entries(raw []byte, size int, yield func(*Entry) bool) error {
 			}
 			templates[strings.Clone(string(name))] = fields
 		}
-		e = Entry{PCR: int(pcr), Template: e.Template, Digest: digest, legacy: string(name) == legacyName}
+		e = Entry{PCR: int(pcr), Template: e.Template, sum: e.sum, Digest: digest, legacy: string(name) == legacyName}
 		if e.Template != string(name) {
 			e.Template = string(name)
 		}

@@ -15,12 +15,8 @@ type gathered struct {
 	attest.IMAFacts
 	bank   string
 	quoted map[int][]byte
-	seen   map[key]struct{}
 	text   []byte
 }
-
-// key is a measurement, to name each once.
-type key struct{ digest, path string }
 
 // add takes an entry that the quote will turn out to cover.
 func (g *gathered) add(e *Entry) {
@@ -35,18 +31,16 @@ func (g *gathered) add(e *Entry) {
 		g.Unverified++
 		return
 	}
-	if e.Path == bootAggregate && g.Entries == 1 {
+	if string(e.path) == bootAggregate && g.Entries == 1 {
 		g.aggregate(e)
 		return
 	}
+	// One string holds both, since there may be ten thousand.
 	g.text = append(append(g.text[:0], e.Algorithm...), ':')
 	g.text = hex.AppendEncode(g.text, e.File)
-	if _, twice := g.seen[key{string(g.text), e.Path}]; twice {
-		return
-	}
-	f := attest.IMAFile{Digest: string(g.text), Path: e.Path, Signature: hex.EncodeToString(e.Signature)}
-	g.seen[key{f.Digest, f.Path}] = struct{}{}
-	g.Files = append(g.Files, f)
+	n := len(g.text)
+	both := string(append(g.text, e.path...))
+	g.Files = append(g.Files, attest.IMAFile{Digest: both[:n], Path: both[n:], Signature: hex.EncodeToString(e.Signature)})
 }
 
 // aggregate compares the first entry with the quoted registers of the same bank: 0 to 7,

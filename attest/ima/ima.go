@@ -41,9 +41,6 @@ package ima
 import (
 	"bytes"
 	"crypto"
-	_ "crypto/sha1" // banks of TPMs
-	_ "crypto/sha256"
-	_ "crypto/sha512"
 	"fmt"
 	"iter"
 )
@@ -75,10 +72,14 @@ type Entry struct {
 	Verified  bool
 	Algorithm string // of the file's digest: "sha256"
 	File      []byte // digest of the file or buffer
-	Path      string
 	Signature []byte // security.ima
+	path      []byte
+	sum       []byte
 	legacy    bool
 }
+
+// Path is what the kernel called the file.
+func (e *Entry) Path() string { return string(e.path) }
 
 // Entries reads a list one by one. An error ends it.
 func Entries(raw []byte) iter.Seq2[*Entry, error] {

@@ -131,7 +131,7 @@ func TestKeylimeLines(t *testing.T) {
 	raw := `10 0c8a706a75a5689c1e168f0a573a3cbec33061b5 ima-sig sha256:e4cb9f5709c88376b5fc3743cd88e76b9aae8f3d992d845678de5215edb31216 boot_aggregate ` + "\n" +
 		`10 5426cf3031a43f5bfca183d79950698a95a728f6 ima-sig sha256:f1125b940480d20ad841d26d5ea253edc0704b5ec1548c891edf212cb1a9365e /lib/modules/5.4.48-openpower1/kernel/drivers/usb/common/usb-common.ko` + "\n"
 	for e, err := range Entries([]byte(raw)) {
-		if err != nil || !e.Verified || e.Violation || e.Algorithm != "sha256" || len(e.File) != 32 || e.Signature == nil && e.Path != "boot_aggregate" && len(e.Signature) != 0 {
+		if err != nil || !e.Verified || e.Violation || e.Algorithm != "sha256" || len(e.File) != 32 || e.Signature == nil && e.Path() != "boot_aggregate" && len(e.Signature) != 0 {
 			t.Errorf("%+v, %v", e, err)
 		}
 	}

@@ -5,7 +5,9 @@ import (
 	"crypto"
 	"crypto/sha1"
 	"crypto/sha256"
+	"crypto/sha512"
 	"encoding/hex"
+	"errors"
 	"fmt"
 
 	"github.com/attestmesh/meshnode/attest"
@@ -83,18 +85,24 @@ func extend(bank crypto.Hash, register []byte, digest ...[]byte) {
 	for _, d := range digest {
 		joined = append(joined, d...)
 	}
-	switch bank { // without the memory that hash.Hash takes
+	appendSum(register[:0], bank, joined)
+}
+
+// appendSum appends a bank's digest of data, without the memory that hash.Hash takes.
+func appendSum(dst []byte, bank crypto.Hash, data []byte) []byte {
+	switch bank {
 	case crypto.SHA1:
-		sum := sha1.Sum(joined)
-		copy(register, sum[:])
+		s := sha1.Sum(data)
+		return append(dst, s[:]...)
 	case crypto.SHA256:
-		sum := sha256.Sum256(joined)
-		copy(register, sum[:])
-	default:
-		h := bank.New()
-		h.Write(joined)
-		h.Sum(register[:0])
+		s := sha256.Sum256(data)
+		return append(dst, s[:]...)
+	case crypto.SHA384:
+		s := sha512.Sum384(data)
+		return append(dst, s[:]...)
 	}
+	s := sha512.Sum512(data)
+	return append(dst, s[:]...)
 }
 
 // Mismatch is a list of which no prefix explains the quoted register.
@@ -108,41 +116,28 @@ func (m *Mismatch) Error() string {
 	return fmt.Sprintf("ima: none of the %d entries leads to the quoted register: got %s after the last, want %s", m.Entries, m.Got, m.Want)
 }
 
-// ways in which kernels extend a bank.
-type way struct {
-	register []byte
-	// next is nil once an entry cannot be extended in this way.
-	next func(w *way, e *Entry)
-	dead bool
-}
+// way is one in which kernels extend a bank: it returns what an entry extends, in parts,
+// false if the list does not say.
+type way func(e *Entry) ([2][]byte, bool)
 
-// waysOf returns the ways for one bank: hashed; SHA-1 and zeros, violations being 0xff in
-// full, or in the first 20 bytes.
-func waysOf(bank crypto.Hash) []*way {
-	hashed := func(w *way, e *Entry) {
-		digest, ok := e.extends(bank)
-		if w.dead = !ok; ok {
-			extend(bank, w.register, digest)
-		}
-	}
-	padded := func(violation int) func(*way, *Entry) {
-		return func(w *way, e *Entry) {
+// waysOf returns the ways for one bank, the usual one first: hashed; SHA-1 and zeros,
+// violations being 0xff in full, or in the first 20 bytes.
+func waysOf(bank crypto.Hash) []way {
+	padded := func(violation int) way {
+		return func(e *Entry) ([2][]byte, bool) {
 			digest, ok := e.extends(crypto.SHA1)
-			if w.dead = !ok; !ok {
-				return
-			}
 			if e.Violation {
 				digest = ones[:violation]
 			}
-			extend(bank, w.register, digest, zeros[:bank.Size()-len(digest)])
+			return [2][]byte{digest, zeros[:bank.Size()-len(digest)]}, ok
 		}
 	}
-	out := []*way{{next: hashed}}
+	out := []way{func(e *Entry) ([2][]byte, bool) {
+		digest, ok := e.extends(bank)
+		return [2][]byte{digest}, ok
+	}}
 	if bank != crypto.SHA1 {
-		out = append(out, &way{next: padded(bank.Size())}, &way{next: padded(crypto.SHA1.Size())})
-	}
-	for _, w := range out {
-		w.register = make([]byte, bank.Size())
+		out = append(out, padded(bank.Size()), padded(crypto.SHA1.Size()))
 	}
 	return out
 }
@@ -152,13 +147,35 @@ func waysOf(bank crypto.Hash) []*way {
 // serve to compare the boot aggregate. The error is a *Mismatch if there is no such prefix.
 func Explain(raw []byte, bank string, quoted map[int][]byte) (*attest.IMAFacts, error) {
 	hash, ok := banks[bank]
-	want := quoted[Register]
-	if !ok || len(want) != hash.Size() {
-		return nil, fmt.Errorf("ima: register %d of bank %q is not quoted, or has %d bytes", Register, bank, len(want))
+	if !ok || len(quoted[Register]) != hash.Size() {
+		return nil, fmt.Errorf("ima: register %d of bank %q is not quoted, or has %d bytes", Register, bank, len(quoted[Register]))
 	}
-	ways := waysOf(hash)
-	facts := &gathered{IMAFacts: attest.IMAFacts{Bank: bank}, bank: bank, quoted: quoted, seen: map[key]struct{}{}}
-	covered := bytes.Equal(ways[0].register, want) // nothing was measured yet
+	var first error
+	for _, extends := range waysOf(hash) {
+		facts, err := explainBy(extends, raw, hash, bank, quoted)
+		if err == nil {
+			return facts, nil
+		}
+		var m *Mismatch
+		if !errors.As(err, &m) {
+			return nil, err
+		}
+		if first == nil {
+			first = err
+		}
+	}
+	return nil, first
+}
+
+// usualEntry is the least size of most entries.
+const usualEntry = 110
+
+// explainBy replays a list in one way.
+func explainBy(extends way, raw []byte, hash crypto.Hash, bank string, quoted map[int][]byte) (*attest.IMAFacts, error) {
+	register, want := make([]byte, hash.Size()), quoted[Register]
+	facts := &gathered{IMAFacts: attest.IMAFacts{Bank: bank}, bank: bank, quoted: quoted}
+	facts.Files = make([]attest.IMAFile, 0, len(raw)/usualEntry)
+	covered := bytes.Equal(register, want) // nothing was measured yet
 	for e, err := range Entries(raw) {
 		if err != nil {
 			return nil, err
@@ -171,17 +188,15 @@ func Explain(raw []byte, bank string, quoted map[int][]byte) (*attest.IMAFacts, 
 		if e.PCR != Register {
 			continue
 		}
-		for _, w := range ways {
-			if w.dead {
-				continue
-			}
-			if w.next(w, e); !w.dead && bytes.Equal(w.register, want) {
-				covered = true
-			}
+		parts, ok := extends(e)
+		if !ok {
+			break
 		}
+		extend(hash, register, parts[0], parts[1])
+		covered = bytes.Equal(register, want)
 	}
 	if !covered {
-		return nil, &Mismatch{Entries: facts.Entries, Got: hex.EncodeToString(ways[0].register), Want: hex.EncodeToString(want)}
+		return nil, &Mismatch{Entries: facts.Entries, Got: hex.EncodeToString(register), Want: hex.EncodeToString(want)}
 	}
 	return &facts.IMAFacts, nil
 }

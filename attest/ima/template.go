@@ -78,7 +78,7 @@ func (e *Entry) take(i int, id string, v []byte) {
 	case i == 0:
 		e.digest(v, id == "d")
 	case i == 1:
-		e.Path = string(bytes.TrimSuffix(v, []byte{0}))
+		e.path = bytes.TrimSuffix(v, []byte{0})
 	case id == "sig" || id == "evmsig":
 		e.Signature = v
 	}
@@ -125,9 +125,9 @@ func (e *Entry) digest(v []byte, bare bool) {
 	}
 }
 
-// hash returns what a kernel that knows the bank's hash extends, in new memory.
+// hash returns what a kernel that knows the bank's hash extends, in memory that the next
+// call uses again.
 func (e *Entry) hash(bank crypto.Hash) []byte {
-	h := bank.New()
-	h.Write(e.Data)
-	return h.Sum(nil)
+	e.sum = appendSum(e.sum[:0], bank, e.Data)
+	return e.sum
 }
