@@ -1,12 +1,15 @@
 package eventlog
 
 import (
+	"crypto"
 	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/google/go-eventlog/testdata"
 )
 
 func read(t testing.TB, elem ...string) []byte {
@@ -104,10 +107,37 @@ func TestSamples(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	f.Add(read(f, "testdata", "bios"))
-	f.Add([]byte(`[{"imr":0,"event_type":1,"digest":"","event":"","event_payload":""}]`))
+	f.Add(read(f, "testdata", "bios-off"))
+	f.Add(makeLog(crypto.SHA256, goodBoot()...))
+	f.Add(makeLog(crypto.SHA384, variables(1, 1, hashA)...))
+	f.Add(testdata.Debian10EventLog)
+	f.Add([]byte(`[{"imr":3,"event_type":134217729,"digest":"","event":"app-id","event_payload":"abcd"}]`))
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		if log, err := Parse(raw); err == nil && log.Format == "" {
-			t.Error("neither refused nor parsed")
+		log, err := Parse(raw)
+		if err != nil {
+			return
+		}
+		if log.Format == "" || log.Entries > MaxEvents {
+			t.Errorf("neither refused nor parsed: %s with %d entries", log.Format, log.Entries)
+		}
+		for bank, registers := range log.Banks {
+			facts := log.Facts(bank, registers)
+			if facts == nil || len(facts.Components)+len(facts.Files) > log.Entries {
+				t.Errorf("%s: %+v", bank, facts)
+			}
+			if none := log.Facts(bank, nil); none.SecureBoot != nil || none.Components != nil || none.CommandLines != nil || none.Files != nil {
+				t.Errorf("%s: facts without a quote: %+v", bank, none)
+			}
+		}
+	})
+}
+
+func FuzzDatabase(f *testing.F) {
+	f.Add(list(certSHA256, hashA, hashB))
+	f.Add(list(certX509, []byte("no certificate")))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		if d := parseDatabase(raw); len(d.Certificates)+len(d.Hashes)+d.Other > len(raw)+1 {
+			t.Errorf("%d bytes have %d entries", len(raw), len(d.Certificates)+len(d.Hashes)+d.Other)
 		}
 	})
 }

@@ -130,7 +130,7 @@ func TestFactsOfGoodBoot(t *testing.T) {
 	}
 }
 
-// TestFactsNeedQuotedRegisters: a register that is not quoted, or otherwise, proves nothing.
+// TestFactsNeedQuotedRegisters (A16): a register that is not quoted, or otherwise, proves nothing.
 func TestFactsNeedQuotedRegisters(t *testing.T) {
 	log, err := Parse(makeLog(crypto.SHA256, goodBoot()...))
 	if err != nil {

@@ -36,9 +36,13 @@ func ascii(raw []byte, yield func(*Entry) bool) error {
 		if err != nil || pcr > 23 {
 			return fmt.Errorf("ima: line %d: register %.8q, want 0 to 23", n, parts[0])
 		}
-		digest := scratch.reset(hex.DecodedLen(len(parts[1])))
-		if _, err := hex.Decode(digest, parts[1]); err != nil || bankOf(len(digest)) == 0 {
-			return fmt.Errorf("ima: line %d: template digest %.8q…, want 20, 32, 48 or 64 bytes in hex", n, parts[1])
+		size := hex.DecodedLen(len(parts[1]))
+		if bankOf(size) == 0 {
+			return fmt.Errorf("ima: line %d: template digest of %d bytes, want 20, 32, 48 or 64", n, size)
+		}
+		digest := scratch.reset(size)
+		if _, err := hex.Decode(digest, parts[1]); err != nil {
+			return fmt.Errorf("ima: line %d: template digest %.8q…, want hex", n, parts[1])
 		}
 		fields, seen := templates[string(parts[2])]
 		if !seen {
