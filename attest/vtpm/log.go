@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"time"
@@ -72,14 +73,18 @@ func measuredFiles(raw []byte, v verified) (*mesh.IMAFacts, error) {
 
 // logID is over the logs and all values they are compared with.
 func (v verified) logID(b bundle) chains.Key {
-	h := sha256.New()
-	h.Write(mesh.LengthPrefixed(nil, []byte(bankName(v.bank))))
+	buf := make([]byte, 0, 8<<10) // all that a TPM has fits
+	buf = append(buf, byte(v.bank))
 	for _, bank := range []crypto.Hash{crypto.SHA1, crypto.SHA256, crypto.SHA384, crypto.SHA512} {
 		for n := range lastRegister + 1 {
-			h.Write(mesh.LengthPrefixed(nil, v.banks[bank][n]))
+			value := v.banks[bank][n] // of the bank's size, or nothing
+			buf = append(append(buf, byte(len(value))), value...)
 		}
 	}
-	h.Write(mesh.LengthPrefixed(nil, b.log))
+	buf = binary.BigEndian.AppendUint64(buf, uint64(len(b.log)))
+	h := sha256.New()
+	h.Write(buf)
+	h.Write(b.log)
 	h.Write(b.ima)
 	return chains.Key(h.Sum(nil))
 }

@@ -25,7 +25,7 @@ func (v values) set(bank crypto.Hash, n int, value []byte) error {
 		return fmt.Errorf("register %d of bank %s has %d bytes, want registers 0 to %d of %d bytes", n, bankName(bank), len(value), lastRegister, bank.Size())
 	}
 	if v[bank] == nil {
-		v[bank] = map[int][]byte{}
+		v[bank] = make(map[int][]byte, lastRegister+1)
 	}
 	if v[bank][n] != nil {
 		return fmt.Errorf("register %d of bank %s is given twice", n, bankName(bank))

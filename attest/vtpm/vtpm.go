@@ -51,6 +51,7 @@ import (
 	"crypto"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -225,13 +226,15 @@ var stable = []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 14}
 // claims are taken from the strongest bank.
 func (v verified) claims(key endorsedKey, logs logFacts) mesh.Claims {
 	c := mesh.Claims{
-		Kind: mesh.KindVTPM, Genuine: true, ReportData: hex.EncodeToString(v.best.nonce), Registers: map[string]string{},
+		Kind: mesh.KindVTPM, Genuine: true, ReportData: hex.EncodeToString(v.best.nonce), Registers: make(map[string]string, lastRegister+1),
 		VTPM: &mesh.VTPMClaims{
 			AKTrust: key.trust, AKDigest: key.digest, Nonce: hex.EncodeToString(v.best.nonce), Bank: bankName(v.bank),
-			ResetCount: v.best.resetCount, RestartCount: v.best.restartCount, ClockSafe: v.best.clockSafe,
-			FirmwareVersion: fmt.Sprintf("%016x", v.best.firmware),
+			PCRs: make([]int, 0, lastRegister+1), ResetCount: v.best.resetCount, RestartCount: v.best.restartCount, ClockSafe: v.best.clockSafe,
+			FirmwareVersion: hex.EncodeToString(binary.BigEndian.AppendUint64(nil, v.best.firmware)),
 		},
 	}
+	// One string holds all values in hex; each claim is a part of it.
+	all, size := make([]byte, 0, (lastRegister+1)*v.bank.Size()), 2*v.bank.Size()
 	h := v.bank.New()
 	for n := range lastRegister + 1 {
 		value, ok := v.banks[v.bank][n]
@@ -239,10 +242,14 @@ func (v verified) claims(key endorsedKey, logs logFacts) mesh.Claims {
 			continue
 		}
 		c.VTPM.PCRs = append(c.VTPM.PCRs, n)
-		c.Registers[registerNames[n]] = hex.EncodeToString(value)
+		all = append(all, value...)
 		if slices.Contains(stable, n) {
 			h.Write(value)
 		}
+	}
+	text := hex.EncodeToString(all)
+	for i, n := range c.VTPM.PCRs {
+		c.Registers[registerNames[n]] = text[i*size : (i+1)*size]
 	}
 	c.Measurement = hex.EncodeToString(h.Sum(nil))
 	c.VTPM.Boot, c.VTPM.IMA = logs.boot, logs.ima
