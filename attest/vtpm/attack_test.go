@@ -187,6 +187,40 @@ func TestParts(t *testing.T) {
 	}
 }
 
+// A16: logs of another boot explain nothing, and the quote must cover what a list explains.
+func TestA16Logs(t *testing.T) {
+	m, other := tpm(), attesttest.NewSoftTPM(false)
+	other.Boot([]byte("another loader"), true)
+	other.Run("/bin/other", []byte("other"))
+	all := attesttest.Statement{Bank: crypto.SHA256, Registers: allRegisters}
+	with := func(s attesttest.Statement, itemType string, log []byte) attest.Code {
+		ev := bare(t, m, s, crypto.SHA256)
+		ev.Items = append(ev.Items, attest.Item{Type: itemType, Data: log})
+		_, code := verdict(t, ev)
+		return code
+	}
+	for what, tc := range map[string]struct {
+		itemType string
+		log      []byte
+		want     attest.Code
+	}{
+		"the log":            {attest.TypeEventLog, m.Log(), ""},
+		"another boot's log": {attest.TypeEventLog, other.Log(), attest.CodeReplayMismatch},
+		"no log":             {attest.TypeEventLog, []byte("[]"), attest.CodeReplayMismatch},
+		"the list":           {attest.TypeIMALog, m.IMA(), ""},
+		"another's list":     {attest.TypeIMALog, other.IMA(), attest.CodeReplayMismatch},
+		"no list":            {attest.TypeIMALog, []byte("hello"), attest.CodeReplayMismatch},
+	} {
+		if got := with(all, tc.itemType, tc.log); got != tc.want {
+			t.Errorf("%s: got %q, want %q", what, got, tc.want)
+		}
+	}
+	few := attesttest.Statement{Bank: crypto.SHA256, Registers: []int{0, 7}}
+	if got := with(few, attest.TypeIMALog, m.IMA()); got != attest.CodePCRSelection {
+		t.Errorf("register 10 is not quoted: got %q", got)
+	}
+}
+
 // E2, E7, E8 for a bare quote: each bit flipped, each byte cut off, each byte appended.
 func TestBareQuoteTampered(t *testing.T) {
 	ev := bare(t, tpm(), attesttest.Statement{Nonce: []byte("nonce"), Bank: crypto.SHA256, Registers: allRegisters}, crypto.SHA256)

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math/big"
 	"math/bits"
+	"slices"
 
 	"github.com/google/go-tpm-tools/proto/attest"
 	tpmpb "github.com/google/go-tpm-tools/proto/tpm"
@@ -131,6 +132,9 @@ func Parse(raw []byte) (*attest.Attestation, error) {
 	if len(msg.GetAkPub()) == 0 || len(msg.GetQuotes()) == 0 || len(msg.GetQuotes()) > maxQuotes ||
 		len(msg.GetIntermediateCerts()) > mesh.MaxCertificates {
 		return nil, fmt.Errorf("attestation: key of %d bytes and %d quotes, want a key and 1 to %d", len(msg.GetAkPub()), len(msg.GetQuotes()), maxQuotes)
+	}
+	if slices.ContainsFunc(msg.GetIntermediateCerts(), func(c []byte) bool { return len(c) == 0 }) {
+		return nil, errors.New("attestation: an empty certificate")
 	}
 	banks := map[tpmpb.HashAlgo]bool{}
 	for _, q := range msg.GetQuotes() {

@@ -2,4 +2,4 @@
 
 package vtpm
 
-const flipStep = 3
+const flipStep = 1

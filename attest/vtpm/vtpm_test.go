@@ -88,12 +88,13 @@ func TestEveryFlippedBit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s := New(nil) // which remembers what held
 	verify := func(what string) {
 		raw, err := proto.Marshal(msg)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if c, err := New(nil).Verify(context.Background(), evidence(raw), nil, at); err == nil || c.Genuine {
+		if c, err := s.Verify(context.Background(), evidence(raw), nil, at); err == nil || c.Genuine {
 			t.Errorf("%s: accepted", what)
 		}
 	}
@@ -114,6 +115,37 @@ func TestEveryFlippedBit(t *testing.T) {
 				verify(hex.EncodeToString(part))
 				part[bit/8] ^= 1 << (bit % 8)
 			}
+		}
+	}
+}
+
+// TestTruncatedAndTrailing cuts a genuine message at every byte. Where a field of the protobuf
+// ends there, what is left is a message without the log behind it, which no strict policy
+// accepts; everywhere else it is none. What is appended is refused.
+func TestTruncatedAndTrailing(t *testing.T) {
+	raw := sample(t, "secureboot-on-ecc.pb")
+	s, whole := New(nil), 0
+	step := 1
+	if testing.Short() || flipStep > 1 {
+		step = 7
+	}
+	for n := 1; n < len(raw); n += step {
+		c, err := s.Verify(context.Background(), evidence(raw[:n]), nil, at)
+		if err != nil {
+			continue
+		}
+		whole++
+		c.VTPM.AKTrust = mesh.AKTrustCertificate
+		if r := mesh.Appraise(c, mesh.StrictPolicy(), at); c.VTPM.LogReplayed || r.Verdict == mesh.VerdictAffirming || r.Verdict == mesh.VerdictWarning {
+			t.Errorf("%d bytes: %s %v", n, r.Verdict, r.Reasons)
+		}
+	}
+	if whole > 8 {
+		t.Errorf("%d truncations are messages", whole)
+	}
+	for _, tail := range [][]byte{{0}, {1}, {0xff}, {0x1a, 0}, {0x3a, 0}, {0x0a, 1, 0}, raw} {
+		if c, err := s.Verify(context.Background(), evidence(append(bytes.Clone(raw), tail...)), nil, at); err == nil || c.Genuine {
+			t.Errorf("%x behind it: accepted", tail[:min(len(tail), 4)])
 		}
 	}
 }
