@@ -2,9 +2,9 @@
 // CA of the test's own, made by swtpm_setup. Each test has a TPM to itself.
 //
 // swtpm serves one connection at a time and has no resource manager. The socket of a TPM
-// here takes any number of connections and passes their commands on one by one, as
-// /dev/tpmrm0 does; objects that one loads are visible to the others, and what a connection
-// leaves loaded stays.
+// here takes any number of connections, passes their commands on one by one and drops what a
+// connection leaves loaded, as /dev/tpmrm0 does. Unlike there, objects that one loads are
+// visible to the others, and there is room for three in all.
 //
 // Where swtpm or swtpm_setup (Debian: swtpm, swtpm-tools) is absent the tests skip, saying
 // so.
@@ -17,7 +17,6 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/binary"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -53,8 +52,9 @@ type TPM struct {
 	process *exec.Cmd
 	exited  chan struct{}
 
-	mu   sync.Mutex
-	conn net.Conn // guarded by mu: the one connection to swtpm
+	mu      sync.Mutex
+	conn    net.Conn          // guarded by mu: the one connection to swtpm
+	clients map[net.Conn]bool // guarded by mu
 }
 
 // Start starts a TPM that ends with the test.
@@ -69,7 +69,8 @@ func Start(t testing.TB) *TPM {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &TPM{Dir: dir, Socket: filepath.Join(dir, "tpm.sock"), backend: filepath.Join(dir, "swtpm.sock")}
+	m := &TPM{Dir: dir, Socket: filepath.Join(dir, "tpm.sock"), backend: filepath.Join(dir, "swtpm.sock"),
+		clients: map[net.Conn]bool{}}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	if err := m.manufacture(); err != nil {
 		t.Fatal(err)
@@ -84,7 +85,7 @@ func Start(t testing.TB) *TPM {
 	}
 	var serving sync.WaitGroup
 	serving.Go(func() { m.serve(l, &serving) })
-	t.Cleanup(func() { l.Close(); serving.Wait() })
+	t.Cleanup(func() { l.Close(); m.hangUp(); serving.Wait() })
 	return m
 }
 
@@ -207,58 +208,6 @@ func (m *TPM) Reboot(t testing.TB) {
 	if err := m.power(); err != nil {
 		t.Fatal(err)
 	}
-}
-
-// serve passes the commands of every connection on.
-func (m *TPM) serve(l net.Listener, serving *sync.WaitGroup) {
-	for {
-		conn, err := l.Accept()
-		if err != nil {
-			return
-		}
-		serving.Go(func() {
-			defer conn.Close()
-			for m.exchange(conn) == nil {
-			}
-		})
-	}
-}
-
-// exchange passes one command on and its response back.
-func (m *TPM) exchange(client net.Conn) error {
-	command, err := readMessage(client)
-	if err != nil {
-		return err
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.conn == nil {
-		return net.ErrClosed
-	}
-	if _, err := m.conn.Write(command); err != nil {
-		return err
-	}
-	response, err := readMessage(m.conn)
-	if err != nil {
-		return err
-	}
-	_, err = client.Write(response)
-	return err
-}
-
-// readMessage reads a command or response by the size in its header.
-func readMessage(r io.Reader) ([]byte, error) {
-	header := make([]byte, 10)
-	if _, err := io.ReadFull(r, header); err != nil {
-		return nil, err
-	}
-	size := binary.BigEndian.Uint32(header[2:])
-	if size < 10 || size > 4096 {
-		return nil, fmt.Errorf("a message of %d bytes", size)
-	}
-	message := append(header, make([]byte, size-10)...)
-	_, err := io.ReadFull(r, message[10:])
-	return message, err
 }
 
 // with runs f on a connection of its own.
