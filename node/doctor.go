@@ -297,6 +297,7 @@ func (d *doctor) platform(ctx context.Context) (attest.Claims, bool) {
 			return attest.Claims{}, false
 		}
 		d.good(check, measures+claims.Measurement, want)
+		d.collateral(evidence, time.Now())
 		if claims.VTPM != nil {
 			claims = claims.Activated(claims.VTPM.AKDigest)
 		}
