@@ -76,7 +76,7 @@ func (s *Scheme) authentic(q quote, at time.Time) (platformKey, error) {
 // pck verifies the PCK certificate of a chain: PCK, the CA that issued it, and our root, all
 // valid at a time and of the form that Intel's profile gives them.
 func (s *Scheme) pck(chainPEM []byte, at time.Time) (out pckChain, err error) {
-	certs, err := parseChain(chainPEM)
+	certs, err := parseChain(chainPEM, s.root)
 	if err != nil {
 		return out, err
 	}
@@ -177,8 +177,9 @@ func p256(c *x509.Certificate) (*ecdsa.PublicKey, error) {
 }
 
 // parseChain parses PEM certificates with nothing between, before and behind them, save
-// white space and the NUL with which Intel's library ends them.
-func parseChain(text []byte) (certs []*x509.Certificate, err error) {
+// white space and the NUL with which Intel's library ends them. One that is root is returned
+// as it, without being parsed again.
+func parseChain(text []byte, root *x509.Certificate) (certs []*x509.Certificate, err error) {
 	const blank = " \t\r\n\x00"
 	begin, end := []byte("-----BEGIN CERTIFICATE-----"), []byte("-----END CERTIFICATE-----")
 	for text = bytes.Trim(text, blank); len(text) > 0; text = bytes.TrimLeft(text, blank) {
@@ -190,9 +191,12 @@ func parseChain(text []byte) (certs []*x509.Certificate, err error) {
 		if block == nil || len(block.Headers) != 0 || len(rest) != 0 {
 			return nil, fmt.Errorf("certificate %d is not in PEM", len(certs)+1)
 		}
-		cert, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("certificate %d: %w", len(certs)+1, err)
+		cert := root
+		if root == nil || !bytes.Equal(block.Bytes, root.Raw) {
+			var err error
+			if cert, err = x509.ParseCertificate(block.Bytes); err != nil {
+				return nil, fmt.Errorf("certificate %d: %w", len(certs)+1, err)
+			}
 		}
 		certs, text = append(certs, cert), text[size:]
 	}

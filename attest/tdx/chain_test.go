@@ -38,7 +38,7 @@ func newAuthority(t testing.TB) *authority {
 	if err != nil {
 		t.Fatal(err)
 	}
-	genuine, err := parseChain(q.chain)
+	genuine, err := parseChain(q.chain, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -289,7 +289,7 @@ func FuzzChain(f *testing.F) {
 	f.Add(q.chain)
 	s := scheme(f)
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		certs, err := parseChain(raw)
+		certs, err := parseChain(raw, s.root)
 		if err == nil && len(certs) > certificates {
 			t.Errorf("%d certificates", len(certs))
 		}

@@ -213,7 +213,7 @@ func decodeSigned(rawInfo, rawQE []byte, signers []*x509.Certificate) (info tcbI
 // two in the days in which Intel renews it.
 func (s *Scheme) tcbSigners(texts [][]byte) (signers []*x509.Certificate, err error) {
 	for _, text := range texts {
-		certs, err := parseChain(text)
+		certs, err := parseChain(text, s.root)
 		if err != nil {
 			return nil, fmt.Errorf("collateral: TCB signing chain: %w", err)
 		}
@@ -267,20 +267,22 @@ func signedBody(raw []byte, name string, signers []*x509.Certificate, v any) err
 // signedBytes returns the bytes that one of signers signed: body, or body without the white
 // space that a tool put into it since. Intel signs JSON without any.
 func signedBytes(body, sig []byte, signers []*x509.Certificate) ([]byte, error) {
+	if anySigned(body, sig, signers) {
+		return body, nil
+	}
 	var compact bytes.Buffer
 	if err := json.Compact(&compact, body); err != nil {
 		return nil, err
 	}
-	candidates := [][]byte{body}
-	if compact.Len() != len(body) {
-		candidates = append(candidates, compact.Bytes())
-	}
-	for _, text := range candidates {
-		for _, c := range signers {
-			if key, err := p256(c); err == nil && verifyRaw(key, text, sig) == nil {
-				return text, nil
-			}
-		}
+	if compact.Len() != len(body) && anySigned(compact.Bytes(), sig, signers) {
+		return compact.Bytes(), nil
 	}
 	return nil, errors.New("the signature does not hold")
+}
+
+func anySigned(text, sig []byte, signers []*x509.Certificate) bool {
+	return slices.ContainsFunc(signers, func(c *x509.Certificate) bool {
+		key, err := p256(c)
+		return err == nil && verifyRaw(key, text, sig) == nil
+	})
 }

@@ -110,35 +110,47 @@ func (st standing) advisories() (out []string) {
 // short lists the components that are below the newest level of the platform, of its TDX
 // module and of the quoting enclave.
 func (v svns) short(info tcbInfo, qe qeIdentity) (out []attest.TDXShortfall) {
-	below := func(claim, component string, got, want uint16) {
+	below := func(claim string, component fmt.Stringer, got, want uint16) {
 		if got < want {
-			out = append(out, attest.TDXShortfall{Claim: claim, Component: component, Got: got, Want: want})
+			out = append(out, attest.TDXShortfall{Claim: claim, Component: component.String(), Got: got, Want: want})
 		}
 	}
 	if len(info.Levels) > 0 {
 		newest := info.Levels[0].TCB
 		for i, c := range newest.SGX[:min(len(newest.SGX), len(v.sgx))] {
-			below("tdx.sgx_tcb_svn", c.name(i), uint16(v.sgx[i]), uint16(c.SVN))
+			below("tdx.sgx_tcb_svn", place{i, c}, uint16(v.sgx[i]), uint16(c.SVN))
 		}
-		below("tdx.pcesvn", "PCE", v.pce, newest.PCESVN)
+		below("tdx.pcesvn", named("PCE"), v.pce, newest.PCESVN)
 		for i, c := range newest.TDX[:min(len(newest.TDX), len(v.tee))] {
 			if i >= v.firstTDX() {
-				below("tdx.tee_tcb_svn", c.name(i), uint16(v.tee[i]), uint16(c.SVN))
+				below("tdx.tee_tcb_svn", place{i, c}, uint16(v.tee[i]), uint16(c.SVN))
 			}
 		}
 	}
 	if version := v.tee[1]; version > 0 {
 		if id := info.identity(version); id != nil && len(id.Levels) > 0 {
-			below("tdx.tee_tcb_svn", "TDX module "+id.ID, uint16(v.tee[0]), id.Levels[0].TCB.ISVSVN)
+			below("tdx.tee_tcb_svn", named("TDX module "+id.ID), uint16(v.tee[0]), id.Levels[0].TCB.ISVSVN)
 		}
 	}
 	if len(qe.Levels) > 0 {
-		below("tdx.qe_isvsvn", "quoting enclave", v.qe, qe.Levels[0].TCB.ISVSVN)
+		below("tdx.qe_isvsvn", named("quoting enclave"), v.qe, qe.Levels[0].TCB.ISVSVN)
 	}
 	return out
 }
 
-// name is the place of a component, from 1 as in PCK certificates, and what Intel calls it.
-func (c component) name(i int) string {
-	return strings.TrimSpace(fmt.Sprintf("component %d %s", i+1, strings.TrimSpace(c.Category+" "+c.Type)))
+// place is a component at its place in a TCB.
+type place struct {
+	i int
+	component
 }
+
+// String is the place, from 1 as in PCK certificates, and what Intel calls the component.
+func (p place) String() string {
+	return strings.TrimSpace(fmt.Sprintf("component %d %s", p.i+1, strings.TrimSpace(p.Category+" "+p.Type)))
+}
+
+// named is a part that is not one of the components.
+type named string
+
+// String returns the name.
+func (n named) String() string { return string(n) }
