@@ -87,7 +87,7 @@ func (a *appraisal) tdxTCB(p *TDXPolicy, c *TDXClaims) {
 		switch {
 		case c.CollateralStale:
 			code, got = CodeCollateralStale, "collateral not valid at this time: "+c.StalePart
-		case len(c.CollateralLacks) > 0:
+		case len(c.CollateralLacks) > 0 && len(c.CollateralLacks) < 5: // of five
 			got = "collateral without " + list(c.CollateralLacks)
 		}
 		a.add(tierUndecided, hardware, NewReason(code, "tdx.tcb_status", got, list(p.TCBStatuses)))
