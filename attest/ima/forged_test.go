@@ -6,6 +6,7 @@ import (
 	"crypto/sha1"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"reflect"
 	"strings"
@@ -310,4 +311,51 @@ func FuzzEntries(f *testing.F) {
 			t.Errorf("%d entries, then %+v, %v", entries, r, err)
 		}
 	})
+}
+
+// TestRefusals: each check on the form of a list refuses by itself, and says what is wrong.
+func TestRefusals(t *testing.T) {
+	good := ng("sha256", digest32, "/x")
+	text, raw := string(asText(crypto.SHA1, good)), asBinary(crypto.SHA1, good)
+	two := append(bytes.Clone(raw), raw...)
+	second := len(raw) // where the second entry begins: the first decides the size of digests
+	put := func(at int, n uint32) []byte {
+		b := bytes.Clone(two)
+		binary.LittleEndian.PutUint32(b[second+at:], n)
+		return b
+	}
+	for name, tc := range map[string]struct {
+		raw  []byte
+		want string
+	}{
+		"three parts":        {[]byte("10 " + strings.Repeat("0", 40) + " ima-ng\n"), "want PCR DIGEST TEMPLATE DATA"},
+		"long name":          {[]byte(strings.Replace(text, "ima-ng", strings.Repeat("d-ng|", 30)+"n-ng", 1)), "want PCR DIGEST TEMPLATE DATA"},
+		"register of words":  {[]byte(strings.Replace(text, "10 ", "1x ", 1)), "want 0 to 23"},
+		"register 24":        {[]byte(strings.Replace(text, "10 ", "24 ", 1)), "want 0 to 23"},
+		"digest of 19 bytes": {[]byte(strings.Replace(text, "10 ", "10", 1)[:2] + " " + strings.Repeat("0", 38) + " ima-ng sha1:00 /x\n"), "want 20, 32, 48 or 64"},
+		"digest not hex":     {[]byte("10 " + strings.Repeat("g", 40) + " ima-ng sha1:00 /x\n"), "want hex"},
+		"unknown template":   {[]byte(strings.Replace(text, "ima-ng", "ima-og", 1)), "is not known"},
+		"binary register":    {put(0, 24), "register 24"},
+		"binary name of 0":   {put(24, 0), "name of 0 bytes"},
+		"binary long name":   {put(24, maxName+1), "name of 129 bytes"},
+		"binary template":    {bytes.Replace(raw, []byte("ima-ng"), []byte("ima-og"), 1), "is not known"},
+		"binary digest":      {func() []byte { b := bytes.Clone(two); b[second+4] ^= 1; return b }(), "not that of its data"},
+		"binary fields": {append(bytes.Clone(raw), asBinary(crypto.SHA1, made{"ima-ng", [][]byte{[]byte("sha256:\x00")}, "", false})...),
+			"not the fields"},
+		"binary field more": {append(bytes.Clone(raw), asBinary(crypto.SHA1, good.with("ima-ng", []byte{1}))...), "not the fields"},
+		"binary head cut":   {two[:second+20], "cut short"},
+		"binary data cut":   {two[:len(two)-1], "cut short"},
+		"legacy cut":        {func() []byte { b := asBinary(crypto.SHA1, everyTemplate()[0]); return b[:len(b)-1] }(), "cut short"},
+	} {
+		if r, err := Replay(tc.raw); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: got %+v, %v, want an error with %q", name, r, err, tc.want)
+		}
+	}
+	var m *Mismatch
+	if _, err := Explain(raw, "sha256", map[int][]byte{Register: digest20}); err == nil || errors.As(err, &m) {
+		t.Errorf("a quoted value of 20 bytes in SHA-256: %v", err)
+	}
+	if _, err := Explain(two[:len(two)-1], "sha256", map[int][]byte{Register: digest32}); err == nil || errors.As(err, &m) {
+		t.Errorf("a list that cannot be read: %v", err)
+	}
 }
