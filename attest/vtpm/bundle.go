@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-tpm-tools/proto/attest"
 	tpmpb "github.com/google/go-tpm-tools/proto/tpm"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
@@ -118,14 +119,19 @@ func Parse(raw []byte) (*attest.Attestation, error) {
 	if len(raw) > mesh.MaxLog {
 		return nil, fmt.Errorf("attestation: %d bytes, the limit is %d", len(raw), mesh.MaxLog)
 	}
+	log, rest, err := takeLog(raw)
+	if err != nil {
+		return nil, err
+	}
 	msg := new(attest.Attestation)
-	if err := proto.Unmarshal(raw, msg); err != nil {
+	if err := proto.Unmarshal(rest, msg); err != nil {
 		return nil, fmt.Errorf("attestation: %w", err)
 	}
 	// The size tells fields that are there twice, of which the last would count.
-	if unknown(msg.ProtoReflect()) || proto.Size(msg) != len(raw) {
+	if unknown(msg.ProtoReflect()) || proto.Size(msg) != len(rest) {
 		return nil, errors.New("attestation: unknown or repeated fields")
 	}
+	msg.EventLog = log
 	if msg.GetTeeAttestation() != nil {
 		return nil, errors.New("attestation: a TEE report inside a TPM's attestation is not accepted")
 	}
@@ -144,6 +150,32 @@ func Parse(raw []byte) (*attest.Attestation, error) {
 		banks[q.GetPcrs().GetHash()] = true
 	}
 	return msg, nil
+}
+
+// logField is the number of Attestation.event_log.
+const logField = 3
+
+// takeLog takes the event log, most of a message, out of it without a copy.
+func takeLog(raw []byte) (log, rest []byte, err error) {
+	rest = make([]byte, 0, 4<<10)
+	for len(raw) > 0 {
+		number, kind, n := protowire.ConsumeTag(raw)
+		size := protowire.ConsumeFieldValue(number, kind, raw[max(n, 0):])
+		if n < 0 || size < 0 {
+			return nil, nil, fmt.Errorf("attestation: %w", protowire.ParseError(min(n, size)))
+		}
+		if number != logField || kind != protowire.BytesType {
+			rest = append(rest, raw[:n+size]...)
+			raw = raw[n+size:]
+			continue
+		}
+		value, _ := protowire.ConsumeBytes(raw[n:])
+		if log != nil || len(value) == 0 || n+size != protowire.SizeTag(logField)+protowire.SizeBytes(len(value)) {
+			return nil, nil, errors.New("attestation: an empty event log, two, or one in no minimal form")
+		}
+		log, raw = value, raw[n+size:]
+	}
+	return log, rest, nil
 }
 
 // unknown reports whether m or a message inside it holds fields the library does not know.

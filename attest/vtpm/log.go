@@ -20,7 +20,16 @@ import (
 type logFacts struct {
 	boot *mesh.BootFacts
 	ima  *mesh.IMAFacts
+	// log and list are the logs themselves where they are short: to compare them is cheaper
+	// than to hash them.
+	log, list []byte
 }
+
+// maxCompared bounds the bytes of logs that are kept to be compared, for each machine.
+const maxCompared = 64 << 10
+
+// compared reports whether the logs of b are kept as they are.
+func (b bundle) compared() bool { return len(b.log)+len(b.ima) <= maxCompared }
 
 // firmwareRegisters are extended by firmware and boot loader alone.
 const firmwareRegisters = 8
@@ -32,7 +41,7 @@ func (s *Scheme) explained(b bundle, v verified) (logFacts, error) {
 	}
 	id := v.logID(b)
 	now := time.Unix(1, 0) // what a log says does not depend on the time
-	if known, ok := s.logs.Recall(id, now); ok {
+	if known, ok := s.logs.Recall(id, now); ok && (!b.compared() || bytes.Equal(known.log, b.log) && bytes.Equal(known.list, b.ima)) {
 		return known, nil
 	}
 	var out logFacts
@@ -41,7 +50,7 @@ func (s *Scheme) explained(b bundle, v verified) (logFacts, error) {
 		if err != nil {
 			return logFacts{}, err
 		}
-		if out.boot = log.Facts(bankName(v.bank), v.banks[v.bank]); out.boot == nil { // nothing of this bank
+		if out.boot = log.Facts(bankName(v.bank), v.banks[v.bank].numbered()); out.boot == nil { // nothing of this bank
 			out.boot = &mesh.BootFacts{Format: log.Format, Bank: bankName(v.bank), Events: log.Entries}
 		}
 	}
@@ -51,16 +60,19 @@ func (s *Scheme) explained(b bundle, v verified) (logFacts, error) {
 			return logFacts{}, err
 		}
 	}
+	if b.compared() {
+		out.log, out.list = bytes.Clone(b.log), bytes.Clone(b.ima)
+	}
 	s.logs.Keep(id, chains.Span{From: now, To: now}, out)
 	return out, nil
 }
 
 // measuredFiles finds how much of an IMA list the quote covers.
 func measuredFiles(raw []byte, v verified) (*mesh.IMAFacts, error) {
-	if v.banks[v.bank][ima.Register] == nil {
+	if v.banks.get(v.bank, ima.Register) == nil {
 		return nil, refuse(mesh.CodePCRSelection, "quote.selection", "without "+registerNames[ima.Register], "the register of the IMA list", nil)
 	}
-	facts, err := ima.Explain(raw, bankName(v.bank), v.banks[v.bank])
+	facts, err := ima.Explain(raw, bankName(v.bank), v.banks[v.bank].numbered())
 	var mismatch *ima.Mismatch
 	switch {
 	case errors.As(err, &mismatch):
@@ -71,17 +83,20 @@ func measuredFiles(raw []byte, v verified) (*mesh.IMAFacts, error) {
 	return facts, nil
 }
 
-// logID is over the logs and all values they are compared with.
+// logID is over all values that logs are compared with, and over logs that are not kept.
 func (v verified) logID(b bundle) chains.Key {
 	buf := make([]byte, 0, 8<<10) // all that a TPM has fits
 	buf = append(buf, byte(v.bank))
 	for _, bank := range []crypto.Hash{crypto.SHA1, crypto.SHA256, crypto.SHA384, crypto.SHA512} {
 		for n := range lastRegister + 1 {
-			value := v.banks[bank][n] // of the bank's size, or nothing
+			value := v.banks.get(bank, n) // of the bank's size, or nothing
 			buf = append(append(buf, byte(len(value))), value...)
 		}
 	}
-	buf = binary.BigEndian.AppendUint64(buf, uint64(len(b.log)))
+	if b.compared() {
+		return sha256.Sum256(buf)
+	}
+	buf = binary.BigEndian.AppendUint64(append(buf, 0xff), uint64(len(b.log))) // no value has 255 bytes
 	h := sha256.New()
 	h.Write(buf)
 	h.Write(b.log)
@@ -100,7 +115,7 @@ func replayed(raw []byte, banks values) (eventlog.Log, error) {
 	}
 	for hash, quotedBank := range banks {
 		bank := log.Banks[bankName(hash)]
-		for n, quoted := range quotedBank {
+		for n, quoted := range quotedBank.numbered() {
 			// IMA and the operating system extend registers 8 and up without the log.
 			got, logged := bank[n]
 			if !logged && (n >= firmwareRegisters || bytes.Count(quoted, []byte{0}) == len(quoted)) {

@@ -14,23 +14,47 @@ import (
 
 // values are register values by bank and number. Nothing in them is authentic before a
 // quote's digest was compared.
-type values map[crypto.Hash]map[int][]byte
+type values map[crypto.Hash]*bank
+
+// bank holds the registers of one hash, nil where there is none.
+type bank [lastRegister + 1][]byte
+
+// numbered returns the values by register.
+func (b *bank) numbered() map[int][]byte {
+	out := map[int][]byte{}
+	for n, value := range b {
+		if value != nil {
+			out[n] = value
+		}
+	}
+	return out
+}
 
 // maxPCRs bounds a file of register values: four banks with 24 values in hex.
 const maxPCRs = 32 << 10
 
 // set adds a value of the size of its bank, once.
-func (v values) set(bank crypto.Hash, n int, value []byte) error {
-	if n < 0 || n > lastRegister || len(value) != bank.Size() {
-		return fmt.Errorf("register %d of bank %s has %d bytes, want registers 0 to %d of %d bytes", n, bankName(bank), len(value), lastRegister, bank.Size())
+func (v values) set(hash crypto.Hash, n int, value []byte) error {
+	if n < 0 || n > lastRegister || len(value) != hash.Size() {
+		return fmt.Errorf("register %d of bank %s has %d bytes, want registers 0 to %d of %d bytes", n, bankName(hash), len(value), lastRegister, hash.Size())
 	}
-	if v[bank] == nil {
-		v[bank] = make(map[int][]byte, lastRegister+1)
+	b := v[hash]
+	if b == nil {
+		b = new(bank)
+		v[hash] = b
 	}
-	if v[bank][n] != nil {
-		return fmt.Errorf("register %d of bank %s is given twice", n, bankName(bank))
+	if b[n] != nil {
+		return fmt.Errorf("register %d of bank %s is given twice", n, bankName(hash))
 	}
-	v[bank][n] = value
+	b[n] = value
+	return nil
+}
+
+// get returns a value, nil if there is none.
+func (v values) get(hash crypto.Hash, n int) []byte {
+	if b := v[hash]; b != nil {
+		return b[n]
+	}
 	return nil
 }
 
@@ -40,8 +64,8 @@ func (v values) digest(s statement, hash crypto.Hash) ([]byte, error) {
 	h := hash.New()
 	for _, sel := range s.selections {
 		for _, n := range sel.registers {
-			value, ok := v[sel.bank][n]
-			if !ok {
+			value := v.get(sel.bank, n)
+			if value == nil {
 				return nil, fmt.Errorf("no value of register %d of bank %s", n, bankName(sel.bank))
 			}
 			h.Write(value)
@@ -52,8 +76,12 @@ func (v values) digest(s statement, hash crypto.Hash) ([]byte, error) {
 
 // count returns how many values there are.
 func (v values) count() (n int) {
-	for _, bank := range v {
-		n += len(bank)
+	for _, b := range v {
+		for _, value := range b {
+			if value != nil {
+				n++
+			}
+		}
 	}
 	return n
 }

@@ -12,8 +12,11 @@ import (
 	"github.com/attestmesh/meshnode/attest/chains"
 )
 
-// maxKnown bounds the keys and logs that are remembered.
-const maxKnown = 1 << 10
+// What is remembered: keys, and machines with their logs, which take up to 64 KiB each.
+const (
+	maxKnown = 1 << 10
+	maxLogs  = 1 << 8
+)
 
 // endorsedKey is an attestation key and why it is believed.
 type endorsedKey struct {

@@ -72,7 +72,7 @@ type Scheme struct {
 // New returns a scheme that believes attestation keys certified under roots, which may be
 // none.
 func New(roots []*x509.Certificate) *Scheme {
-	return &Scheme{slices.Clone(roots), chains.New[endorsedKey](maxKnown), chains.New[logFacts](maxKnown)}
+	return &Scheme{slices.Clone(roots), chains.New[endorsedKey](maxKnown), chains.New[logFacts](maxLogs)}
 }
 
 // Kind returns "vtpm".
@@ -212,7 +212,7 @@ func (q quote) verified(key attestationKey, banks values) (statement, error) {
 func covered(st statement, given, banks values) error {
 	for _, sel := range st.selections {
 		for _, n := range sel.registers {
-			if err := banks.set(sel.bank, n, given[sel.bank][n]); err != nil {
+			if err := banks.set(sel.bank, n, given.get(sel.bank, n)); err != nil {
 				return refuse(mesh.CodeMalformed, "pcrs", "", "", err)
 			}
 		}
@@ -237,8 +237,8 @@ func (v verified) claims(key endorsedKey, logs logFacts) mesh.Claims {
 	all, size := make([]byte, 0, (lastRegister+1)*v.bank.Size()), 2*v.bank.Size()
 	h := v.bank.New()
 	for n := range lastRegister + 1 {
-		value, ok := v.banks[v.bank][n]
-		if !ok {
+		value := v.banks.get(v.bank, n)
+		if value == nil {
 			continue
 		}
 		c.VTPM.PCRs = append(c.VTPM.PCRs, n)

@@ -81,8 +81,8 @@ func TestMeasuredBoot(t *testing.T) {
 	}
 }
 
-// TestEveryFlippedBit spoils each signed byte of each quote, each signature and each
-// register.
+// TestEveryFlippedBit spoils each bit of each statement, each signature and the key, and bits
+// of every byte of the registers, of which a digest is compared.
 func TestEveryFlippedBit(t *testing.T) {
 	msg, err := Parse(sample(t, "secureboot-on-ecc.pb"))
 	if err != nil {
@@ -105,16 +105,18 @@ func TestEveryFlippedBit(t *testing.T) {
 		step = 31
 	}
 	for _, q := range msg.Quotes {
-		var parts [][]byte
-		for _, v := range q.Pcrs.Pcrs {
-			parts = append(parts, v)
-		}
-		for _, part := range append(parts, q.Quote, q.RawSig, point) {
+		spoil := func(part []byte, step int) {
 			for bit := 0; bit < len(part)*8; bit += step {
 				part[bit/8] ^= 1 << (bit % 8)
 				verify(hex.EncodeToString(part))
 				part[bit/8] ^= 1 << (bit % 8)
 			}
+		}
+		for _, v := range q.Pcrs.Pcrs {
+			spoil(v, max(step, 7))
+		}
+		for _, part := range [][]byte{q.Quote, q.RawSig, point} {
+			spoil(part, step)
 		}
 	}
 }
