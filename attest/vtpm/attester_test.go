@@ -81,6 +81,20 @@ func TestAttesterQuotes(t *testing.T) {
 	if claims, err = New(nil).Verify(t.Context(), ev, &data, time.Now()); err != nil || claims.Registers["pcr13"] != hex.EncodeToString(want[:]) {
 		t.Errorf("got %v %v, want pcr13 %x", claims.Registers["pcr13"], err, want)
 	}
+	refusesSizes(t, a)
+}
+
+// refusesSizes demands that events of other sizes than a TPM takes are refused.
+func refusesSizes(t *testing.T, a *Attester) {
+	t.Helper()
+	for _, size := range []int{0, 1025} {
+		if err := a.Extend(t.Context(), make([]byte, size)); err == nil || !strings.Contains(err.Error(), "want 1 to 1024") || !strings.Contains(err.Error(), a.opts.Device) {
+			t.Errorf("%d bytes: got %v", size, err)
+		}
+	}
+	if err := a.Extend(t.Context(), make([]byte, 1024)); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestAttesterReadsLogs(t *testing.T) {
