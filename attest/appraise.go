@@ -143,25 +143,45 @@ func (r Reference) matches(c Claims) bool {
 	return true
 }
 
+// lists reports whether r names every file that was run, if it names any.
+func (r Reference) lists(c Claims) bool {
+	if len(r.IMA) == 0 {
+		return true
+	}
+	if c.VTPM == nil || c.VTPM.IMA == nil {
+		return false
+	}
+	listed := make(map[string]struct{}, len(r.IMA))
+	for _, digest := range r.IMA {
+		listed[digest] = struct{}{}
+	}
+	return !slices.ContainsFunc(c.VTPM.IMA.Files, func(f IMAFile) bool { _, ok := listed[f.Digest]; return !ok })
+}
+
 // valid reports whether at is within r's validity.
 func (r Reference) valid(at time.Time) bool {
 	return (r.NotBefore.IsZero() || !at.Before(r.NotBefore)) && (r.NotAfter.IsZero() || !at.After(r.NotAfter))
 }
 
-// reference looks for a reference value that names the measured software.
+// reference looks for a reference value that names the measured software. Two releases may
+// boot alike and differ in their files: the one that lists what was run is meant, and if none
+// does, the first says what it does not list.
 func (a *appraisal) reference() {
 	p, c := a.policy, a.claims
-	var outside *Reference
+	var inside, outside *Reference
 	for _, r := range p.References {
-		if !r.matches(c) {
-			continue
+		switch {
+		case !r.matches(c):
+		case !r.valid(a.result.At):
+			outside = &r
+		case inside == nil || !inside.lists(c) && r.lists(c):
+			inside = &r
 		}
-		if r.valid(a.result.At) {
-			a.result.Reference, a.files = r.ID, r.IMA
-			a.result.Vector.Executables = vectorAffirming
-			return
-		}
-		outside = &r
+	}
+	if inside != nil {
+		a.result.Reference, a.files = inside.ID, inside.IMA
+		a.result.Vector.Executables = vectorAffirming
+		return
 	}
 	got := orDash(c.Measurement)
 	for _, r := range p.Revoked {

@@ -58,3 +58,48 @@ func TestRegisterNamed(t *testing.T) {
 		t.Errorf("without registers: %v", r.Reasons)
 	}
 }
+
+// TestReferenceFiles: what a reference value lists takes the place of the policy's own list, for
+// the software that it names and no other.
+func TestReferenceFiles(t *testing.T) {
+	const sh, node, other = "sha256:f1", "sha256:f2", "sha256:f3"
+	ran := func(files ...string) *IMAFacts {
+		m := goodIMA()
+		m.Files = nil
+		for _, f := range files {
+			m.Files = append(m.Files, IMAFile{Digest: f, Path: "/" + f})
+		}
+		return m
+	}
+	reference := func(id string, files ...string) Reference {
+		return Reference{ID: id, Kind: KindVTPM, Measurement: goodClaims()[KindVTPM].Measurement, IMA: files}
+	}
+	older, newer, whatever := reference("older", sh, node), reference("newer", sh, other), reference("whatever")
+	ended := newer
+	ended.NotAfter = judged.Add(-1)
+	for name, tc := range map[string]struct {
+		references []Reference
+		policy     IMAPolicy
+		ran        *IMAFacts
+		want       string // reference, or code
+	}{
+		"all listed":                      {[]Reference{older}, IMAPolicy{}, ran(sh, node), "older"},
+		"fewer":                           {[]Reference{older}, IMAPolicy{}, ran(sh), "older"},
+		"one more":                        {[]Reference{older}, IMAPolicy{}, ran(sh, node, other), "ima_unlisted"},
+		"the policy's list does not help": {[]Reference{older}, IMAPolicy{Allowed: []string{AnyValue}, AllowNoList: true}, ran(other), "ima_unlisted"},
+		"no list":                         {[]Reference{older}, IMAPolicy{Allowed: []string{AnyValue}, AllowNoList: true}, nil, "ima_list_missing"},
+		"two releases, the second's":      {[]Reference{older, newer}, IMAPolicy{}, ran(sh, other), "newer"},
+		"two releases, the first's":       {[]Reference{older, newer}, IMAPolicy{}, ran(sh, node), "older"},
+		"two releases, something of both": {[]Reference{older, newer}, IMAPolicy{}, ran(node, other), "ima_unlisted"},
+		"the one that lists it has ended": {[]Reference{older, ended}, IMAPolicy{}, ran(sh, other), "ima_unlisted"},
+		"one that lists nothing":          {[]Reference{older, whatever}, IMAPolicy{Allowed: []string{other}}, ran(other), "whatever"},
+		"and the policy's list then":      {[]Reference{older, whatever}, IMAPolicy{Allowed: []string{sh}}, ran(other), "ima_unlisted"},
+	} {
+		c, p := goodClaims()[KindVTPM], goodPolicy()
+		c.VTPM.IMA, p.VTPM.IMA, p.References = tc.ran, tc.policy, tc.references
+		r := Appraise(c, p, judged)
+		if got := string(r.Code()); !r.Affirming() && got != tc.want || r.Affirming() && r.Reference != tc.want {
+			t.Errorf("%s: %s by %q, %v, want %s", name, r.Verdict, r.Reference, r.Reasons, tc.want)
+		}
+	}
+}
