@@ -3,6 +3,7 @@ package node
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
@@ -17,6 +18,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -48,11 +50,12 @@ var program = sync.OnceValues(func() ([]byte, error) {
 // host is a node that serves, reduced to what services need, behind real HTTPS.
 type host struct {
 	*Node
-	t      *testing.T
-	url    string
-	client *http.Client
-	owner  ed25519.PrivateKey
-	log    *bytes.Buffer
+	register *registered
+	t        *testing.T
+	url      string
+	client   *http.Client
+	owner    ed25519.PrivateKey
+	log      *bytes.Buffer
 }
 
 func newHost(t *testing.T, http2 bool) *host {
@@ -79,6 +82,8 @@ func newHost(t *testing.T, http2 bool) *host {
 	n := &Node{ctx: ctx, stop: stop, machine: m, genesis: m.state.Genesis(), key: key, self: identity.PeerIDFromKey(public),
 		ref: identity.NodeRef{Org: "bob", Name: "n1"}, runtime: &runtimelog.Log{}, changed: newNotifier(), fresh: freshness{boot: true}, asleep: func() time.Duration { return 0 },
 		kind: attest.KindSim, log: slog.New(slog.NewTextHandler(log, nil))}
+	register := &registered{}
+	n.quoter = attest.NewQuoter(register, m.state.MeshID(), string(n.self), n.runtime.Head)
 	if n.services, err = newServices(n, []ServiceConfig{{"inference", string(text)}, {"other", string(text)}}); err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +94,64 @@ func newHost(t *testing.T, http2 bool) *host {
 	server.Config.WriteTimeout = 1500 * time.Millisecond // what takes longer must have given itself more
 	server.StartTLS()
 	t.Cleanup(func() { server.Close(); stop(nil); n.services.stop() })
-	return &host{Node: n, t: t, url: server.URL, client: server.Client(), owner: owner, log: log}
+	return &host{Node: n, register: register, t: t, url: server.URL, client: server.Client(), owner: owner, log: log}
+}
+
+// registered is an attester with a register that runtime events are extended into.
+type registered struct {
+	attest.Attester
+	mu     sync.Mutex
+	events [][]byte // guarded by mu
+	err    error    // guarded by mu
+}
+
+// Extend implements attest.Extender.
+func (r *registered) Extend(_ context.Context, event []byte) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.err == nil {
+		r.events = append(r.events, slices.Clone(event))
+	}
+	return r.err
+}
+
+func (r *registered) fail(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.err = err
+}
+
+// What a program is goes into the attester's register before it runs; where that fails it
+// does not run, and nothing is logged that the register does not hold.
+func TestProgramIsInTheRegister(t *testing.T) {
+	h := newHost(t, false)
+	if resp, raw := h.deploy(1, nil); resp.StatusCode != 200 {
+		t.Fatalf("%d %s", resp.StatusCode, raw)
+	}
+	log, head := h.runtime.Snapshot()
+	want, err := runtimelog.ReplayRegister(log, crypto.SHA256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, sha256.Size)
+	for _, event := range h.register.events {
+		digest := sha256.Sum256(event)
+		next := sha256.Sum256(append(got, digest[:]...))
+		got = next[:]
+	}
+	if len(h.register.events) != 1 || !bytes.Equal(got, want) {
+		t.Errorf("%d events give %x, the log %x", len(h.register.events), got, want)
+	}
+	h.register.fail(errors.New("no answer"))
+	if resp, raw := h.deploy(2, nil); resp.StatusCode != 503 || code(raw) != "unavailable" {
+		t.Errorf("started without its event in the register: %d %s", resp.StatusCode, raw)
+	}
+	if h.runtime.Head() != head {
+		t.Error("the log holds what the register does not")
+	}
+	if resp, raw := h.do("GET", "/services/inference/echo", nil); resp.StatusCode != 503 {
+		t.Errorf("and it answers: %d %s", resp.StatusCode, raw)
+	}
 }
 
 var model = []byte("weights that nobody may see")
