@@ -67,7 +67,7 @@ model:
 
 # Every check of the verifiers left out once: a mutant that passes all their tests fails this.
 mutants:
-	$(GO) run ./internal/mutants -with ./attest ./attest ./attest/sevsnp ./attest/tdx ./attest/vtpm ./attest/eventlog ./measure
+	$(GO) run ./internal/mutants -with ./attest ./attest ./attest/sevsnp ./attest/tdx ./attest/vtpm ./attest/hcl ./attest/eventlog ./attest/ima ./measure
 
 # Static, reproducible: users measure this file.
 dist:
