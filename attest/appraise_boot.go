@@ -96,7 +96,7 @@ func (a *appraisal) components(prefix string, p BootPolicy, c *BootFacts) {
 // digests refuses those that are not allowed, and that there are none where there must be
 // some.
 func (a *appraisal) digests(code Code, part part, claim string, got, allowed []string, some bool) {
-	if slices.Contains(allowed, AnyValue) {
+	if anything(allowed) {
 		return
 	}
 	for _, d := range got {
@@ -112,7 +112,7 @@ func (a *appraisal) digests(code Code, part part, claim string, got, allowed []s
 // commandLines judges command lines and returns the digests among others that are those of
 // allowed ones.
 func (a *appraisal) commandLines(prefix string, p BootPolicy, c *BootFacts, others []string) (digests []string) {
-	if slices.Contains(p.CommandLines, AnyValue) {
+	if anything(p.CommandLines) {
 		return nil
 	}
 	for _, d := range others {

@@ -2,7 +2,6 @@ package attest
 
 import (
 	"fmt"
-	"slices"
 )
 
 // maxUnlisted bounds how many unlisted files one verdict names.
@@ -29,7 +28,7 @@ func (a *appraisal) ima(prefix string, p IMAPolicy, c *IMAFacts) {
 		a.refuse(executables, CodeIMAUnlisted, prefix+".files", fmt.Sprintf("%d files", len(c.Files)), "a policy that names what it allows")
 		return
 	}
-	if slices.Contains(p.Allowed, AnyValue) {
+	if anything(p.Allowed) {
 		return
 	}
 	allowed := make(map[string]struct{}, len(p.Allowed))

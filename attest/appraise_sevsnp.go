@@ -147,7 +147,7 @@ func (a *appraisal) snpTCB(p *SEVSNPPolicy, c *SEVSNPClaims) {
 
 // accepts reports whether a list of accepted values has got, or accepts any.
 func accepts(want []string, got string) bool {
-	return slices.Contains(want, got) || len(want) == 1 && want[0] == Any
+	return slices.Contains(want, got) || anything(want)
 }
 
 // oneOf refuses a claim of SEV-SNP whose value a list does not accept.

@@ -130,7 +130,7 @@ func TestSEVSNPOneThingAllowed(t *testing.T) {
 	}
 }
 
-// TestSEVSNPForeignVLEK: a provider that is not listed is refused, and "*" is a wildcard
+// TestSEVSNPForeignVLEK: a provider that is not listed is refused, and "any" is a wildcard
 // alone only.
 func TestSEVSNPForeignVLEK(t *testing.T) {
 	c, p := goodClaims()[KindSEVSNP], goodPolicy()

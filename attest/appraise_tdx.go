@@ -35,7 +35,7 @@ func (a *appraisal) tdx() {
 	a.boot("tdx.boot", p.Boot, c.Boot)
 	for _, f := range []struct {
 		name, got string
-		allowed   TDXAllowed
+		allowed   []string
 		part      part
 		code      Code
 	}{
@@ -47,8 +47,8 @@ func (a *appraisal) tdx() {
 		{"tdx.fmspc", c.FMSPC, p.FMSPC, hardware, CodePlatformNotAllowed},
 		{"hardware_id", a.claims.HardwareID, p.PPID, hardware, CodePlatformNotAllowed},
 	} {
-		if !f.allowed.Any && (f.got == "" || !slices.Contains(f.allowed.Values, f.got)) {
-			a.refuse(f.part, f.code, f.name, f.got, list(f.allowed.Values))
+		if !anything(f.allowed) && (f.got == "" || !slices.Contains(f.allowed, f.got)) {
+			a.refuse(f.part, f.code, f.name, f.got, list(f.allowed))
 		}
 	}
 }

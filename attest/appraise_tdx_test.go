@@ -13,7 +13,7 @@ func goodTDX() *TDXClaims {
 }
 
 func goodTDXPolicy() *TDXPolicy {
-	one := func(v string) TDXAllowed { return TDXAllowed{Values: []string{"00", v}} }
+	one := func(v string) []string { return []string{"00", v} }
 	return &TDXPolicy{TDAttributesAllowed: tdAttrPKS, XFAMAllowed: 0x6DBE7, TCBStatuses: []string{"UpToDate"},
 		RejectedAdvisoryIDs: []string{"INTEL-SA-00002"}, MinimumTCBEvaluation: 18, MinimumTCBDate: "2024-11-13T00:00:00Z",
 		MRSEAM: one("a0"), MRServiceTD: one("a1"), MRConfigID: one("a2"), MROwner: one("a3"), MROwnerConfig: one("a4"), FMSPC: one("a5"), PPID: one("ppid"), Boot: goodBootPolicy()}
@@ -87,8 +87,8 @@ func TestTDXPolicyAllows(t *testing.T) {
 		"advisory":   {func(c *TDXClaims) { c.Advisories = []string{"INTEL-SA-00002"} }, func(p *TDXPolicy) { p.RejectedAdvisoryIDs = nil }},
 		"evaluation": {func(c *TDXClaims) { c.TCBEvaluation = 0 }, func(p *TDXPolicy) { p.MinimumTCBEvaluation = 0 }},
 		"date":       {func(c *TDXClaims) { c.TCBDate = "" }, func(p *TDXPolicy) { p.MinimumTCBDate = "" }},
-		"MRSEAM":     {func(c *TDXClaims) { c.MRSEAM = "ff" }, func(p *TDXPolicy) { p.MRSEAM.Any = true }},
-		"service TD": {func(c *TDXClaims) { c.MRServiceTD = "" }, func(p *TDXPolicy) { p.MRServiceTD.Any = true }},
+		"MRSEAM":     {func(c *TDXClaims) { c.MRSEAM = "ff" }, func(p *TDXPolicy) { p.MRSEAM = []string{Any} }},
+		"service TD": {func(c *TDXClaims) { c.MRServiceTD = "" }, func(p *TDXPolicy) { p.MRServiceTD = []string{Any} }},
 	} {
 		c, p := goodClaims()[KindTDX], goodPolicy()
 		tc.claims(c.TDX)

@@ -67,7 +67,7 @@ func (a *appraisal) paravisor(p BootPolicy, c *VTPMClaims) {
 // needsLog reports whether p demands what only an event log can show.
 func (p BootPolicy) needsLog() bool {
 	for _, allowed := range [][]string{p.Components, p.CommandLines, p.MOK} {
-		if !slices.Contains(allowed, AnyValue) {
+		if !anything(allowed) {
 			return true
 		}
 	}

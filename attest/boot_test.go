@@ -75,7 +75,7 @@ func TestBootOneThingWrong(t *testing.T) {
 		"violation":      {func(_ *BootFacts, _ *BootPolicy, m *IMAFacts, _ *IMAPolicy) { m.Violations = 1 }, CodeIMAViolation, VerdictContraindicated},
 		"unverified":     {func(_ *BootFacts, _ *BootPolicy, m *IMAFacts, _ *IMAPolicy) { m.Unverified = 1 }, CodeIMAUnverified, VerdictContraindicated},
 		"unverified, any file": {func(_ *BootFacts, _ *BootPolicy, m *IMAFacts, q *IMAPolicy) {
-			m.Unverified, q.Allowed = 1, []string{AnyValue}
+			m.Unverified, q.Allowed = 1, []string{Any}
 		}, CodeIMAUnverified, VerdictContraindicated},
 		"boot aggregate": {func(_ *BootFacts, _ *BootPolicy, m *IMAFacts, _ *IMAPolicy) { m.BootAggregate = "differs" }, CodeIMAAggregate, VerdictContraindicated},
 		"no entries":     {func(_ *BootFacts, _ *BootPolicy, m *IMAFacts, _ *IMAPolicy) { m.Entries, m.Files = 0, nil }, CodeIMAListMissing, VerdictContraindicated},

@@ -26,6 +26,13 @@ type Policy struct {
 	Sim    *SimPolicy
 }
 
+// Any, as the only member of a list of accepted values, accepts every value: the policy says
+// that it does not rely on the field. An empty list accepts none.
+const Any = "any"
+
+// anything reports whether a list of accepted values says so.
+func anything(list []string) bool { return len(list) == 1 && list[0] == Any }
+
 // Reference is one reference value. Zero times are unbounded.
 type Reference struct {
 	ID          string            `yaml:"id,omitempty"`

@@ -1,8 +1,5 @@
 package attest
 
-// AnyValue in a list of allowed values admits every one: a word that must be written.
-const AnyValue = "any"
-
 // BootPolicy lists what is demanded of a boot. The zero value refuses every boot.
 type BootPolicy struct {
 	// AllowNoLog accepts evidence without an event log: the registers are then judged by
@@ -18,7 +15,7 @@ type BootPolicy struct {
 	// level's date is sbat.date.
 	MinimumSBAT map[string]uint64 `yaml:"minimum_sbat"`
 	// Components, CommandLines, Files and MOK list what is allowed: digests of images;
-	// texts; digests of what loaders read; digests of shim's variables. AnyValue allows all,
+	// texts; digests of what loaders read; digests of shim's variables. Any allows all,
 	// an empty list none. Only a TD's list of files makes its command lines complete.
 	Components   []string `yaml:"components"`
 	CommandLines []string `yaml:"command_lines"`
@@ -31,7 +28,7 @@ type BootPolicy struct {
 type IMAPolicy struct {
 	// AllowNoList accepts evidence without an IMA list.
 	AllowNoList bool `yaml:"allow_no_list"`
-	// Allowed are digests of files and buffers, "sha256:HEX", or AnyValue.
+	// Allowed are digests of files and buffers, "sha256:HEX", or Any.
 	Allowed []string `yaml:"allowed"`
 	// MaxViolations is how many entries may say that a file changed while it was read.
 	MaxViolations int `yaml:"max_violations"`
@@ -40,11 +37,11 @@ type IMAPolicy struct {
 // StrictBoot demands a log and Secure Boot, and names no software. DMA protection is not
 // demanded: many servers ship without.
 func StrictBoot() BootPolicy {
-	all := []string{AnyValue}
+	all := []string{Any}
 	return BootPolicy{AllowDMAUnprotected: true, Components: all, CommandLines: all, Files: all, MOK: all}
 }
 
 // StrictIMA believes a list that is there, and names no files.
 func StrictIMA() IMAPolicy {
-	return IMAPolicy{AllowNoList: true, Allowed: []string{AnyValue}}
+	return IMAPolicy{AllowNoList: true, Allowed: []string{Any}}
 }

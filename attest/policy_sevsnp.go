@@ -1,11 +1,7 @@
 package attest
 
-// Any, as the only member of a list of accepted values, accepts every value: the policy
-// says that it does not rely on the field. An empty list accepts none.
-const Any = "*"
-
 // SEVSNPPolicy lists what is demanded of an SEV-SNP guest beyond its measurement. Its zero
-// value admits nothing. Lists of byte strings hold lower-case hex or are ["*"].
+// value admits nothing. Lists of byte strings hold lower-case hex or are ["any"].
 type SEVSNPPolicy struct {
 	// Bits of the guest policy that weaken the guest, accepted if true. A bit that this
 	// release does not know is refused.

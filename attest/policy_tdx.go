@@ -20,30 +20,24 @@ type TDXPolicy struct {
 	// MinimumTCBDate is the earliest tcbDate of the platform's level, RFC 3339; "" for any.
 	MinimumTCBDate string `yaml:"minimum_tcb_date"`
 
-	MRSEAM        TDXAllowed `yaml:"mrseam"` // the TDX module itself
-	MRServiceTD   TDXAllowed `yaml:"mrservicetd"`
-	MRConfigID    TDXAllowed `yaml:"mrconfigid"`
-	MROwner       TDXAllowed `yaml:"mrowner"`
-	MROwnerConfig TDXAllowed `yaml:"mrownerconfig"`
-	FMSPC         TDXAllowed `yaml:"fmspc"` // platform families
-	PPID          TDXAllowed `yaml:"ppid"`  // platforms
+	// Accepted values in lower-case hex, or [any]. A field that the quote does not have is
+	// accepted by any only.
+	MRSEAM        []string `yaml:"mrseam"` // the TDX module itself
+	MRServiceTD   []string `yaml:"mrservicetd"`
+	MRConfigID    []string `yaml:"mrconfigid"`
+	MROwner       []string `yaml:"mrowner"`
+	MROwnerConfig []string `yaml:"mrownerconfig"`
+	FMSPC         []string `yaml:"fmspc"` // platform families
+	PPID          []string `yaml:"ppid"`  // platforms
 
 	// Boot judges the facts of the CCEL.
 	Boot BootPolicy `yaml:"boot"`
 }
 
-// TDXAllowed says which values of a field are accepted: those listed, in lower-case hex, or
-// any. The zero value accepts none. A field that the quote does not have is accepted by Any
-// only.
-type TDXAllowed struct {
-	Any    bool     `yaml:"any"`
-	Values []string `yaml:"values"`
-}
-
 // strictTDX accepts any service TD: one can act on a migratable TD only, which it refuses.
 // PKS, key locker, LASS and performance monitoring take nothing from a TD's protection.
 func strictTDX() *TDXPolicy {
-	anything := TDXAllowed{Any: true}
+	anything := []string{Any}
 	return &TDXPolicy{
 		TDAttributesAllowed: tdAttrLASS | tdAttrPKS | tdAttrKL | tdAttrPerfmon,
 		XFAMAllowed:         0x6DBE7,

@@ -50,7 +50,7 @@ func TestFieldsOfVersion5(t *testing.T) {
 		t.Errorf("TDX 1.0: got %+v", old)
 	}
 	p := f.Policy(attesttest.Measurement("one"))
-	p.TDX.MRServiceTD = attest.TDXAllowed{Values: []string{"00"}}
+	p.TDX.MRServiceTD = []string{"00"}
 	all := claims(t, f)
 	all.Bound = true
 	if r := attest.Appraise(all, p, time.Now()); r.Code() != attest.CodeServiceTD {
