@@ -134,7 +134,7 @@ func TestLibraryValidatesOnlyWhenAsked(t *testing.T) {
 	options := func() *validate.Options {
 		return &validate.Options{GuestPolicy: abi.SnpPolicy{SMT: true, MigrateMA: false, Debug: false}, PermitProvisionalFirmware: true}
 	}
-	try := func(edit func([]byte)) (byThem error, ours attest.Claims) {
+	try := func(edit func([]byte)) (ours attest.Claims, byThem error) {
 		t.Helper()
 		report, vcek := v.report(3, func(b []byte) {
 			copy(b[offPlatformInfo:], make([]byte, 8))
@@ -150,7 +150,7 @@ func TestLibraryValidatesOnlyWhenAsked(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return validate.SnpAttestation(att, options()), c
+		return c, validate.SnpAttestation(att, options())
 	}
 	p := attest.StrictPolicy()
 	p.SEVSNP.AllowMaskedID, p.SEVSNP.PlatformInfoAllowed, p.SEVSNP.PlatformInfoRequired = false, []string{"alias_check_complete"}, []string{"alias_check_complete"}
@@ -164,7 +164,7 @@ func TestLibraryValidatesOnlyWhenAsked(t *testing.T) {
 		"TIO":            {func(b []byte) { b[offPlatformInfo] = 1<<5 | 1<<7 }, attest.CodePlatformInfo},
 		"no alias check": {func([]byte) {}, attest.CodePlatformInfo},
 	} {
-		err, c := try(tc.edit)
+		c, err := try(tc.edit)
 		if err != nil {
 			t.Errorf("%s: the library refuses now: %v", name, err)
 		}
