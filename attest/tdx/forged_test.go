@@ -284,3 +284,11 @@ func TestTooManyLevels(t *testing.T) {
 		}
 	}
 }
+
+// TestOldComponent: one TDX component of the platform below the newest level.
+func TestOldComponent(t *testing.T) {
+	c := claims(t, attesttest.NewTDX("forged").With(func(p *attesttest.TDXPlatform) { p.TD = func(b []byte) { b[15] = 2 } })).TDX
+	if c.TCBStatus != "OutOfDate" || len(c.Shortfalls) != 1 || c.Shortfalls[0].Claim != "tdx.tee_tcb_svn" {
+		t.Errorf("got %s, short of %v", c.TCBStatus, c.Shortfalls)
+	}
+}
