@@ -24,9 +24,13 @@ import (
 // returns the certificate of the report's key.
 func paravisor(t *testing.T, guest *attesttest.Attester, ak *ecdsa.PublicKey) (report, certificate []byte) {
 	t.Helper()
+	point, err := ak.Bytes() // 4, X, Y
+	if err != nil {
+		t.Fatal(err)
+	}
 	coordinate := func(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
 	runtime := fmt.Appendf(nil, `{"keys":[{"kid":"HCLAkPub","kty":"EC","crv":"P-256","x":"%s","y":"%s"}],"vm-configuration":{"secure-boot":true},"user-data":"00"}`,
-		coordinate(ak.X.FillBytes(make([]byte, 32))), coordinate(ak.Y.FillBytes(make([]byte, 32))))
+		coordinate(point[1:33]), coordinate(point[33:]))
 	var data attest.ReportData
 	sum := sha256.Sum256(runtime)
 	copy(data[:], sum[:])

@@ -78,7 +78,11 @@ func newForger(t testing.TB) *forger {
 		BasicConstraintsValid: true, KeyUsage: x509.KeyUsageKeyEncipherment, UnknownExtKeyUsage: []asn1.ObjectIdentifier{ekUsage},
 		ExtraExtensions: []pkix.Extension{{Id: subjectAltName, Critical: true, Value: directoryName(t)}}}
 	f.area = client.AKTemplateECC()
-	f.area.ECCParameters.Point.XRaw, f.area.ECCParameters.Point.YRaw = f.ak.X.FillBytes(make([]byte, 32)), f.ak.Y.FillBytes(make([]byte, 32))
+	point, err := f.ak.PublicKey.Bytes() // 4, X, Y
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.area.ECCParameters.Point.XRaw, f.area.ECCParameters.Point.YRaw = point[1:33], point[33:]
 	digest := tpm2.HashValue{Alg: tpm2.AlgSHA256, Value: make([]byte, 32)}
 	f.created = tpm2.CreationData{PCRSelection: tpm2.PCRSelection{Hash: tpm2.AlgSHA256}, ParentNameAlg: tpm2.AlgSHA256,
 		ParentName: tpm2.Name{Digest: &digest}, ParentQualifiedName: tpm2.Name{Digest: &digest}}
