@@ -236,6 +236,10 @@ func TestSignersAndLists(t *testing.T) {
 	if r := refusal(t, good.With(more(theirs[3]))); r.Code != attest.CodeNotGenuine {
 		t.Errorf("a stranger's revocation list: %v", r)
 	}
+	longer := attest.Item{Type: ours[3].Type, Data: append(slices.Clone(ours[3].Data), 0)}
+	if r := refusal(t, good.With(more(longer))); r.Code != attest.CodeNotGenuine {
+		t.Errorf("a revocation list with a byte after it: %v", r)
+	}
 	if r := refusal(t, good.With(more(theirs[2]))); r.Code != attest.CodeNotGenuine {
 		t.Errorf("a stranger's signer: %v", r)
 	}

@@ -15,6 +15,9 @@ func (s *Scheme) revocation(chain pckChain, signers []*x509.Certificate, raw [][
 		if err != nil {
 			return lists, fmt.Errorf("collateral: revocation list: %w", err)
 		}
+		if len(crl.Raw) != len(der) { // which crypto/x509 passes over
+			return lists, fmt.Errorf("collateral: revocation list of %s: %d bytes after it", crl.Issuer.CommonName, len(der)-len(crl.Raw))
+		}
 		for i, issuer := range issuers {
 			if string(crl.RawIssuer) != string(issuer.RawSubject) {
 				continue
