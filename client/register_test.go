@@ -29,24 +29,27 @@ func TestRuntimeRegister(t *testing.T) {
 	for name, tc := range map[string]struct {
 		kind, register, value string
 		log                   []byte
-		ok                    bool
+		want                  attest.Code // "" accepts
 	}{
-		"a TPM's":                       {attest.KindVTPM, "pcr13", replayed(crypto.SHA256), log, true},
-		"a TPM's, SHA-384":              {attest.KindVTPM, "pcr13", replayed(crypto.SHA384), log, true},
-		"a TD's":                        {attest.KindTDX, "rtmr3", replayed(crypto.SHA384), log, true},
-		"started before this process":   {attest.KindVTPM, "pcr13", replayed(crypto.SHA256), none, false},
-		"a TD's, before this process":   {attest.KindTDX, "rtmr3", replayed(crypto.SHA384), none, false},
-		"something else":                {attest.KindVTPM, "pcr13", strings.Repeat("ab", 32), log, false},
-		"no digest":                     {attest.KindVTPM, "pcr13", "abcd", log, false},
-		"never extended":                {attest.KindVTPM, "pcr13", zeros, log, true},
-		"not quoted":                    {attest.KindVTPM, "pcr4", zeros, log, true},
-		"a kind without such registers": {attest.KindSEVSNP, "pcr13", "abcd", log, true},
+		"a TPM's":                       {attest.KindVTPM, "pcr13", replayed(crypto.SHA256), log, ""},
+		"a TPM's, SHA-384":              {attest.KindVTPM, "pcr13", replayed(crypto.SHA384), log, ""},
+		"a TD's":                        {attest.KindTDX, "rtmr3", replayed(crypto.SHA384), log, ""},
+		"started before this process":   {attest.KindVTPM, "pcr13", replayed(crypto.SHA256), none, attest.CodeReplayMismatch},
+		"a TD's, before this process":   {attest.KindTDX, "rtmr3", replayed(crypto.SHA384), none, attest.CodeReplayMismatch},
+		"something else":                {attest.KindVTPM, "pcr13", strings.Repeat("ab", 32), log, attest.CodeReplayMismatch},
+		"no digest":                     {attest.KindVTPM, "pcr13", "abcd", log, attest.CodeReplayMismatch},
+		"never extended":                {attest.KindVTPM, "pcr13", zeros, log, ""},
+		"not quoted":                    {attest.KindVTPM, "pcr4", zeros, log, attest.CodePCRSelection},
+		"a TD's, not quoted":            {attest.KindTDX, "rtmr2", zeros, log, attest.CodePCRSelection},
+		"beside a TEE":                  {attest.KindSEVSNP + "," + attest.KindVTPM, "pcr13", replayed(crypto.SHA256), log, ""},
+		"beside a TEE, something else":  {attest.KindTDX + "," + attest.KindVTPM, "pcr13", strings.Repeat("ab", 32), log, attest.CodeReplayMismatch},
+		"a kind without such registers": {attest.KindSEVSNP, "pcr13", "abcd", log, ""},
 	} {
 		refusal := register(tc.log, attest.Claims{Kind: tc.kind, Registers: map[string]string{tc.register: tc.value}})
-		if (refusal == nil) != tc.ok {
+		if (refusal == nil) != (tc.want == "") {
 			t.Errorf("%s: %v", name, refusal)
 		}
-		if refusal != nil && refusal.Code() != attest.CodeReplayMismatch {
+		if refusal != nil && refusal.Code() != tc.want {
 			t.Errorf("%s: %s", name, refusal.Code())
 		}
 	}
