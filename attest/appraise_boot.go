@@ -40,7 +40,34 @@ func (a *appraisal) boot(prefix string, p BootPolicy, c *BootFacts) {
 		a.refuse(configuration, CodeFirmwareDebug, prefix+".dma_unprotected", "true", "false")
 	}
 	a.revocations(prefix, p, c)
+	a.explained(prefix, p, c)
 	a.components(prefix, p, c)
+}
+
+// explained refuses a log that leaves out what a list of the policy is about: that it shows
+// nothing else there says nothing.
+func (a *appraisal) explained(prefix string, p BootPolicy, c *BootFacts) {
+	for _, list := range []struct {
+		name      string
+		code      Code
+		part      part
+		allowed   []string
+		registers []string
+	}{
+		{"components", CodeBootComponent, executables, p.Components, []string{"pcr2", "pcr4"}},
+		{"command_lines", CodeCommandLine, executables, p.CommandLines, []string{"pcr8", "pcr12"}},
+		{"files", CodeBootFile, executables, p.Files, []string{"pcr8", "pcr9", "pcr12"}},
+		{"mok", CodeMOK, configuration, p.MOK, []string{"pcr14"}},
+	} {
+		if slices.Contains(list.allowed, AnyValue) {
+			continue
+		}
+		for _, register := range list.registers {
+			if slices.Contains(c.Unexplained, register) {
+				a.refuse(list.part, list.code, prefix+"."+list.name, register+" without its events", register+" quoted, and all events of it in the log")
+			}
+		}
+	}
 }
 
 // revocations compares the lists of what may no longer start.

@@ -69,7 +69,15 @@ func TestBootOneThingWrong(t *testing.T) {
 		"no command line": {func(b *BootFacts, _ *BootPolicy, _ *IMAFacts, _ *IMAPolicy) {
 			b.CommandLines, b.Files = nil, b.Files[:1]
 		}, CodeCommandLine, VerdictContraindicated},
-		"mok":            {func(b *BootFacts, _ *BootPolicy, _ *IMAFacts, _ *IMAPolicy) { b.MOK[0] = "m2" }, CodeMOK, VerdictContraindicated},
+		"mok": {func(b *BootFacts, _ *BootPolicy, _ *IMAFacts, _ *IMAPolicy) { b.MOK[0] = "m2" }, CodeMOK, VerdictContraindicated},
+		"mok left out": {func(b *BootFacts, _ *BootPolicy, _ *IMAFacts, _ *IMAPolicy) {
+			b.MOK, b.Unexplained = nil, []string{"pcr14"}
+		}, CodeMOK, VerdictContraindicated},
+		"images left out": {func(b *BootFacts, _ *BootPolicy, _ *IMAFacts, _ *IMAPolicy) { b.Unexplained = []string{"pcr2"} }, CodeBootComponent, VerdictContraindicated},
+		"files left out":  {func(b *BootFacts, _ *BootPolicy, _ *IMAFacts, _ *IMAPolicy) { b.Unexplained = []string{"pcr9"} }, CodeBootFile, VerdictContraindicated},
+		"lines left out": {func(b *BootFacts, p *BootPolicy, _ *IMAFacts, _ *IMAPolicy) {
+			p.Files, b.Unexplained = []string{AnyValue}, []string{"pcr12"}
+		}, CodeCommandLine, VerdictContraindicated},
 		"file":           {func(_ *BootFacts, _ *BootPolicy, m *IMAFacts, _ *IMAPolicy) { m.Files[0].Digest = "sha256:f2" }, CodeIMAUnlisted, VerdictContraindicated},
 		"no files named": {func(_ *BootFacts, _ *BootPolicy, m *IMAFacts, q *IMAPolicy) { q.Allowed, m.Files = nil, nil }, CodeIMAUnlisted, VerdictContraindicated},
 		"violation":      {func(_ *BootFacts, _ *BootPolicy, m *IMAFacts, _ *IMAPolicy) { m.Violations = 1 }, CodeIMAViolation, VerdictContraindicated},
@@ -102,12 +110,13 @@ func TestBootAllowances(t *testing.T) {
 			func() BootPolicy { p := goodBootPolicy(); p.AllowFirmwareDebug = true; return p }(), goodIMA(), goodIMAPolicy()),
 		"dma": judge(func() *BootFacts { b := goodBoot(); b.DMAUnprotected = true; return b }(),
 			func() BootPolicy { p := goodBootPolicy(); p.AllowDMAUnprotected = true; return p }(), goodIMA(), goodIMAPolicy()),
-		"no log":      judge(nil, BootPolicy{AllowNoLog: true}, goodIMA(), goodIMAPolicy()),
-		"no list":     judge(goodBoot(), goodBootPolicy(), nil, IMAPolicy{AllowNoList: true}),
-		"strict":      judge(goodBoot(), StrictBoot(), goodIMA(), StrictIMA()),
-		"stub's line": judge(func() *BootFacts { b := goodBoot(); b.CommandLines = nil; return b }(), goodBootPolicy(), goodIMA(), goodIMAPolicy()),
-		"no mok":      judge(func() *BootFacts { b := goodBoot(); b.MOK = nil; return b }(), goodBootPolicy(), goodIMA(), goodIMAPolicy()),
-		"violations":  judge(goodBoot(), goodBootPolicy(), func() *IMAFacts { m := goodIMA(); m.Violations = 2; return m }(), IMAPolicy{Allowed: []string{"sha256:f1"}, MaxViolations: 2}),
+		"no log":                                judge(nil, BootPolicy{AllowNoLog: true}, goodIMA(), goodIMAPolicy()),
+		"no list":                               judge(goodBoot(), goodBootPolicy(), nil, IMAPolicy{AllowNoList: true}),
+		"strict":                                judge(goodBoot(), StrictBoot(), goodIMA(), StrictIMA()),
+		"stub's line":                           judge(func() *BootFacts { b := goodBoot(); b.CommandLines = nil; return b }(), goodBootPolicy(), goodIMA(), goodIMAPolicy()),
+		"registers that nothing is demanded of": judge(func() *BootFacts { b := goodBoot(); b.Unexplained = []string{"pcr8", "pcr14"}; return b }(), StrictBoot(), goodIMA(), goodIMAPolicy()),
+		"no mok":                                judge(func() *BootFacts { b := goodBoot(); b.MOK = nil; return b }(), goodBootPolicy(), goodIMA(), goodIMAPolicy()),
+		"violations":                            judge(goodBoot(), goodBootPolicy(), func() *IMAFacts { m := goodIMA(); m.Violations = 2; return m }(), IMAPolicy{Allowed: []string{"sha256:f1"}, MaxViolations: 2}),
 	} {
 		if !r.Affirming() || r.Vector != good.Vector {
 			t.Errorf("%s: %s %v", name, r.Verdict, r.Reasons)

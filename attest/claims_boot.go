@@ -37,6 +37,9 @@ type BootFacts struct {
 	Files []BootFile `json:"files,omitempty"`
 	// Runtime are dstack's own events, by which it says what it started.
 	Runtime []RuntimeFact `json:"runtime,omitempty"`
+	// Unexplained are registers of a TPM that facts above are taken from and of which the log
+	// shows nothing though it might: they are not quoted, or were extended without an event.
+	Unexplained []string `json:"unexplained,omitempty"`
 	// Contradictions say where the log cannot be believed though it replays.
 	Contradictions []string `json:"contradictions,omitempty"`
 }

@@ -221,6 +221,38 @@ func TestA16Logs(t *testing.T) {
 	}
 }
 
+// A log that leaves out a register of the boot, which it may as far as replay goes, or a quote
+// that does, must not pass for a boot without owner's keys.
+func TestLogLeavesRegisterOut(t *testing.T) {
+	m := tpm()
+	before := m.Log()
+	m.Measure(14, 0xd, []byte("a key of the owner's"))
+	policy := attest.BootPolicy{AllowSecureBootOff: true, AllowDMAUnprotected: true, Components: []string{attest.AnyValue},
+		CommandLines: []string{attest.AnyValue}, Files: []string{attest.AnyValue}}
+	for what, tc := range map[string]struct {
+		registers []int
+		log       []byte
+		want      []string
+	}{
+		"whole":      {allRegisters, m.Log(), nil},
+		"left out":   {allRegisters, before, []string{"pcr14"}},
+		"not quoted": {allRegisters[:14], m.Log(), []string{"pcr14"}},
+	} {
+		ev := bare(t, m, attesttest.Statement{Bank: crypto.SHA256, Registers: tc.registers}, crypto.SHA256)
+		ev.Items = append(ev.Items, attest.Item{Type: attest.TypeEventLog, Data: tc.log})
+		c, code := verdict(t, ev)
+		if code != "" || !slices.Equal(c.VTPM.Boot.Unexplained, tc.want) {
+			t.Fatalf("%s: %s, unexplained %v, want %v", what, code, c.VTPM.Boot, tc.want)
+		}
+		p := attest.StrictPolicy()
+		p.VTPM.Boot = policy
+		r := attest.Appraise(c.Activated(c.VTPM.AKDigest), p, now)
+		if !slices.ContainsFunc(r.Reasons, func(r attest.Reason) bool { return r.Code == attest.CodeMOK }) {
+			t.Errorf("%s: a policy without owner's keys accepts the boot: %v", what, r.Reasons)
+		}
+	}
+}
+
 // E2, E7, E8 for a bare quote: each bit flipped, each byte cut off, each byte appended.
 func TestBareQuoteTampered(t *testing.T) {
 	ev := bare(t, tpm(), attesttest.Statement{Nonce: []byte("nonce"), Bank: crypto.SHA256, Registers: allRegisters}, crypto.SHA256)

@@ -53,6 +53,7 @@ func (s *Scheme) explained(b bundle, v verified) (logFacts, error) {
 		if out.boot = log.Facts(bankName(v.bank), v.banks[v.bank].numbered()); out.boot == nil { // nothing of this bank
 			out.boot = &mesh.BootFacts{Format: log.Format, Bank: bankName(v.bank), Events: log.Entries}
 		}
+		out.boot.Unexplained = v.unexplained(log)
 	}
 	if b.ima != nil {
 		var err error
@@ -66,6 +67,25 @@ func (s *Scheme) explained(b bundle, v verified) (logFacts, error) {
 	s.logs.Keep(id, chains.Span{From: now, To: now}, out)
 	return out, nil
 }
+
+// bootRegisters hold what was started and read, with which command line and owner's keys:
+// nobody but firmware, boot loaders and the kernel's stub extends them, and all of these log.
+var bootRegisters = []int{2, 4, 8, 9, 12, 14}
+
+// unexplained names those that hold what the log does not show: whoever hands it over can
+// leave out a register's events, and the register out of the quote.
+func (v verified) unexplained(log eventlog.Log) (out []string) {
+	logged := log.Banks[bankName(v.bank)]
+	for _, n := range bootRegisters {
+		quoted := v.banks[v.bank][n]
+		if quoted == nil || logged[n] == nil && !zero(quoted) {
+			out = append(out, registerNames[n])
+		}
+	}
+	return out
+}
+
+func zero(b []byte) bool { return bytes.Count(b, []byte{0}) == len(b) }
 
 // measuredFiles finds how much of an IMA list the quote covers.
 func measuredFiles(raw []byte, v verified) (*mesh.IMAFacts, error) {
@@ -118,7 +138,7 @@ func replayed(raw []byte, banks values) (eventlog.Log, error) {
 		for n, quoted := range quotedBank.numbered() {
 			// IMA and the operating system extend registers 8 and up without the log.
 			got, logged := bank[n]
-			if !logged && (n >= firmwareRegisters || bytes.Count(quoted, []byte{0}) == len(quoted)) {
+			if !logged && (n >= firmwareRegisters || zero(quoted)) {
 				continue
 			}
 			if !bytes.Equal(got, quoted) {
