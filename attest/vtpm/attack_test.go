@@ -6,7 +6,9 @@ import (
 	"crypto"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
+	"fmt"
 	"reflect"
 	"slices"
 	"testing"
@@ -218,6 +220,42 @@ func TestA16Logs(t *testing.T) {
 	few := attesttest.Statement{Bank: crypto.SHA256, Registers: []int{0, 7}}
 	if got := with(few, attest.TypeIMALog, m.IMA()); got != attest.CodePCRSelection {
 		t.Errorf("register 10 is not quoted: got %q", got)
+	}
+}
+
+// A machine with another initrd in register 9 extends register 12, which is free, by what the
+// expected initrd would have left in 9, and quotes 12 in its place.
+func TestRegisterInPlaceOfAnother(t *testing.T) {
+	good, bad := tpm(), tpm()
+	good.Measure(9, 0xd, []byte("initrd"))
+	bad.Measure(9, 0xd, []byte("another initrd"))
+	bad.Extend(12, []byte("initrd"))
+	measurement := func(m *attesttest.SoftTPM, registers ...int) string {
+		c, code := verdict(t, bare(t, m, attesttest.Statement{Bank: crypto.SHA256, Registers: registers}, crypto.SHA256))
+		if code != "" {
+			t.Fatal(code)
+		}
+		return c.Measurement
+	}
+	want := measurement(good, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9)
+	if got := measurement(bad, 0, 1, 2, 3, 4, 5, 6, 7, 8, 12); got == want {
+		t.Error("registers 0 to 8 and 12 of one machine measure as 0 to 9 of another")
+	}
+	if got := measurement(good, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 16, 23); got != want {
+		t.Error("registers that are not the boot's change the measurement")
+	}
+	// All of them are hashed alone, as they always were.
+	h := sha256.New()
+	c, _ := verdict(t, bare(t, good, attesttest.Statement{Bank: crypto.SHA256, Registers: allRegisters}, crypto.SHA256))
+	for _, n := range []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 14} {
+		value, err := hex.DecodeString(c.Registers[fmt.Sprintf("pcr%d", n)])
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.Write(value)
+	}
+	if got := hex.EncodeToString(h.Sum(nil)); got != c.Measurement {
+		t.Errorf("got %s, want %s", c.Measurement, got)
 	}
 }
 

@@ -24,8 +24,10 @@
 //
 // The measurement is that bank's hash over those quoted registers, in ascending order, that
 // stay as they are once the machine has booted: 0 to 9, 12 and 14. (10 is IMA's, 11 and 15
-// are systemd's, 13 is meshnode's runtime log, 16 to 23 can be reset.) Every quoted register
-// is a claim, pcrN. The nonce is SHA-256 of the report data.
+// are systemd's, 13 is meshnode's runtime log, 16 to 23 can be reset.) Where not all of these
+// are quoted, the numbers of those that are, a byte each, are hashed before them: a register
+// that the machine can extend at will must not stand for one that is left out. Every quoted
+// register is a claim, pcrN. The nonce is SHA-256 of the report data.
 //
 // Whether the AK belongs to a TPM at all is AKTrust: "certificate" if its certificate
 // chains to one of the scheme's roots at the given time, "report" where a TEE report named
@@ -236,6 +238,7 @@ func (v verified) claims(key endorsedKey, logs logFacts) mesh.Claims {
 	// One string holds all values in hex; each claim is a part of it.
 	all, size := make([]byte, 0, (lastRegister+1)*v.bank.Size()), 2*v.bank.Size()
 	h := v.bank.New()
+	h.Write(v.selected())
 	for n := range lastRegister + 1 {
 		value := v.banks.get(v.bank, n)
 		if value == nil {
@@ -257,6 +260,20 @@ func (v verified) claims(key endorsedKey, logs logFacts) mesh.Claims {
 		c.VTPM.LogReplayed, c.VTPM.SecureBoot = true, logs.boot.SecureBoot
 	}
 	return c
+}
+
+// selected are the numbers of the stable registers that are quoted, nothing where all are.
+// What is hashed with them has another length than without, and for every count of registers.
+func (v verified) selected() (numbers []byte) {
+	for _, n := range stable {
+		if v.banks[v.bank][n] != nil {
+			numbers = append(numbers, byte(n))
+		}
+	}
+	if len(numbers) == len(stable) {
+		return nil
+	}
+	return numbers
 }
 
 // registerNames are those of claims.
