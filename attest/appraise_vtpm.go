@@ -64,12 +64,13 @@ func (a *appraisal) paravisor(p BootPolicy, c *VTPMClaims) {
 	a.boot("vtpm.boot", p, c.Boot)
 }
 
-// needsLog reports whether p demands what only an event log can show.
+// needsLog reports whether p demands what only an event log can show. The debugger of the
+// firmware is not: beside a paravisor that is part of what the TEE measured.
 func (p BootPolicy) needsLog() bool {
-	for _, allowed := range [][]string{p.Components, p.CommandLines, p.MOK} {
+	for _, allowed := range [][]string{p.Components, p.CommandLines, p.Files, p.MOK} {
 		if !anything(allowed) {
 			return true
 		}
 	}
-	return len(p.MinimumDBX) > 0 || len(p.MinimumSBAT) > 0
+	return len(p.MinimumDBX) > 0 || len(p.MinimumSBAT) > 0 || !p.AllowDMAUnprotected
 }

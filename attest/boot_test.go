@@ -131,6 +131,29 @@ func TestBootAllowances(t *testing.T) {
 	}
 }
 
+// TestParavisorsWordIsNoLog: beside a paravisor that says Secure Boot is on, each other demand
+// on a boot still needs the log.
+func TestParavisorsWordIsNoLog(t *testing.T) {
+	c, policy := goodClaims()[KindVTPM], goodPolicy()
+	c.VTPM.Boot, c.VTPM.Paravisor = nil, &ParavisorClaims{SecureBoot: yes()}
+	for name, demand := range map[string]func(*BootPolicy){
+		"":              func(*BootPolicy) {},
+		"dbx":           func(p *BootPolicy) { p.MinimumDBX = []string{"h1"} },
+		"sbat":          func(p *BootPolicy) { p.MinimumSBAT = map[string]uint64{"shim": 4} },
+		"components":    func(p *BootPolicy) { p.Components = []string{"shim"} },
+		"command lines": func(p *BootPolicy) { p.CommandLines = nil },
+		"files":         func(p *BootPolicy) { p.Files = nil },
+		"mok":           func(p *BootPolicy) { p.MOK = nil },
+		"dma":           func(p *BootPolicy) { p.AllowDMAUnprotected = false },
+	} {
+		policy.VTPM.Boot, policy.VTPM.IMA = StrictBoot(), StrictIMA()
+		demand(&policy.VTPM.Boot)
+		if r := Appraise(c, policy, judged); r.Affirming() != (name == "") {
+			t.Errorf("without a log, demands on %q: %s %v", name, r.Verdict, r.Reasons)
+		}
+	}
+}
+
 // TestZeroBootPoliciesRefuse, and so does leaving out any list of what is allowed.
 func TestZeroBootPoliciesRefuse(t *testing.T) {
 	if r := judge(goodBoot(), BootPolicy{}, goodIMA(), goodIMAPolicy()); r.Verdict != VerdictContraindicated {
