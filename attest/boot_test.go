@@ -76,7 +76,7 @@ func TestBootOneThingWrong(t *testing.T) {
 		"images left out": {func(b *BootFacts, _ *BootPolicy, _ *IMAFacts, _ *IMAPolicy) { b.Unexplained = []string{"pcr2"} }, CodeBootComponent, VerdictContraindicated},
 		"files left out":  {func(b *BootFacts, _ *BootPolicy, _ *IMAFacts, _ *IMAPolicy) { b.Unexplained = []string{"pcr9"} }, CodeBootFile, VerdictContraindicated},
 		"lines left out": {func(b *BootFacts, p *BootPolicy, _ *IMAFacts, _ *IMAPolicy) {
-			p.Files, b.Unexplained = []string{AnyValue}, []string{"pcr12"}
+			p.Files, b.Unexplained = []string{Any}, []string{"pcr12"}
 		}, CodeCommandLine, VerdictContraindicated},
 		"file":           {func(_ *BootFacts, _ *BootPolicy, m *IMAFacts, _ *IMAPolicy) { m.Files[0].Digest = "sha256:f2" }, CodeIMAUnlisted, VerdictContraindicated},
 		"no files named": {func(_ *BootFacts, _ *BootPolicy, m *IMAFacts, q *IMAPolicy) { q.Allowed, m.Files = nil, nil }, CodeIMAUnlisted, VerdictContraindicated},

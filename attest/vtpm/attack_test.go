@@ -265,8 +265,8 @@ func TestLogLeavesRegisterOut(t *testing.T) {
 	m := tpm()
 	before := m.Log()
 	m.Measure(14, 0xd, []byte("a key of the owner's"))
-	policy := attest.BootPolicy{AllowSecureBootOff: true, AllowDMAUnprotected: true, Components: []string{attest.AnyValue},
-		CommandLines: []string{attest.AnyValue}, Files: []string{attest.AnyValue}}
+	policy := attest.BootPolicy{AllowSecureBootOff: true, AllowDMAUnprotected: true, Components: []string{attest.Any},
+		CommandLines: []string{attest.Any}, Files: []string{attest.Any}}
 	for what, tc := range map[string]struct {
 		registers []int
 		log       []byte

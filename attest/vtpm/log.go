@@ -64,7 +64,9 @@ func (s *Scheme) explained(b bundle, v verified) (logFacts, error) {
 	if b.compared() {
 		out.log, out.list = bytes.Clone(b.log), bytes.Clone(b.ima)
 	}
-	s.logs.Keep(id, chains.Span{From: now, To: now}, out)
+	if len(b.log)+len(b.ima) <= maxKnownLog {
+		s.logs.Keep(id, chains.Span{From: now, To: now}, out)
+	}
 	return out, nil
 }
 

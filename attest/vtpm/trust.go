@@ -12,10 +12,13 @@ import (
 	"github.com/attestmesh/meshnode/attest/chains"
 )
 
-// What is remembered: keys, and machines with their logs, which take up to 64 KiB each.
+// Bounds of what is remembered. Anybody can make a key and sign a quote that explains a log
+// of his making, so that logs have to be few and small: what they say takes several times
+// their size.
 const (
-	maxKnown = 1 << 10
-	maxLogs  = 1 << 8
+	maxKnown     = 1 << 10   // keys
+	maxKnownLogs = 1 << 7    // of the event log and IMA list of a machine
+	maxKnownLog  = 256 << 10 // bytes of both
 )
 
 // endorsedKey is an attestation key and why it is believed.

@@ -36,8 +36,8 @@
 // package eventlog finds authenticated by the replayed digests; the data of other events is
 // not used.
 //
-// What was established of a key and of a log is remembered, by all the bytes it was
-// established from, so that the next quote of the machine costs its signature.
+// What was established of a key and of logs of usual size is remembered, by all the bytes it
+// was established from, so that the next quote of the machine costs its signature.
 //
 // TPMs protect nothing from their host, and a host-provided vTPM is the host's.
 //
@@ -74,7 +74,7 @@ type Scheme struct {
 // New returns a scheme that believes attestation keys certified under roots, which may be
 // none.
 func New(roots []*x509.Certificate) *Scheme {
-	return &Scheme{slices.Clone(roots), chains.New[endorsedKey](maxKnown), chains.New[logFacts](maxLogs)}
+	return &Scheme{slices.Clone(roots), chains.New[endorsedKey](maxKnown), chains.New[logFacts](maxKnownLogs)}
 }
 
 // Kind returns "vtpm".

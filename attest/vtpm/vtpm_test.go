@@ -81,6 +81,20 @@ func TestMeasuredBoot(t *testing.T) {
 	}
 }
 
+// TestLargeLogsAreForgotten: anybody can send quotes of his own key with logs as large as
+// evidence may hold.
+func TestLargeLogsAreForgotten(t *testing.T) {
+	for what, tc := range map[string]struct{ padding, want int }{"usual": {16, 1}, "large": {maxKnownLog, 0}} {
+		s := New(nil)
+		raw := edited(t, "secureboot-on-ecc.pb", func(msg *attest.Attestation) {
+			msg.EventLog = append(msg.EventLog, make([]byte, tc.padding)...)
+		})
+		if _, err := s.Verify(context.Background(), evidence(raw), nil, at); err != nil || s.logs.Len() != tc.want {
+			t.Errorf("%s: %v, %d logs are remembered, want %d", what, err, s.logs.Len(), tc.want)
+		}
+	}
+}
+
 // TestEveryFlippedBit spoils each bit of each statement, each signature and the key, and bits
 // of every byte of the registers, of which a digest is compared.
 func TestEveryFlippedBit(t *testing.T) {
