@@ -115,19 +115,19 @@ func (a *appraisal) components(prefix string, p BootPolicy, c *BootFacts) {
 	// A kernel that is started without a loader's text measures its command line as it
 	// measures a file: the digest alone says which it is.
 	lines := a.commandLines(prefix, p, c, slices.Concat(started, read))
-	a.digests(CodeBootComponent, executables, prefix+".components", started, slices.Concat(p.Components, lines), true)
-	a.digests(CodeBootFile, executables, prefix+".files", read, slices.Concat(p.Files, lines), false)
-	a.digests(CodeMOK, configuration, prefix+".mok", c.MOK, p.MOK, false)
+	a.digests(CodeBootComponent, executables, prefix+".components", started, p.Components, lines, true)
+	a.digests(CodeBootFile, executables, prefix+".files", read, p.Files, lines, false)
+	a.digests(CodeMOK, configuration, prefix+".mok", c.MOK, p.MOK, nil, false)
 }
 
-// digests refuses those that are not allowed, and that there are none where there must be
-// some.
-func (a *appraisal) digests(code Code, part part, claim string, got, allowed []string, some bool) {
+// digests refuses those that are neither allowed nor among the command lines, and that there
+// are none where there must be some.
+func (a *appraisal) digests(code Code, part part, claim string, got, allowed, lines []string, some bool) {
 	if anything(allowed) {
 		return
 	}
 	for _, d := range got {
-		if !slices.Contains(allowed, d) {
+		if !slices.Contains(allowed, d) && !slices.Contains(lines, d) {
 			a.refuse(part, code, claim, d, few(allowed))
 		}
 	}
