@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/attestmesh/meshnode/attest"
@@ -128,6 +129,9 @@ func enrollerConfig(f enrollFlags) (enroll.Config, error) {
 	known, err := schemes.Under(schemes.Roots{Sim: g.SimRoots(), VTPMKeys: g.VTPMRoots()})
 	if err != nil {
 		return enroll.Config{}, usageError("make the genesis again", "%s: %v", f.genesis, err)
+	}
+	if len(g.VTPMRoots()) == 0 { // of a TPM beside a TEE its scheme asks no root
+		known = slices.DeleteFunc(known, func(s attest.Scheme) bool { return s.Kind() == attest.KindVTPM })
 	}
 	activate, err := activation(g)
 	if err != nil {

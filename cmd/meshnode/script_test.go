@@ -19,9 +19,13 @@ func TestMain(m *testing.M) {
 // exitAtOnce keeps processes with the race detector from waiting a second at their end.
 const exitAtOnce = "GORACE=atexit_sleep_ms=0"
 
+// scriptsWithin bounds all scripts together.
+const scriptsWithin = 3 * time.Minute
+
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
-		Dir: "testdata",
+		Deadline: time.Now().Add(scriptsWithin), // a command that should refuse and serves instead would stay
+		Dir:      "testdata",
 		Setup: func(env *testscript.Env) error {
 			name, value, _ := strings.Cut(exitAtOnce, "=")
 			env.Setenv(name, value)
