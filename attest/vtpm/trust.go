@@ -133,7 +133,7 @@ func (s *Scheme) certified(b bundle, key attestationKey, at time.Time) []*x509.C
 		}
 		chain = append(chain, c)
 		switch {
-		case leaf == nil && !c.IsCA && equalKeys(c.PublicKey, key.public):
+		case leaf == nil && certifiesAttestation(c) && equalKeys(c.PublicKey, key.public):
 			leaf = c
 		default:
 			intermediates.AddCert(c)
@@ -151,4 +151,24 @@ func (s *Scheme) certified(b bundle, key attestationKey, at time.Time) []*x509.C
 		return nil
 	}
 	return found[0]
+}
+
+// akUsages are the purposes of which a certificate for an attestation key names one, if it
+// names any: tcg-kp-AIKCertificate, tcg-cap-verifiedTPMRestricted (TCG TPM 2.0 Keys for Device
+// Identity and Attestation, §8) and, as Google Cloud has it, tcg-kp-EKCertificate.
+var akUsages = []asn1.ObjectIdentifier{{2, 23, 133, 8, 3}, {2, 23, 133, 11, 1, 3}, ekUsage}
+
+// certifiesAttestation reports whether a certificate is for a key that signs what a TPM says.
+// Those who certify TPMs certify other keys too: a device's identity (IDevID) is in the TPM,
+// but signs whatever it is given, a quote that its owner made up as well.
+func certifiesAttestation(c *x509.Certificate) bool {
+	if c.IsCA || c.KeyUsage != 0 && c.KeyUsage&x509.KeyUsageDigitalSignature == 0 {
+		return false
+	}
+	if len(c.ExtKeyUsage) == 0 && len(c.UnknownExtKeyUsage) == 0 {
+		return true
+	}
+	return slices.ContainsFunc(c.UnknownExtKeyUsage, func(id asn1.ObjectIdentifier) bool {
+		return slices.ContainsFunc(akUsages, id.Equal)
+	})
 }

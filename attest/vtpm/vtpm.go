@@ -30,7 +30,7 @@
 // register is a claim, pcrN. The nonce is SHA-256 of the report data.
 //
 // Whether the AK belongs to a TPM at all is AKTrust: "certificate" if its certificate
-// chains to one of the scheme's roots at the given time, "report" where a TEE report named
+// chains to one of the scheme's roots at the given time and is for such a key, "report" where a TEE report named
 // it (VerifyNamed), else "", which no policy accepts: anybody can make a key. Callers that
 // hold a Credential naming the key apply Claims.Activated. What is claimed of the boot is what
 // package eventlog finds authenticated by the replayed digests; the data of other events is
