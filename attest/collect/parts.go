@@ -39,3 +39,19 @@ func Parts(path string) ([]attest.Item, error) {
 	}
 	return items, nil
 }
+
+// Beside returns the certificates and collateral in the folder of a file of Intel's
+// collateral, without the file itself: what belongs to it, among other things.
+func Beside(path string) ([]attest.Item, error) {
+	parts, err := siblings(path, attest.KindTDX)
+	if err != nil {
+		return nil, err
+	}
+	var items []attest.Item
+	for _, p := range parts {
+		if p.item.Type != attest.TypeHCLReport {
+			items = append(items, p.item)
+		}
+	}
+	return items, nil
+}

@@ -16,6 +16,8 @@ type Forecast struct {
 	PlatformStatus string `json:"platform_tcb_status,omitempty"`
 	ModuleStatus   string `json:"tdx_module_tcb_status,omitempty"`
 	QEStatus       string `json:"qe_tcb_status,omitempty"`
+	// TCBDate is the date of the platform's level, RFC 3339; empty where none matches.
+	TCBDate string `json:"tcb_date,omitempty"`
 	// tcbEvaluationDataNumber of the TCB info and of the QE identity.
 	Evaluation   int `json:"tcb_evaluation_data_number"`
 	QEEvaluation int `json:"qe_evaluation_data_number"`
@@ -89,6 +91,9 @@ func (s *Scheme) forecast(raw []byte, info tcbInfo, qe qeIdentity, at time.Time)
 		if level != nil {
 			*status = level.Status
 		}
+	}
+	if st.platform != nil {
+		out.TCBDate = date(st.platform.Date)
 	}
 	if len(info.Levels) > 0 {
 		out.Since = info.Levels[0].Date

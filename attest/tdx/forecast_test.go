@@ -34,7 +34,7 @@ func TestForecast(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got.Status != "OutOfDate" || got.PlatformStatus != "OutOfDate" || got.ModuleStatus != "OutOfDate" || got.QEStatus != "OutOfDate" ||
-		got.Evaluation != 20 || got.QEEvaluation != 21 || got.IssueDate.Year() != 2098 || got.Since.Month() != time.November ||
+		got.Evaluation != 20 || got.QEEvaluation != 21 || got.IssueDate.Year() != 2098 || got.Since.Month() != time.November || got.TCBDate != "2024-03-13T00:00:00Z" ||
 		!slices.Equal(got.Advisories, []string{"INTEL-SA-01036", "INTEL-SA-09999"}) {
 		t.Errorf("got %+v", got)
 	}

@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -50,6 +49,12 @@ Without --policy the strictest demands are made but no software is named as want
 best verdict is "warning". Logs alone prove nothing: verdict "none", with the registers
 they replay to.
 
+--forecast says besides what will be said of genuine FILEs, and changes neither verdict nor
+exit code. By Intel's TCB info (its JSON with the signing chain beside it, or a folder or store
+that holds one, like the early set that meshnode collateral fetch --update early fills): which
+TCB status and verdict from which date on, and which component is short. By a raised policy in
+YAML: the verdict under it, and which component is below its floors for AMD.
+
 Exit codes: 0 affirming, warning, or a log · 1 refused or not genuine · 2 no evidence ·
 3 cannot decide. Of several files the worst by 2, 1, 3, 0.`
 
@@ -58,8 +63,8 @@ const notEvidence = "give a report, quote, attestation or log, or the folder of 
 
 // appraiseFlags are the options of meshnode appraise.
 type appraiseFlags struct {
-	policy, reportData, at, collateral, genesis string
-	explain, json, defaultPolicy                bool
+	policy, reportData, at, collateral, genesis, forecast string
+	explain, json, defaultPolicy                          bool
 }
 
 func appraiseCommand() *cobra.Command {
@@ -91,6 +96,7 @@ func appraiseCommand() *cobra.Command {
 	cmd.Flags().StringVar(&f.at, "at", "", "appraise as of `TIME` (RFC 3339), default now")
 	cmd.Flags().StringVar(&f.collateral, "collateral", "", "store or folder `DIR` with certificates and collateral")
 	cmd.Flags().StringVar(&f.genesis, "genesis", "", "the mesh's genesis `FILE`, for https addresses")
+	cmd.Flags().StringVar(&f.forecast, "forecast", "", "say also what other TCB levels or another policy would make of it: TCB info, folder, store or policy `FILE`")
 	cmd.Flags().BoolVar(&f.explain, "explain", false, "print all claims and the trustworthiness vector")
 	cmd.Flags().BoolVar(&f.json, "json", false, "print one JSON object a line")
 	return cmd
@@ -107,6 +113,7 @@ type appraiser struct {
 	within  time.Duration // everything that is asked of one node
 
 	collateral collateral.Index // empty without --collateral
+	forecaster *forecaster      // nil without --forecast
 }
 
 func newAppraiser(f appraiseFlags) (*appraiser, error) {
@@ -132,6 +139,11 @@ func newAppraiser(f appraiseFlags) (*appraiser, error) {
 			return nil, err
 		}
 	}
+	if f.forecast != "" {
+		if a.forecaster, err = newForecaster(f); err != nil {
+			return nil, err
+		}
+	}
 	known, err := schemes.Under(schemes.Roots{VTPM: a.roots})
 	if err != nil {
 		return nil, err
@@ -144,14 +156,15 @@ func newAppraiser(f appraiseFlags) (*appraiser, error) {
 
 // appraised is the outcome of one input: the shape of --json.
 type appraised struct {
-	File    string          `json:"file"`
-	Verdict attest.Verdict  `json:"verdict"`
-	Kind    string          `json:"kind"`
-	Genuine *bool           `json:"genuine"` // nil: nothing that could be, not to be decided by this release, or refused for something else
-	Bound   bool            `json:"bound"`
-	Claims  any             `json:"claims"`
-	Reasons []attest.Reason `json:"reasons"`
-	EAR     *attest.EAR     `json:"ear,omitempty"`
+	File     string          `json:"file"`
+	Verdict  attest.Verdict  `json:"verdict"`
+	Kind     string          `json:"kind"`
+	Genuine  *bool           `json:"genuine"` // nil: nothing that could be, not to be decided by this release, or refused for something else
+	Bound    bool            `json:"bound"`
+	Claims   any             `json:"claims"`
+	Reasons  []attest.Reason `json:"reasons"`
+	EAR      *attest.EAR     `json:"ear,omitempty"`
+	Forecast *forecast       `json:"forecast,omitempty"`
 	// Connection is set for an https address.
 	Connection *nodeConnection `json:"connection,omitempty"`
 
@@ -198,6 +211,9 @@ func (a *appraiser) run(ctx context.Context, out, errOut io.Writer, files []stri
 		for _, in := range inputs {
 			in.Evidence, _ = a.collateral.Complete(in.Evidence, a.at)
 			r, err := a.appraise(ctx, in)
+			if err == nil && a.forecaster != nil {
+				r.Forecast, err = a.forecast(ctx, in, r)
+			}
 			if err != nil {
 				return err
 			}
@@ -328,60 +344,4 @@ func (out *appraised) replay(in collect.Input) error {
 	claims["registers"] = out.claims.Registers
 	out.Claims = claims
 	return nil
-}
-
-func (a *appraiser) print(w io.Writer, r appraised) error {
-	if a.flags.json {
-		return printJSON(w, r)
-	}
-	genuine := "not genuine"
-	switch {
-	case r.Genuine == nil:
-		genuine = "nothing to be genuine: a log without a quote"
-		if r.EAR != nil {
-			genuine = "not decided by this release"
-		}
-		if r.Verdict == attest.VerdictContraindicated {
-			genuine = "refused for what follows"
-		}
-	case *r.Genuine && r.claims.VTPM != nil && r.claims.VTPM.AKTrust == "":
-		genuine = "consistent, under a key nobody vouches for"
-	case *r.Genuine:
-		genuine = "genuine"
-	case r.Verdict == attest.VerdictNone:
-		genuine = "not shown to be genuine"
-	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s: %s (%s, %s)\n", r.File, r.Verdict, r.Kind, genuine)
-	r.Connection.print(&b)
-	if r.claims.Measurement != "" {
-		fmt.Fprintf(&b, "  measurement %s\n", r.claims.Measurement)
-	}
-	if r.claims.Genuine && !r.claims.Bound {
-		fmt.Fprintf(&b, "  carries %s, compared with nothing (--report-data)\n", r.claims.ReportData)
-	}
-	for _, reason := range r.Reasons {
-		fmt.Fprintf(&b, "  %s\n", reason)
-		if r.detail != "" {
-			fmt.Fprintf(&b, "    because: %s\n", r.detail)
-		}
-		if reason.Remedy != "" {
-			fmt.Fprintf(&b, "    try: %s\n", reason.Remedy)
-		}
-	}
-	if r.EAR == nil || a.flags.explain {
-		explain(&b, r)
-	}
-	_, err := io.WriteString(w, printable(b.String()))
-	return err
-}
-
-// printFailure reports one of several inputs that came to no verdict.
-func (a *appraiser) printFailure(out, errOut io.Writer, file string, f *failure) error {
-	if a.flags.json {
-		return printJSON(out, map[string]any{"file": file, "error": map[string]string{
-			"code": f.code, "message": f.message, "remedy": f.remedy}})
-	}
-	_, err := fmt.Fprintf(errOut, "meshnode: %s\n  try: %s\n", printable(f.message), printable(f.remedy))
-	return err
 }

@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/attestmesh/meshnode/attest"
 )
 
 // explain lists registers, all claims of the kind and the vector.
@@ -50,4 +53,61 @@ func fields(v any) []string {
 		out = append(out, fmt.Sprintf("%-20v %s", name, value))
 	}
 	return out
+}
+
+func (a *appraiser) print(w io.Writer, r appraised) error {
+	if a.flags.json {
+		return printJSON(w, r)
+	}
+	genuine := "not genuine"
+	switch {
+	case r.Genuine == nil:
+		genuine = "nothing to be genuine: a log without a quote"
+		if r.EAR != nil {
+			genuine = "not decided by this release"
+		}
+		if r.Verdict == attest.VerdictContraindicated {
+			genuine = "refused for what follows"
+		}
+	case *r.Genuine && r.claims.VTPM != nil && r.claims.VTPM.AKTrust == "":
+		genuine = "consistent, under a key nobody vouches for"
+	case *r.Genuine:
+		genuine = "genuine"
+	case r.Verdict == attest.VerdictNone:
+		genuine = "not shown to be genuine"
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: %s (%s, %s)\n", r.File, r.Verdict, r.Kind, genuine)
+	r.Connection.print(&b)
+	if r.claims.Measurement != "" {
+		fmt.Fprintf(&b, "  measurement %s\n", r.claims.Measurement)
+	}
+	if r.claims.Genuine && !r.claims.Bound {
+		fmt.Fprintf(&b, "  carries %s, compared with nothing (--report-data)\n", r.claims.ReportData)
+	}
+	for _, reason := range r.Reasons {
+		fmt.Fprintf(&b, "  %s\n", reason)
+		if r.detail != "" {
+			fmt.Fprintf(&b, "    because: %s\n", r.detail)
+		}
+		if reason.Remedy != "" {
+			fmt.Fprintf(&b, "    try: %s\n", reason.Remedy)
+		}
+	}
+	r.Forecast.print(&b)
+	if r.EAR == nil || a.flags.explain {
+		explain(&b, r)
+	}
+	_, err := io.WriteString(w, printable(b.String()))
+	return err
+}
+
+// printFailure reports one of several inputs that came to no verdict.
+func (a *appraiser) printFailure(out, errOut io.Writer, file string, f *failure) error {
+	if a.flags.json {
+		return printJSON(out, map[string]any{"file": file, "error": map[string]string{
+			"code": f.code, "message": f.message, "remedy": f.remedy}})
+	}
+	_, err := fmt.Fprintf(errOut, "meshnode: %s\n  try: %s\n", printable(f.message), printable(f.remedy))
+	return err
 }

@@ -64,6 +64,9 @@ func (a *appraiser) appraiseNode(ctx context.Context, address string) (appraised
 	if a.flags.at != "" || a.flags.reportData != "" {
 		return appraised{}, usageError("leave --at and --report-data out for an https address", "%s: evidence of a live connection is fresh and carries that connection's report data", address)
 	}
+	if a.flags.forecast != "" {
+		return appraised{}, usageError("run meshnode attest -o FILE on the machine and forecast FILE", "%s: --forecast is for files", address)
+	}
 	to, err := nodeURL(address)
 	if err != nil {
 		return appraised{}, err

@@ -32,8 +32,9 @@ type line struct {
 		Registers   map[string]string
 		TDX         *attest.TDXClaims
 	}
-	Reasons []attest.Reason
-	EAR     json.RawMessage
+	Reasons  []attest.Reason
+	Forecast *forecast
+	EAR      json.RawMessage
 }
 
 func (l line) codes() string {
