@@ -18,7 +18,7 @@ import (
 // boot judges how a machine was booted; prefix is the section whose claims these are.
 func (a *appraisal) boot(prefix string, p BootPolicy, c *BootFacts) {
 	if c == nil {
-		if !p.AllowNoLog {
+		if !p.AllowNoLog || p.names() {
 			a.add(tierUndecided, executables, NewReason(CodeCollateralMissing, prefix, "no event log", "the log of this boot"))
 		}
 		return

@@ -10,7 +10,7 @@ const maxUnlisted = 5
 // ima judges the files that a kernel measured; prefix is the section's name.
 func (a *appraisal) ima(prefix string, p IMAPolicy, c *IMAFacts) {
 	if c == nil {
-		if !p.AllowNoList {
+		if !p.AllowNoList || p.names() {
 			a.add(tierUndecided, executables, NewReason(CodeIMAListMissing, prefix, "no IMA list", "the list of this boot"))
 		}
 		return

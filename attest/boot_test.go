@@ -131,6 +131,28 @@ func TestBootAllowances(t *testing.T) {
 	}
 }
 
+// TestNamingNeedsTheLog: a policy that allows evidence without log or list, and names what is
+// in them, is not satisfied by leaving them out.
+func TestNamingNeedsTheLog(t *testing.T) {
+	for name, demand := range map[string]func(*BootPolicy, *IMAPolicy){
+		"":              func(*BootPolicy, *IMAPolicy) {},
+		"dbx":           func(p *BootPolicy, _ *IMAPolicy) { p.MinimumDBX = []string{"h1"} },
+		"sbat":          func(p *BootPolicy, _ *IMAPolicy) { p.MinimumSBAT = map[string]uint64{"shim": 4} },
+		"components":    func(p *BootPolicy, _ *IMAPolicy) { p.Components = []string{"shim"} },
+		"command lines": func(p *BootPolicy, _ *IMAPolicy) { p.CommandLines = []string{"quiet"} },
+		"files":         func(p *BootPolicy, _ *IMAPolicy) { p.Files = []string{"i1"} },
+		"mok":           func(p *BootPolicy, _ *IMAPolicy) { p.MOK = []string{"m1"} },
+		"ima":           func(_ *BootPolicy, q *IMAPolicy) { q.Allowed = []string{"sha256:f1"} },
+	} {
+		p, q := StrictBoot(), StrictIMA()
+		p.AllowNoLog = true
+		demand(&p, &q)
+		if r := judge(nil, p, nil, q); r.Affirming() != (name == "") || name != "" && r.Verdict != VerdictNone {
+			t.Errorf("%q is named, log and list are left out: %s %v", name, r.Verdict, r.Reasons)
+		}
+	}
+}
+
 // TestParavisorsWordIsNoLog: beside a paravisor that says Secure Boot is on, each other demand
 // on a boot still needs the log.
 func TestParavisorsWordIsNoLog(t *testing.T) {
