@@ -149,7 +149,7 @@ func printDefaultPolicy(w io.Writer) error {
 # may go with its kinds. With --policy the software must be named here:
 #   references: [{kind: sevsnp, measurement: HEX, registers: {NAME: HEX}, not_before: TIME, not_after: TIME}]
 # "revoked" is a list of the same form, of software that was wanted once. Names of the fields are
-# explained in docs/OPERATIONS.md, "Appraisal policies".
+# explained in docs/POLICIES.md.
 `)
 	enc := yaml.NewEncoder(&b)
 	enc.SetIndent(2)
