@@ -181,6 +181,7 @@ func (a *appraisal) reference() {
 	if inside != nil {
 		a.result.Reference, a.files = inside.ID, inside.IMA
 		a.result.Vector.Executables = vectorAffirming
+		a.guest(*inside)
 		return
 	}
 	got := orDash(c.Measurement)
@@ -200,6 +201,32 @@ func (a *appraisal) reference() {
 	case !a.registers():
 		a.refuse(executables, CodeMeasurementNotAllowed, "measurement", got, a.wantedMeasurement())
 	}
+}
+
+// guest warns where reference values name a paravisor and none what runs above it: the
+// measurement of a composite is the same for every guest, whose boot is in the TPM alone.
+func (a *appraisal) guest(matching Reference) {
+	if a.claims.VTPM == nil || a.claims.Kind == KindVTPM || a.policy.VTPM != nil && named(a.policy.VTPM.Boot.Components) {
+		return
+	}
+	if slices.ContainsFunc(a.policy.References, func(r Reference) bool {
+		return r.matches(a.claims) && r.valid(a.result.At) && r.namesGuest()
+	}) {
+		return
+	}
+	why := NewReason(CodeNoReferenceValues, "registers", "none of the TPM's in "+orDash(matching.ID), "pcr4 and what else shows what the guest booted")
+	why.Remedy = "name registers of the TPM in the reference value: its measurement is the paravisor's, whichever guest runs above it"
+	a.add(tierWarning, executables, why)
+}
+
+// namesGuest reports whether r has a register of a TPM.
+func (r Reference) namesGuest() bool {
+	for name := range r.Registers {
+		if strings.HasPrefix(name, "pcr") {
+			return true
+		}
+	}
+	return false
 }
 
 // registers names the registers in which the claims differ from the reference value that is

@@ -263,6 +263,18 @@ func TestComposite(t *testing.T) {
 	if r := Appraise(c, p, judged); !r.Affirming() {
 		t.Errorf("got %s %v", r.Verdict, r.Reasons)
 	}
+	// The measurement is the paravisor's: what the guest is has to be named too.
+	p.VTPM.Boot = StrictBoot()
+	c.Registers = map[string]string{"pcr4": "aa", "rtmr0": "bb"}
+	for register, want := range map[string]Verdict{"": VerdictWarning, "rtmr0": VerdictWarning, "pcr4": VerdictAffirming} {
+		p.References[0].Registers = map[string]string{register: c.Registers[register]}
+		if register == "" {
+			p.References[0].Registers = nil
+		}
+		if r := Appraise(c, p, judged); r.Verdict != want {
+			t.Errorf("a reference value with register %q: %s %v, want %s", register, r.Verdict, r.Reasons, want)
+		}
+	}
 	c.VTPM = nil
 	if r := Appraise(c, p, judged); r.Affirming() {
 		t.Error("a composite without the claims of one part is affirming")

@@ -35,10 +35,12 @@ func anything(list []string) bool { return len(list) == 1 && list[0] == Any }
 
 // Reference is one reference value. Zero times are unbounded.
 type Reference struct {
-	ID          string            `yaml:"id,omitempty"`
-	Kind        string            `yaml:"kind"`
-	Measurement string            `yaml:"measurement"`         // lower-case hex
-	Registers   map[string]string `yaml:"registers,omitempty"` // all of these must match too
+	ID          string `yaml:"id,omitempty"`
+	Kind        string `yaml:"kind"`
+	Measurement string `yaml:"measurement"` // lower-case hex
+	// Registers must all match too. For a composite some must be of the TPM, lest the best
+	// verdict be "warning": the measurement is the paravisor's, under any guest.
+	Registers map[string]string `yaml:"registers,omitempty"`
 	// IMA lists the digests ("sha256:HEX") of all files that the IMA list may show, and takes
 	// the place of the policy's own list; with none, files are judged by the policy alone.
 	IMA       []string  `yaml:"ima,omitempty"`

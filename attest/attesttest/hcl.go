@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"math/big"
@@ -50,6 +51,11 @@ func (f *HCL) Scheme() attest.Scheme { return must(hcl.New(f.tee.Scheme(), vtpm.
 func (f *HCL) Policy(measurements ...string) attest.Policy {
 	p := f.tee.Policy(measurements...)
 	p.Kinds, p.References, p.VTPM = []string{f.Kind()}, references(f.Kind(), measurements), tpmPolicy(attest.AKTrustReport)
+	for i, m := range measurements {
+		guest := NewSoftTPM(false)
+		guest.Boot(loaderOf([measurementSize]byte(must(hex.DecodeString(m)))), true)
+		p.References[i].Registers = map[string]string{"pcr4": hex.EncodeToString(guest.banks[crypto.SHA256][4])}
+	}
 	return p
 }
 

@@ -26,7 +26,9 @@
 // Measurement and hardware are the TEE's, registers both's: rtmrN, pcrN. The measurement is
 // that of the paravisor and its firmware; what it started is in the PCRs alone. Whoever can
 // start a guest can start one that names any key: the evidence is worth what the measured
-// paravisor is, and a policy without its measurement as a reference value says nothing.
+// paravisor is, and a policy without its measurement as a reference value says nothing. One
+// whose reference value names no register of the TPM says nothing of the guest: the best
+// verdict is then "warning".
 //
 // SecureBoot is the event log's where there is one, and the paravisor's word else; where both
 // speak, both must say that it is on.
