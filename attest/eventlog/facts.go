@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/internal/cursor"
 )
 
 // Facts returns what a log proves about a boot, given quoted register values of one bank
@@ -263,8 +264,8 @@ func decodeUTF16(b []byte) string {
 
 // taggedEvent splits an EV_EVENT_TAG's data {u32 id, u32 size, bytes} (PFP §10.4.2.1).
 func taggedEvent(data []byte) (bool, []byte) {
-	r := &reader{raw: data}
-	r.u32()
-	content := r.take(r.u32())
-	return !r.bad && len(r.raw) == 0, content
+	r := cursor.Little(data)
+	r.U32()
+	content := r.Take(uint64(r.U32()))
+	return !r.Short() && r.Len() == 0, content
 }

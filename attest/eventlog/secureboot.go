@@ -12,6 +12,7 @@ import (
 	"unicode/utf16"
 
 	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/internal/cursor"
 )
 
 // Owners of variables and types of signatures (UEFI 2.10 §3.3, §32.4.1; shim), as GUIDs
@@ -42,16 +43,16 @@ func parseVariable(data []byte) (variable, bool) {
 
 // splitVariable parses a variable and returns what follows it.
 func splitVariable(data []byte) (v variable, rest []byte, ok bool) {
-	r := &reader{raw: data}
-	guid, names, values := r.take(16), r.u64(), r.u64()
-	if r.bad || names > maxVariableName || values > uint64(len(data)) {
+	r := cursor.Little(data)
+	guid, names, values := r.Take(16), r.U64(), r.U64()
+	if r.Short() || names > maxVariableName || values > uint64(len(data)) {
 		return variable{}, nil, false
 	}
-	name, value := r.take(2*uint32(names)), r.take(uint32(values))
-	if r.bad {
+	name, value := r.Take(2*names), r.Take(values)
+	if r.Short() {
 		return variable{}, nil, false
 	}
-	return variable{string(guid), decodeUTF16(name), value}, r.raw, true
+	return variable{string(guid), decodeUTF16(name), value}, r.Rest(), true
 }
 
 func (v variable) encode() []byte {
@@ -146,18 +147,19 @@ func (f *facts) databases(n int, events []event) {
 // counted as other.
 func parseDatabase(value []byte) *attest.SignatureDatabase {
 	out := &attest.SignatureDatabase{}
-	for r := (&reader{raw: value}); len(r.raw) > 0; {
-		before := len(r.raw)
-		kind, size, header, each := string(r.take(16)), r.u32(), r.u32(), r.u32()
+	r := cursor.Little(value)
+	for r.Len() > 0 {
+		before := r.Len()
+		kind, size, header, each := string(r.Take(16)), r.U32(), r.U32(), r.U32()
 		const fixed = 28
-		if r.bad || uint64(size) < fixed+uint64(header) || uint64(size) > uint64(before) || each <= 16 {
+		if r.Short() || uint64(size) < fixed+uint64(header) || uint64(size) > uint64(before) || each <= 16 {
 			out.Other++
 			return out
 		}
-		r.take(header)
-		body := &reader{raw: r.take(size - fixed - header)}
-		for !body.bad && len(body.raw) > 0 {
-			sig := body.take(each)
+		r.Take(uint64(header))
+		body := cursor.Little(r.Take(uint64(size - fixed - header)))
+		for !body.Short() && body.Len() > 0 {
+			sig := body.Take(uint64(each))
 			if sig == nil {
 				out.Other++
 				break

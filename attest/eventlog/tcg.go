@@ -36,9 +36,10 @@ package eventlog
 import (
 	"bytes"
 	"crypto"
-	"encoding/binary"
 	"errors"
 	"fmt"
+
+	"github.com/attestmesh/meshnode/internal/cursor"
 )
 
 // Types of events (PFP §10.4.1): those that have a meaning for the replay, those whose data
@@ -97,50 +98,6 @@ func (d *digests) set(bank crypto.Hash, digest []byte) {
 	}
 }
 
-// reader takes little-endian parts off a log.
-type reader struct {
-	raw []byte
-	bad bool
-}
-
-func (r *reader) take(n uint32) []byte {
-	if uint64(n) > uint64(len(r.raw)) {
-		r.bad, r.raw = true, nil
-		return nil
-	}
-	out := r.raw[:n:n]
-	r.raw = r.raw[n:]
-	return out
-}
-
-func (r *reader) u8() uint8 {
-	if b := r.take(1); b != nil {
-		return b[0]
-	}
-	return 0
-}
-
-func (r *reader) u16() uint16 {
-	if b := r.take(2); b != nil {
-		return binary.LittleEndian.Uint16(b)
-	}
-	return 0
-}
-
-func (r *reader) u32() uint32 {
-	if b := r.take(4); b != nil {
-		return binary.LittleEndian.Uint32(b)
-	}
-	return 0
-}
-
-func (r *reader) u64() uint64 {
-	if b := r.take(8); b != nil {
-		return binary.LittleEndian.Uint64(b)
-	}
-	return 0
-}
-
 var specID = []byte("Spec ID Event03\x00")
 
 // IsTCG reports whether raw is a TCG log: it begins as a crypto-agile one, or is a legacy
@@ -155,18 +112,18 @@ func IsTCG(raw []byte) bool {
 
 // legacyEvents reads a log with SHA-1 digests only.
 func legacyEvents(raw []byte) ([]event, error) {
-	r := &reader{raw: raw}
+	r := cursor.Little(raw)
 	var out []event
-	for len(r.raw) > 0 {
+	for r.Len() > 0 {
 		if len(out) == MaxEvents {
 			return nil, fmt.Errorf("event log: more than %d events", MaxEvents)
 		}
-		if len(out) > 0 && padding(r.raw) {
+		if len(out) > 0 && padding(r.Rest()) {
 			break
 		}
-		register, kind, digest := r.u32(), r.u32(), r.take(20)
-		data := r.take(r.u32())
-		if r.bad {
+		register, kind, digest := r.U32(), r.U32(), r.Take(20)
+		data := r.Take(uint64(r.U32()))
+		if r.Short() {
 			return nil, fmt.Errorf("event log: event %d is cut short", len(out))
 		}
 		if known := kind <= evLastPlain || kind >= evFirstEFI && kind <= evLastEFI; !known || register > maxRegister && kind != evNoAction || len(out) == 0 && kind == 0 {
@@ -189,23 +146,23 @@ func padding(rest []byte) bool {
 }
 
 // banksOf reads the header's Spec ID event: algorithms and the sizes of their digests.
-func banksOf(r *reader) (sizes map[uint16]uint32, err error) {
-	register, kind := r.u32(), r.u32()
-	r.take(20)
-	spec := &reader{raw: r.take(r.u32())}
-	if r.bad || register > 1 || kind != evNoAction || !bytes.Equal(spec.take(16), specID) {
+func banksOf(r *cursor.Cursor) (sizes map[uint16]uint32, err error) {
+	register, kind := r.U32(), r.U32()
+	r.Take(20)
+	spec := cursor.Little(r.Take(uint64(r.U32())))
+	if r.Short() || register > 1 || kind != evNoAction || !bytes.Equal(spec.Take(16), specID) {
 		return nil, errors.New("event log: the header is no Spec ID event")
 	}
-	spec.u32() // platform class
-	minor, major := spec.u8(), spec.u8()
-	spec.u16() // errata, size of UINTN
-	count := spec.u32()
-	if spec.bad || major != 2 || minor != 0 || count == 0 || count > maxAlgorithms {
+	spec.U32() // platform class
+	minor, major := spec.U8(), spec.U8()
+	spec.U16() // errata, size of UINTN
+	count := spec.U32()
+	if spec.Short() || major != 2 || minor != 0 || count == 0 || count > maxAlgorithms {
 		return nil, fmt.Errorf("event log: version %d.%d with %d algorithms, want 2.0 with 1 to %d", major, minor, count, maxAlgorithms)
 	}
 	sizes = map[uint16]uint32{}
 	for range count {
-		id, size := spec.u16(), spec.u16()
+		id, size := spec.U16(), spec.U16()
 		if hash, ok := algorithms[id]; ok && int(size) != hash.Size() || size == 0 || size > 64 {
 			return nil, fmt.Errorf("event log: digests of algorithm %#x have %d bytes", id, size)
 		}
@@ -214,7 +171,7 @@ func banksOf(r *reader) (sizes map[uint16]uint32, err error) {
 		}
 		sizes[id] = uint32(size)
 	}
-	if vendor := spec.u8(); spec.bad || int(vendor) != len(spec.raw) {
+	if vendor := spec.U8(); spec.Short() || int(vendor) != spec.Len() {
 		return nil, errors.New("event log: the Spec ID event does not end where it says")
 	}
 	return sizes, nil
@@ -222,8 +179,8 @@ func banksOf(r *reader) (sizes map[uint16]uint32, err error) {
 
 // agileEvents reads a crypto-agile log.
 func agileEvents(raw []byte) (events []event, banks []crypto.Hash, err error) {
-	r := &reader{raw: raw}
-	sizes, err := banksOf(r)
+	r := cursor.Little(raw)
+	sizes, err := banksOf(&r)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -235,11 +192,11 @@ func agileEvents(raw []byte) (events []event, banks []crypto.Hash, err error) {
 	if len(banks) == 0 {
 		return nil, nil, errors.New("event log: no bank of SHA-1 or SHA-2")
 	}
-	for len(r.raw) > 0 && !padding(r.raw) {
+	for r.Len() > 0 && !padding(r.Rest()) {
 		if len(events) == MaxEvents {
 			return nil, nil, fmt.Errorf("event log: more than %d events", MaxEvents)
 		}
-		e, err := agileEvent(r, sizes)
+		e, err := agileEvent(&r, sizes)
 		if err != nil {
 			return nil, nil, fmt.Errorf("event log: event %d: %w", len(events), err)
 		}
@@ -248,19 +205,19 @@ func agileEvents(raw []byte) (events []event, banks []crypto.Hash, err error) {
 	return events, banks, nil
 }
 
-func agileEvent(r *reader, sizes map[uint16]uint32) (event, error) {
-	register, kind, count := r.u32(), r.u32(), r.u32()
+func agileEvent(r *cursor.Cursor, sizes map[uint16]uint32) (event, error) {
+	register, kind, count := r.U32(), r.U32(), r.U32()
 	if count > maxAlgorithms {
 		return event{}, fmt.Errorf("%d digests, want at most %d", count, maxAlgorithms)
 	}
 	e := event{kind: kind}
 	for range count {
-		id := r.u16()
+		id := r.U16()
 		size, ok := sizes[id]
-		if !ok && !r.bad {
+		if !ok && !r.Short() {
 			return event{}, fmt.Errorf("a digest of algorithm %#x, which the header does not list", id)
 		}
-		digest := r.take(size)
+		digest := r.Take(uint64(size))
 		hash, known := algorithms[id]
 		if !known {
 			continue
@@ -270,8 +227,8 @@ func agileEvent(r *reader, sizes map[uint16]uint32) (event, error) {
 		}
 		e.digests.set(hash, digest)
 	}
-	e.data = r.take(r.u32())
-	if r.bad {
+	e.data = r.Take(uint64(r.U32()))
+	if r.Short() {
 		return event{}, errors.New("cut short")
 	}
 	if register > maxRegister && kind != evNoAction {
