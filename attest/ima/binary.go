@@ -1,9 +1,10 @@
 package ima
 
 import (
-	"encoding/binary"
 	"fmt"
 	"strings"
+
+	"github.com/attestmesh/meshnode/internal/cursor"
 )
 
 // binaryWithSize returns the reader for the size of template digests in a list, which no
@@ -18,46 +19,23 @@ func binaryWithSize(raw []byte) func([]byte, func(*Entry) bool) error {
 	return func(raw []byte, yield func(*Entry) bool) error { return entries(raw, 20, yield) }
 }
 
-// reader takes little-endian parts off a list.
-type reader struct {
-	raw []byte
-	bad bool
-}
-
-func (r *reader) take(n uint32) []byte {
-	if uint64(n) > uint64(len(r.raw)) {
-		r.bad = true
-		return nil
-	}
-	out := r.raw[:n:n]
-	r.raw = r.raw[n:]
-	return out
-}
-
-func (r *reader) u32() uint32 {
-	if b := r.take(4); b != nil {
-		return binary.LittleEndian.Uint32(b)
-	}
-	return 0
-}
-
 // entries reads a binary list with template digests of one size.
 func entries(raw []byte, size int, yield func(*Entry) bool) error {
 	var e Entry
 	var scratch builder
 	templates := map[string][]string{}
-	r := &reader{raw: raw}
-	for n := 1; len(r.raw) > 0; n++ {
-		pcr, digest, length := r.u32(), r.take(uint32(size)), r.u32()
-		if r.bad {
+	r := cursor.Little(raw)
+	for n := 1; r.Len() > 0; n++ {
+		pcr, digest, length := r.U32(), r.Take(uint64(size)), r.U32()
+		if r.Short() {
 			return fmt.Errorf("ima: entry %d: cut short", n)
 		}
 		if pcr > 23 || length == 0 || length > maxName {
 			return fmt.Errorf("ima: entry %d: register %d, name of %d bytes", n, pcr, length)
 		}
-		name := r.take(length)
+		name := r.Take(uint64(length))
 		fields, seen := templates[string(name)]
-		if !seen && !r.bad {
+		if !seen && !r.Short() {
 			if fields = template(string(name)); fields == nil {
 				return fmt.Errorf("ima: entry %d: template %q is not known", n, name)
 			}
@@ -68,11 +46,11 @@ func entries(raw []byte, size int, yield func(*Entry) bool) error {
 			e.Template = string(name)
 		}
 		if e.legacy {
-			e.Data = r.legacy(&e, &scratch)
+			e.Data = legacy(&r, &e, &scratch)
 		} else {
-			e.Data = r.take(r.u32())
+			e.Data = r.Take(uint64(r.U32()))
 		}
-		if r.bad {
+		if r.Short() {
 			return fmt.Errorf("ima: entry %d: cut short", n)
 		}
 		if !e.legacy && !e.split(fields) {
@@ -91,13 +69,13 @@ func entries(raw []byte, size int, yield func(*Entry) bool) error {
 
 // legacy reads the fields of the template "ima", which have no total length, and returns
 // what is hashed.
-func (r *reader) legacy(e *Entry, scratch *builder) []byte {
-	digest, length := r.take(20), r.u32()
-	if r.bad || length > legacySize-20 {
-		r.bad = true
+func legacy(r *cursor.Cursor, e *Entry, scratch *builder) []byte {
+	digest, length := r.Take(20), r.U32()
+	if r.Short() || length > legacySize-20 {
+		r.Fail()
 		return nil
 	}
-	name := r.take(length)
+	name := r.Take(uint64(length))
 	e.take(0, "d", digest)
 	e.take(1, "n", name)
 	scratch.b = append(append(scratch.b[:0], digest...), name...)
@@ -106,13 +84,13 @@ func (r *reader) legacy(e *Entry, scratch *builder) []byte {
 
 // split takes the fields of template data; every byte must belong to one.
 func (e *Entry) split(fields []string) bool {
-	r := &reader{raw: e.Data}
+	r := cursor.Little(e.Data)
 	for i, id := range fields {
-		v := r.take(r.u32())
-		if r.bad {
+		v := r.Take(uint64(r.U32()))
+		if r.Short() {
 			return false
 		}
 		e.take(i, id, v)
 	}
-	return len(r.raw) == 0
+	return r.Len() == 0
 }
