@@ -10,6 +10,8 @@ import (
 	"io"
 	"strconv"
 	"strings"
+
+	"github.com/attestmesh/meshnode/internal/cursor"
 )
 
 // values are register values by bank and number. Nothing in them is authentic before a
@@ -99,16 +101,16 @@ func parsePCRs(raw []byte, s statement) (values, error) {
 	if out, err := textPCRs(raw); err == nil {
 		return out, nil
 	}
-	out, r := values{}, reader{rest: raw}
+	out, r := values{}, cursor.Big(raw)
 	for _, sel := range s.selections {
 		for _, n := range sel.registers {
-			if value := r.take(sel.bank.Size()); value == nil || out.set(sel.bank, n, value) != nil {
+			if value := r.Take(uint64(sel.bank.Size())); value == nil || out.set(sel.bank, n, value) != nil {
 				return nil, fmt.Errorf("registers: %d bytes, fewer than the quote selects", len(raw))
 			}
 		}
 	}
-	if len(r.rest) != 0 {
-		return nil, fmt.Errorf("registers: %d bytes more than the quote selects", len(r.rest))
+	if r.Len() != 0 {
+		return nil, fmt.Errorf("registers: %d bytes more than the quote selects", r.Len())
 	}
 	return out, nil
 }

@@ -10,6 +10,8 @@ import (
 	"math/big"
 
 	"github.com/google/go-tpm/tpm2"
+
+	"github.com/attestmesh/meshnode/internal/cursor"
 )
 
 // signature is a TPM's signature, TPMT_SIGNATURE (Part 2, §11.3.4): u16 scheme, u16 hash,
@@ -29,19 +31,19 @@ var strongHashes = []crypto.Hash{crypto.SHA256, crypto.SHA384, crypto.SHA512}
 
 // parseSignature reads a TPMT_SIGNATURE and accounts for every byte.
 func parseSignature(raw []byte) (signature, error) {
-	r := reader{rest: raw}
-	s := signature{scheme: tpm2.TPMAlgID(r.u16())}
-	algorithm := tpm2.TPMAlgID(r.u16())
+	r := cursor.Big(raw)
+	s := signature{scheme: tpm2.TPMAlgID(r.U16())}
+	algorithm := tpm2.TPMAlgID(r.U16())
 	switch s.scheme {
 	case tpm2.TPMAlgRSASSA, tpm2.TPMAlgRSAPSS:
-		s.rsa = r.sized()
+		s.rsa = sized(&r)
 	case tpm2.TPMAlgECDSA:
-		s.r, s.s = r.sized(), r.sized()
+		s.r, s.s = sized(&r), sized(&r)
 	default:
 		return signature{}, fmt.Errorf("signature: scheme %#04x, want RSASSA, RSAPSS or ECDSA", uint16(s.scheme))
 	}
-	if r.short || len(r.rest) != 0 {
-		return signature{}, fmt.Errorf("signature: %d bytes, cut short or %d behind its end", len(raw), len(r.rest))
+	if r.Short() || r.Len() != 0 {
+		return signature{}, fmt.Errorf("signature: %d bytes, cut short or %d behind its end", len(raw), r.Len())
 	}
 	s.hash = bankHashes[algorithm]
 	if s.hash == 0 || s.hash == crypto.SHA1 {

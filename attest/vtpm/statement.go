@@ -2,12 +2,13 @@ package vtpm
 
 import (
 	"crypto"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/google/go-tpm/tpm2"
+
+	"github.com/attestmesh/meshnode/internal/cursor"
 )
 
 // Values of TPMS_ATTEST (TPM 2.0 Library, Part 2: Structures, §6.2 and §6.9).
@@ -54,26 +55,26 @@ const lastRegister = 23
 
 // parseStatement reads a statement and accounts for every byte. What it points to is raw's.
 func parseStatement(raw []byte) (statement, error) {
-	r := reader{rest: raw}
-	magic, kind := r.u32(), r.u16()
+	r := cursor.Big(raw)
+	magic, kind := r.U32(), r.U16()
 	switch {
-	case r.short:
+	case r.Short():
 		return statement{}, fmt.Errorf("statement: cut short at byte %d", len(raw))
 	case magic != magicGenerated:
 		return statement{}, fmt.Errorf("%w: magic %#08x, want %#08x", errMagic, magic, uint32(magicGenerated))
 	case kind != tagQuote:
 		return statement{}, fmt.Errorf("%w: type %#04x, want %#04x", errType, kind, tagQuote)
 	}
-	r.sized() // qualified name of the signer: digests of keys that nobody shows us
-	s := statement{nonce: r.sized(), clock: r.u64(), resetCount: r.u32(), restartCount: r.u32()}
-	safe := r.u8()
-	s.clockSafe, s.firmware = safe == 1, r.u64()
-	count := r.u32()
+	sized(&r) // qualified name of the signer: digests of keys that nobody shows us
+	s := statement{nonce: sized(&r), clock: r.U64(), resetCount: r.U32(), restartCount: r.U32()}
+	safe := r.U8()
+	s.clockSafe, s.firmware = safe == 1, r.U64()
+	count := r.U32()
 	if safe > 1 || count > maxBanks {
 		return statement{}, fmt.Errorf("statement: clock safe %d of {0, 1}, %d selections of at most %d", safe, count, maxBanks)
 	}
 	for range count {
-		sel, err := r.selection()
+		sel, err := readSelection(&r)
 		if err != nil {
 			return statement{}, err
 		}
@@ -82,9 +83,9 @@ func parseStatement(raw []byte) (statement, error) {
 		}
 		s.selections = append(s.selections, sel)
 	}
-	s.digest = r.sized()
-	if r.short || len(r.rest) != 0 {
-		return statement{}, fmt.Errorf("statement: %d bytes, cut short or %d behind its end", len(raw), len(r.rest))
+	s.digest = sized(&r)
+	if r.Short() || r.Len() != 0 {
+		return statement{}, fmt.Errorf("statement: %d bytes, cut short or %d behind its end", len(raw), r.Len())
 	}
 	return s, nil
 }
@@ -97,11 +98,11 @@ func (s statement) quoted() (n int) {
 	return n
 }
 
-// selection reads TPMS_PCR_SELECTION: bit i of byte j selects register 8j+i.
-func (r *reader) selection() (selection, error) {
-	algorithm := r.u16()
-	bits := r.take(int(r.u8()))
-	if r.short {
+// readSelection reads TPMS_PCR_SELECTION: bit i of byte j selects register 8j+i.
+func readSelection(r *cursor.Cursor) (selection, error) {
+	algorithm := r.U16()
+	bits := r.Take(uint64(r.U8()))
+	if r.Short() {
 		return selection{}, errors.New("statement: cut short in a selection")
 	}
 	hash, ok := bankHashes[tpm2.TPMAlgID(algorithm)]
@@ -152,50 +153,5 @@ func bankOf(name string) (crypto.Hash, bool) {
 	return 0, false
 }
 
-// reader takes big-endian fields off a slice; once something is missing it is short for
-// good and gives zeros.
-type reader struct {
-	rest  []byte
-	short bool
-}
-
-func (r *reader) take(n int) []byte {
-	if r.short || n > len(r.rest) {
-		r.short, r.rest = true, nil
-		return nil
-	}
-	out := r.rest[:n:n]
-	r.rest = r.rest[n:]
-	return out
-}
-
-func (r *reader) u8() uint8 {
-	if b := r.take(1); b != nil {
-		return b[0]
-	}
-	return 0
-}
-
-func (r *reader) u16() uint16 {
-	if b := r.take(2); b != nil {
-		return binary.BigEndian.Uint16(b)
-	}
-	return 0
-}
-
-func (r *reader) u32() uint32 {
-	if b := r.take(4); b != nil {
-		return binary.BigEndian.Uint32(b)
-	}
-	return 0
-}
-
-func (r *reader) u64() uint64 {
-	if b := r.take(8); b != nil {
-		return binary.BigEndian.Uint64(b)
-	}
-	return 0
-}
-
 // sized reads a TPM2B: u16 length, then as many bytes.
-func (r *reader) sized() []byte { return r.take(int(r.u16())) }
+func sized(r *cursor.Cursor) []byte { return r.Take(uint64(r.U16())) }
