@@ -10,6 +10,7 @@ import (
 	"strconv"
 
 	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/internal/cursor"
 )
 
 // Sizes within quotes (Intel TDX DCAP Quoting Library API, appendix A.3 and A.4).
@@ -161,64 +162,40 @@ func parseQuote(raw []byte) (quote, error) {
 		return quote{}, err
 	}
 	q := quote{frame: f, raw: raw, td: raw[f.body:f.end()]}
-	r := reader{raw[f.section():]}
-	q.signature, q.key = r.take(signatureSize), r.take(64)
-	outer := r.certification(certTypeQE, attest.MaxQuote)
-	if len(r.rest) != 0 {
-		return quote{}, fmt.Errorf("quote: %d bytes behind the certification data", len(r.rest))
+	r := cursor.Little(raw[f.section():])
+	q.signature, q.key = r.Take(signatureSize), r.Take(64)
+	inner := cursor.Little(certification(&r, certTypeQE, attest.MaxQuote))
+	if r.Len() != 0 {
+		return quote{}, fmt.Errorf("quote: %d bytes behind the certification data", r.Len())
 	}
-	r.rest = outer
-	q.qeReport, q.qeSig = r.take(qeReportSize), r.take(signatureSize)
-	q.authData = r.sized16(maxAuthData)
-	q.chain = r.certification(certTypePCK, maxChain)
-	if len(r.rest) != 0 {
-		return quote{}, fmt.Errorf("quote: %d bytes behind the certificates", len(r.rest))
+	q.qeReport, q.qeSig = inner.Take(qeReportSize), inner.Take(signatureSize)
+	q.authData = authData(&inner)
+	q.chain = certification(&inner, certTypePCK, maxChain)
+	if inner.Len() != 0 {
+		return quote{}, fmt.Errorf("quote: %d bytes behind the certificates", inner.Len())
 	}
-	if q.chain == nil || q.qeSig == nil || q.signature == nil {
+	if inner.Short() { // as it is, too, if there was not enough before it
 		return quote{}, errors.New("quote: cut short, or a part has another type or size")
 	}
 	return q, nil
 }
 
-// reader takes bytes from the front; past the end it yields nil and stays empty.
-type reader struct{ rest []byte }
-
-func (r *reader) take(n int) []byte {
-	if n < 0 || n > len(r.rest) {
-		r.rest = nil
-		return nil
+// authData takes {u16 size, data}.
+func authData(r *cursor.Cursor) []byte {
+	size := uint64(r.U16())
+	if size > maxAuthData {
+		r.Fail()
 	}
-	out := r.rest[:n:n]
-	r.rest = r.rest[n:]
-	return out
-}
-
-func (r *reader) sized16(limit int) []byte {
-	head := r.take(2)
-	if head == nil || int(binary.LittleEndian.Uint16(head)) > limit {
-		r.rest = nil
-		return nil
-	}
-	return r.take(int(binary.LittleEndian.Uint16(head)))
-}
-
-func (r *reader) sized32(limit int) []byte {
-	head := r.take(4)
-	if head == nil || uint64(binary.LittleEndian.Uint32(head)) > uint64(limit) {
-		r.rest = nil
-		return nil
-	}
-	return r.take(int(binary.LittleEndian.Uint32(head)))
+	return r.Take(size)
 }
 
 // certification takes {u16 type, u32 size, data} of one type.
-func (r *reader) certification(want uint16, limit int) []byte {
-	head := r.take(2)
-	if head == nil || binary.LittleEndian.Uint16(head) != want {
-		r.rest = nil
-		return nil
+func certification(r *cursor.Cursor, want uint16, limit uint64) []byte {
+	kind, size := r.U16(), uint64(r.U32())
+	if kind != want || size > limit {
+		r.Fail()
 	}
-	return r.sized32(limit)
+	return r.Take(size)
 }
 
 // signed is what the attestation key signs: the header and all that names and is the body.
