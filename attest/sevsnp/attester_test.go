@@ -105,7 +105,8 @@ func TestAttesterByConfigfs(t *testing.T) {
 	}
 	for name, report := range map[string]func([]byte) ([]byte, []byte){
 		"a report over other data": func([]byte) ([]byte, []byte) { return g.report(make([]byte, 64)) },
-		"a short report":           func(data []byte) ([]byte, []byte) { r, c := g.report(data); return r[1:], c },
+		"a short report":           func(data []byte) ([]byte, []byte) { r, c := g.report(data); return r[:len(r)-1], c },
+		"a long report":            func(data []byte) ([]byte, []byte) { r, c := g.report(data); return append(r, 0), c },
 		"nothing":                  func([]byte) ([]byte, []byte) { return nil, nil },
 		"a broken table":           func(data []byte) ([]byte, []byte) { r, c := g.report(data); return r, c[:30] },
 	} {
