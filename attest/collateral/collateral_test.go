@@ -474,6 +474,13 @@ func TestStoreLimits(t *testing.T) {
 	if _, err := Open(file); err == nil {
 		t.Error("a file was opened as a store")
 	}
+	occupied := t.TempDir()
+	if err := os.WriteFile(filepath.Join(occupied, "objects"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(occupied); err == nil {
+		t.Error("a directory whose objects are a file was opened")
+	}
 }
 
 // TestStoreWriteFails: an object that could not be written durably is not in the store.

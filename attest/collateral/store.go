@@ -51,10 +51,10 @@ func IsStore(path string) bool {
 // Open opens the store at path, making an empty one where nothing is. Options are for tests.
 func Open(path string, opts ...durable.Option) (*Store, error) {
 	dir, err := durable.Open(path, opts...)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		_, err = dir.Sub(objects)
 	}
-	if _, err := dir.Sub(objects); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	s := &Store{dir: dir, limit: maxObjects, known: map[string]Entry{}, damaged: map[string]string{}}

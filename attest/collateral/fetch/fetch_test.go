@@ -351,6 +351,17 @@ func TestInterruptedWhileWaiting(t *testing.T) {
 	}
 }
 
+// TestWaitFails: a wait that failed ends the run, whatever the reason.
+func TestWaitFails(t *testing.T) {
+	b := newBench(t)
+	b.s.set(tcbPath, status(429))
+	broken := errors.New("broken")
+	b.config.Wait = func(context.Context, time.Duration) error { return broken }
+	if _, err := b.fetcher().Evidence(t.Context(), tdEvidence(t)); !errors.Is(err, broken) || len(b.s.asked()) != 1 {
+		t.Errorf("got %v after %d requests, want the wait's error after 1", err, len(b.s.asked()))
+	}
+}
+
 // TestDiskFails: what could not be kept ends the run with the disk's error.
 func TestDiskFails(t *testing.T) {
 	for _, suffix := range []string{".tcb-info.json", ".tcb-signing-chain.pem", serversFile} {
