@@ -196,7 +196,7 @@ func (a *appraisal) reference() {
 		a.refuse(executables, CodeExpired, "measurement", got+" at "+a.result.At.UTC().Format(time.RFC3339),
 			"the validity of "+outside.ID)
 	case len(p.References) == 0 && p.AllowNoReferences:
-		a.add(tierWarning, nil, NewReason(CodeNoReferenceValues, "measurement", got, ""))
+		a.add(tierWarning, nil, NewReason(CodeNoReferenceValues, "measurement", got, "a reference value that names it"))
 		a.result.Vector.Executables = vectorWarning
 	case !a.registers():
 		a.refuse(executables, CodeMeasurementNotAllowed, "measurement", got, a.wantedMeasurement())

@@ -15,11 +15,16 @@ import (
 	_ "crypto/sha512"
 )
 
+// noLogRemedy is where an event log is to be had.
+const noLogRemedy = "put the machine's event log (/sys/kernel/security/tpm0/binary_bios_measurements) beside the evidence; meshnode attest takes it along"
+
 // boot judges how a machine was booted; prefix is the section whose claims these are.
 func (a *appraisal) boot(prefix string, p BootPolicy, c *BootFacts) {
 	if c == nil {
 		if !p.AllowNoLog || p.names() {
-			a.add(tierUndecided, executables, NewReason(CodeCollateralMissing, prefix, "no event log", "the log of this boot"))
+			r := NewReason(CodeCollateralMissing, prefix, "no event log", "the log of this boot")
+			r.Remedy = noLogRemedy // no vendor has it
+			a.add(tierUndecided, executables, r)
 		}
 		return
 	}

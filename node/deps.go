@@ -6,13 +6,13 @@ import (
 	"crypto"
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/attest/schemes"
 	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/enroll"
 	"github.com/attestmesh/meshnode/internal/envelope"
+	"github.com/attestmesh/meshnode/internal/regular"
 )
 
 // SystemDeps makes what a configured node needs from this machine: genesis, data, the
@@ -63,7 +63,7 @@ func enrollClient(cfg Config, g *consensus.Genesis, org consensus.Organisation, 
 
 // readGenesis reads a genesis that every founding organisation has signed.
 func readGenesis(path string) (*consensus.Genesis, error) {
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return nil, &ConfigError{Field: "genesis", Err: err, Remedy: "copy the mesh's signed genesis file here"}
 	}

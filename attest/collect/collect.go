@@ -32,6 +32,7 @@ import (
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/attest/sevsnp"
 	"github.com/attestmesh/meshnode/attest/vtpm"
+	"github.com/attestmesh/meshnode/internal/regular"
 )
 
 // Input is one piece of evidence and where it came from.
@@ -123,14 +124,14 @@ func machine(in Input) ([]Input, []part, error) {
 
 // read returns a regular file's bytes within a limit.
 func read(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
+	if not := new(regular.NotRegularError); errors.As(err, &not) {
+		return nil, fmt.Errorf("%s: %w", path, errNothing)
+	}
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s: %w", path, errNothing)
-	}
 	raw, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err != nil {
 		return nil, err

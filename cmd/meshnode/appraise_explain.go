@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -12,9 +13,18 @@ import (
 	"github.com/attestmesh/meshnode/attest"
 )
 
+// byNumber orders names of registers by what stands before their number, then by the number.
+func byNumber(a, b string) int {
+	x, y := strings.TrimRight(a, "0123456789"), strings.TrimRight(b, "0123456789")
+	if x != y {
+		return strings.Compare(x, y)
+	}
+	return cmp.Or(cmp.Compare(len(a), len(b)), strings.Compare(a, b))
+}
+
 // explain lists registers, all claims of the kind and the vector.
 func explain(b *strings.Builder, r appraised) {
-	for _, name := range slices.Sorted(maps.Keys(r.claims.Registers)) {
+	for _, name := range slices.SortedFunc(maps.Keys(r.claims.Registers), byNumber) {
 		fmt.Fprintf(b, "  %-13s %s\n", name, r.claims.Registers[name])
 	}
 	for _, section := range []struct {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/attestmesh/meshnode/internal/durable"
 	"github.com/attestmesh/meshnode/internal/envelope"
+	"github.com/attestmesh/meshnode/internal/regular"
 	"github.com/sigstore/sigstore/pkg/signature"
 )
 
@@ -119,14 +120,11 @@ func writeOver(path string, data []byte, perm fs.FileMode) error {
 
 // readLimited reads a small file.
 func readLimited(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return nil, usageError("check the path", "%v", err)
 	}
 	defer f.Close()
-	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
-		return nil, usageError("give the path of a file", "%s: is not a file", path)
-	}
 	data, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err != nil {
 		return nil, usageError("check the path", "%v", err)

@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/attestmesh/meshnode/internal/regular"
 	"github.com/attestmesh/meshnode/measure"
 )
 
@@ -54,7 +54,7 @@ func (m *measureFiles) read(name, path string, limit int64) ([]byte, error) {
 	if path == "" {
 		return nil, nil
 	}
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return nil, usageError("give the path of a file", "%s: %v", name, err)
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/attestmesh/meshnode/client"
 	"github.com/attestmesh/meshnode/internal/identity"
+	"github.com/attestmesh/meshnode/internal/regular"
 	"github.com/attestmesh/meshnode/node"
 	"github.com/attestmesh/meshnode/service"
 	"github.com/spf13/cobra"
@@ -186,7 +187,7 @@ func prepareUpload(o deployOptions, mesh identity.MeshID, args []string) (*uploa
 
 // digestFile opens a file and returns its digest; the file stands at its beginning.
 func digestFile(path string, limit int64) (*os.File, service.Blob, error) {
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return nil, service.Blob{}, usageError("check the path", "%v", err)
 	}

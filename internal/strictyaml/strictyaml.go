@@ -7,11 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"regexp"
 	"strings"
 
 	"go.yaml.in/yaml/v4"
+
+	"github.com/attestmesh/meshnode/internal/regular"
 )
 
 // MaxSize bounds a file that a person writes.
@@ -28,7 +29,7 @@ func (e *Error) Error() string { return e.File + ": " + e.Problem }
 
 // ReadFile reads and decodes the file at path into v.
 func ReadFile(path string, v any) error {
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return err
 	}
