@@ -103,3 +103,16 @@ func TestReferenceFiles(t *testing.T) {
 		}
 	}
 }
+
+// A reference value that lists files does not name a machine that shows no list.
+func TestReferenceListsNeedsAList(t *testing.T) {
+	r := Reference{IMA: []string{"sha256:aa"}}
+	for name, c := range map[string]Claims{"no TPM": {}, "no list": {VTPM: &VTPMClaims{}}} {
+		if r.lists(c) {
+			t.Errorf("%s: the files are listed", name)
+		}
+	}
+	if !r.lists(Claims{VTPM: &VTPMClaims{IMA: &IMAFacts{Files: []IMAFile{{Digest: "sha256:aa"}}}}}) {
+		t.Error("a listed file is not listed")
+	}
+}
