@@ -77,6 +77,35 @@ type stateImage struct {
 	Retired []retiredImage
 }
 
+// section is a part of the state that came with fsmGovernance: the digests of older meshes
+// have none. Sections are in the order of their names.
+type section struct {
+	_     struct{} `cbor:",toarray"`
+	Name  string
+	Image any // arrays of integers, strings and bytes, with every map as a list in order
+}
+
+// sectionedImage is that of a state with sections.
+type sectionedImage struct {
+	_        struct{} `cbor:",toarray"`
+	Without  []byte   // the digest without them
+	Sections []section
+}
+
+// sections returns the parts of the policy that the images above do not show.
+func (s *PolicyState) sections() []section { return []section{} }
+
+// sections returns the parts of the state beside the policy that the images above do not show.
+func (s *State) sections() []section { return []section{} }
+
+// withSections adds sections to a digest, in meshes that have them.
+func (g *Genesis) withSections(without [32]byte, sections []section) [32]byte {
+	if g.FSMVersion < fsmGovernance {
+		return without
+	}
+	return digestOf(sectionedImage{Without: without[:], Sections: sections})
+}
+
 // PolicyDigest is equal exactly if two policy states are: what seats sign so that others
 // can tell that a chain they replayed is the newest.
 func (s *PolicyState) PolicyDigest() [32]byte {
@@ -92,7 +121,7 @@ func (s *PolicyState) PolicyDigest() [32]byte {
 		h.Write(sum[:])
 	}
 	im.Chain = h.Sum(nil)
-	return digestOf(im)
+	return s.genesis.withSections(digestOf(im), s.sections())
 }
 
 // Digest is a digest of the full state: equal on every replica after the same commands.
@@ -119,7 +148,7 @@ func (s *State) Digest() [32]byte {
 	for _, peer := range sortedPeers(s.retired) {
 		im.Retired = append(im.Retired, retiredImage{Peer: []byte(peer), Ref: s.retired[peer].String()})
 	}
-	without := digestOf(im)
+	without := s.genesis.withSections(digestOf(im), s.sections())
 	if len(s.suspensions) == 0 {
 		return without // as it was before there were suspensions
 	}

@@ -20,13 +20,15 @@ import (
 
 // FSMVersion is the version of the state machine that this package is, and that of new
 // meshes. Genesis fixes it; the meshes of older versions stay as they are.
-const FSMVersion = 3
+const FSMVersion = 4
 
 // fsmSuspensions is the first version that orders suspensions, fsmActivation the first whose
-// Credentials name attestation keys and whose entries list files.
+// Credentials name attestation keys and whose entries list files, fsmGovernance the first whose
+// proposals change more than entries, whose seats move and whose state is logged.
 const (
 	fsmSuspensions = 2
 	fsmActivation  = 3
+	fsmGovernance  = 4
 )
 
 // Key roles. A key has exactly one.

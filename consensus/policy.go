@@ -196,8 +196,7 @@ type change struct {
 	proposal *Proposal
 	class    Class
 	orgs     []identity.OrgID
-	entries  map[string]Entry
-	revoked  map[string]Entry
+	next     *PolicyState // what the actions lead to; commit moves epoch, base and chain
 }
 
 // judge decides whether a proposal may take effect on s at now; a zero now, of replay,
@@ -231,25 +230,15 @@ func (s *PolicyState) judge(raw []byte, now time.Time) (*change, error) {
 		return nil, refuse(attest.CodeBehind, "proposal base", fmt.Sprint(p.Base), fmt.Sprintf("at most %d", s.base))
 	}
 	c := &change{proposal: p}
-	if c.entries, c.revoked, err = s.applyActions(p); err != nil {
+	if c.next, err = s.after(p); err != nil {
 		return nil, err
 	}
-	c.class = classify(s.entries, c.entries)
+	c.class = widest(p.Class(), classify(s, c.next))
 	if c.class == ClassWiden && p.Base != s.base {
 		return nil, refuse(attest.CodeStaleBase, "proposal base", fmt.Sprint(p.Base), fmt.Sprint(s.base))
 	}
 	c.orgs, err = s.count(env, c.class)
 	return c, err
-}
-
-// classify says whether after is provably a subset of before.
-func classify(before, after map[string]Entry) Class {
-	for id := range after {
-		if _, ok := before[id]; !ok {
-			return ClassWiden
-		}
-	}
-	return ClassNarrow
 }
 
 // count verifies every signature and demands enough distinct member organisations.
@@ -269,8 +258,9 @@ func (s *PolicyState) count(env *envelope.Envelope, class Class) ([]identity.Org
 	return orgs, nil
 }
 
+// commit makes s the state after c, which was judged on s.
 func (s *PolicyState) commit(c *change) {
-	s.entries, s.revoked = c.entries, c.revoked
+	*s = *c.next
 	s.epoch++
 	if c.class != ClassNarrow {
 		s.base++
@@ -360,9 +350,7 @@ func (s *PolicyState) Extend(chain [][]byte) error {
 
 func (s *PolicyState) clone() *PolicyState {
 	next := *s
-	next.entries, next.revoked = cloneEntries(s.entries), cloneEntries(s.revoked)
+	next.entries, next.revoked = maps.Clone(s.entries), maps.Clone(s.revoked)
 	next.seen, next.chain = maps.Clone(s.seen), slices.Clone(s.chain)
 	return &next
 }
-
-func cloneEntries(m map[string]Entry) map[string]Entry { return maps.Clone(m) }

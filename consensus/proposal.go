@@ -4,9 +4,9 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"time"
 
-	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/internal/envelope"
 	"github.com/attestmesh/meshnode/internal/identity"
 )
@@ -47,28 +47,6 @@ func (id *ProposalID) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// Action is one change: exactly one field is set. All actions of a proposal take effect
-// together or not at all.
-type Action struct {
-	AddEntry    *AddEntry    `json:"add_entry,omitempty"`
-	RemoveEntry *RemoveEntry `json:"remove_entry,omitempty"`
-}
-
-// AddEntry allows one more entry.
-type AddEntry struct {
-	Entry
-	// Readmit is demanded where the measurement was revoked before.
-	Readmit bool `json:"readmit,omitempty"`
-}
-
-// RemoveEntry revokes one entry by id, or all entries of one measurement. Exactly one
-// field is set. The target is absolute: what it names must have been allowed at some
-// time, and after it is not, in whatever order removals come.
-type RemoveEntry struct {
-	ID          string `json:"id,omitempty"`
-	Measurement string `json:"measurement,omitempty"`
-}
-
 // Class of a proposal, computed from the state before and after.
 type Class string
 
@@ -77,6 +55,12 @@ const (
 	ClassNarrow Class = "narrow"
 	ClassWiden  Class = "widen"
 )
+
+// widest returns the class that needs the most organisations.
+func widest(classes ...Class) Class {
+	order := []Class{ClassNarrow, ClassWiden}
+	return slices.MaxFunc(classes, func(a, b Class) int { return slices.Index(order, a) - slices.Index(order, b) })
+}
 
 // ID returns the SHA-256 of the payload that was decoded.
 func (p *Proposal) ID() ProposalID { return p.id }
@@ -154,40 +138,16 @@ func (p *Proposal) check() error {
 	return nil
 }
 
-func (a Action) check() error {
-	switch {
-	case a.AddEntry != nil && a.RemoveEntry == nil:
-		return a.AddEntry.Entry.check()
-	case a.RemoveEntry != nil && a.AddEntry == nil:
-		return a.RemoveEntry.check()
-	}
-	return fmt.Errorf("want exactly one of add_entry and remove_entry")
-}
-
-func (r *RemoveEntry) check() error {
-	switch {
-	case r.ID != "" && r.Measurement == "":
-		return checkHex("remove_entry id", r.ID, 8)
-	case r.Measurement != "" && r.ID == "":
-		return checkHex("remove_entry measurement", r.Measurement, 32, 48, 64)
-	}
-	return fmt.Errorf("remove_entry: want exactly one of id and measurement")
-}
-
-// names reports whether r targets e.
-func (r *RemoveEntry) names(e *Entry) bool {
-	return r.ID != "" && e.ID == r.ID || r.Measurement != "" && e.Measurement == r.Measurement
-}
-
-// Class returns the class that these actions have on any state. Additions always widen:
-// see the package comment.
+// Class returns the class that these actions have on any state: Apply never computes a
+// lower one. See the package comment.
 func (p *Proposal) Class() Class {
+	class := ClassNarrow
 	for _, a := range p.Actions {
-		if a.AddEntry != nil {
-			return ClassWiden
+		if change, err := a.change(); err == nil {
+			class = widest(class, change.class())
 		}
 	}
-	return ClassNarrow
+	return class
 }
 
 // Describe returns what p does, for people, one line each, made from the decoded payload
@@ -203,80 +163,9 @@ func (p *Proposal) Describe() []string {
 		lines = append(lines, "! evicts seats even where the rest is no quorum and the mesh stops")
 	}
 	for _, a := range p.Actions {
-		switch {
-		case a.AddEntry != nil && a.AddEntry.Readmit:
-			lines = append(lines, "+ allow again, though revoked: "+a.AddEntry.Describe())
-		case a.AddEntry != nil:
-			lines = append(lines, "+ allow "+a.AddEntry.Describe())
-		case a.RemoveEntry.ID != "":
-			lines = append(lines, "- revoke entry "+a.RemoveEntry.ID)
-		default:
-			lines = append(lines, "- revoke every entry with measurement "+a.RemoveEntry.Measurement)
+		if change, err := a.change(); err == nil {
+			lines = append(lines, change.describe())
 		}
 	}
 	return lines
-}
-
-// applyActions returns the entries and revocations after p, sharing nothing with s.
-func (s *PolicyState) applyActions(p *Proposal) (entries, revoked map[string]Entry, err error) {
-	entries, revoked = cloneEntries(s.entries), cloneEntries(s.revoked)
-	for i, a := range p.Actions {
-		claim := fmt.Sprintf("action %d", i)
-		if a.AddEntry != nil {
-			err = s.genesis.addEntry(entries, revoked, a.AddEntry, claim)
-		} else {
-			err = removeEntry(entries, revoked, a.RemoveEntry, claim)
-		}
-		if err != nil {
-			return nil, nil, err
-		}
-	}
-	if len(entries) > MaxEntries || len(revoked) > MaxRevoked {
-		return nil, nil, refuse(attest.CodeLimit, "entries", fmt.Sprintf("%d and %d revoked", len(entries), len(revoked)), fmt.Sprintf("at most %d and %d", MaxEntries, MaxRevoked))
-	}
-	return entries, revoked, nil
-}
-
-func (g *Genesis) addEntry(entries, revoked map[string]Entry, add *AddEntry, claim string) error {
-	e := add.Entry
-	if _, ok := entries[e.ID]; ok {
-		return refuse(attest.CodeReplayed, claim, "entry "+e.ID+" is allowed already", "a new entry")
-	}
-	if err := g.admitsEntry(&e); err != nil {
-		return err
-	}
-	for _, id := range e.Supersedes {
-		if _, ok := entries[id]; !ok && revoked[id].ID == "" {
-			return refuse(attest.CodeUnknownEntry, claim+" supersedes", id, "an entry that is or was allowed")
-		}
-	}
-	for id, r := range revoked {
-		if r.Measurement != e.Measurement {
-			continue
-		}
-		if !add.Readmit {
-			return refuse(attest.CodeRevoked, claim, "measurement "+e.Measurement+" was revoked", "readmit: true, if it is meant")
-		}
-		delete(revoked, id)
-	}
-	entries[e.ID] = e
-	return nil
-}
-
-func removeEntry(entries, revoked map[string]Entry, r *RemoveEntry, claim string) error {
-	known := false
-	for _, e := range revoked {
-		known = known || r.names(&e)
-	}
-	for id, e := range entries {
-		if r.names(&e) {
-			known = true
-			revoked[id] = e
-			delete(entries, id)
-		}
-	}
-	if !known {
-		return refuse(attest.CodeUnknownEntry, claim, r.ID+r.Measurement, "an entry that is or was allowed")
-	}
-	return nil
 }

@@ -157,7 +157,7 @@ func (s *State) orderProposal(raw []byte) (Outcome, error) {
 		return Outcome{}, err
 	}
 	trial := *s
-	trial.PolicyState = s.PolicyState.clone()
+	trial.PolicyState = new(PolicyState)
 	trial.commit(c)
 	if lost := trial.seatsLost(); !c.proposal.ConfirmQuorumLoss && len(lost) > 0 && len(s.Seats())-len(lost) < s.Quorum() {
 		return Outcome{}, refuse(attest.CodeQuorumLoss, "proposal", fmt.Sprintf("evicts the seats %s", lost), fmt.Sprintf("%d of %d seats to remain", s.Quorum(), len(s.Seats())))
