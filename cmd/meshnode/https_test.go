@@ -30,6 +30,7 @@ import (
 
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/attest/ratls"
+	"github.com/attestmesh/meshnode/internal/loopback"
 	"github.com/attestmesh/meshnode/node"
 )
 
@@ -96,7 +97,7 @@ func startTrialOf(t *testing.T, also admitted) *trial {
 	m.write("releases.yaml", fmt.Sprintf("releases:\n  - {kind: sim, measurement: %s, roles: [seat]}\n%snodes:\n  - {name: n1, roles: [seat]}\n%s",
 		version.Measurement, also.releases, also.nodes))
 	for _, org := range trialOrgs {
-		m.public[org], m.https[org] = freeAddress(t), freeAddress(t)
+		m.public[org], m.https[org] = loopback.Address(t), loopback.Address(t)
 	}
 	for _, org := range trialOrgs {
 		m.startSeat(org, platform.Socket)
@@ -130,24 +131,14 @@ func (m *trial) startSeat(org, platform string) {
 			peers = append(peers, "http://"+m.public[other])
 		}
 	}
-	_, port, _ := net.SplitHostPort(freeAddress(m.t))
+	port := loopback.Port(m.t)
 	m.write(org+".yaml", fmt.Sprintf("genesis: genesis.json\norganisation: %s\nnode: n1\nroles: [seat]\ndata: %s\nlisten: [/ip4/127.0.0.1/tcp/%s]\npublic: %s\nhttps: %s\n"+
 		"peers: [%s]\nenroller: {url: %s, spki: %s}\nattester: {sim: %s}\n", org, org, port, m.public[org], m.https[org], strings.Join(peers, ", "), enroller.URL, enroller.SPKI, platform))
 	var ready struct{ HTTPS string }
 	m.nodes[org] = m.start(&ready, "run", "--config", m.path(org+".yaml"), "--json")
 	if ready.HTTPS != "https://"+m.https[org] {
-		m.t.Errorf("ready line says %q", ready.HTTPS)
+		m.t.Fatalf("ready line says %q", ready.HTTPS)
 	}
-}
-
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 func (m *trial) path(name string) string { return filepath.Join(m.dir, name) }
@@ -184,7 +175,12 @@ func (m *trial) command(args ...string) *exec.Cmd {
 func (m *trial) start(ready any, args ...string) *exec.Cmd {
 	m.t.Helper()
 	cmd, lines := m.stream(args...)
-	if err := json.Unmarshal([]byte(lines()), ready); err != nil {
+	line := lines()
+	var failed struct{ Error json.RawMessage }
+	if err := json.Unmarshal([]byte(line), &failed); err != nil || failed.Error != nil {
+		m.t.Fatalf("%v: %s", args, line)
+	}
+	if err := json.Unmarshal([]byte(line), ready); err != nil {
 		m.t.Fatalf("%v: %v", args, err)
 	}
 	return cmd
@@ -398,7 +394,7 @@ func (m *trial) proxyRefuses(t *testing.T) {
 			t.Errorf("%s: %s", name, out)
 		}
 	}
-	m.run(exitUnavailable, "proxy", "--to", freeAddress(t), "--genesis", m.path("genesis.json"))
+	m.run(exitUnavailable, "proxy", "--to", loopback.Address(t), "--genesis", m.path("genesis.json"))
 }
 
 // middlebox is a box that ends TLS between Alice and the node.
@@ -459,7 +455,7 @@ func (m *trial) appraise(t *testing.T) {
 	if err := json.Unmarshal([]byte(m.run(exitUnavailable, "appraise", "--json", address)), &l); err != nil || l.Verdict != attest.VerdictNone || l.Connection.Verified {
 		t.Errorf("got %+v, %v", l, err)
 	}
-	if out := m.run(exitUnavailable, "appraise", "--json", "https://"+freeAddress(t)); !strings.Contains(out, `"error":{"code":"unavailable"`) {
+	if out := m.run(exitUnavailable, "appraise", "--json", "https://"+loopback.Address(t)); !strings.Contains(out, `"error":{"code":"unavailable"`) {
 		t.Error(out)
 	}
 	m.run(exitUsage, "appraise", "--at", "2026-01-01T00:00:00Z", address)

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +17,7 @@ import (
 	"time"
 
 	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/internal/loopback"
 	"github.com/attestmesh/meshnode/node"
 )
 
@@ -136,21 +136,10 @@ func TestOperationsNamesEverything(t *testing.T) {
 func freePorts(t *testing.T, page string) string {
 	t.Helper()
 	ports := map[string]string{}
-	var held []net.Listener
-	defer func() {
-		for _, l := range held {
-			l.Close()
-		}
-	}()
 	return regexp.MustCompile(`(127\.0\.0\.1:|/tcp/)([0-9]+)`).ReplaceAllStringFunc(page, func(s string) string {
 		i := strings.LastIndexAny(s, ":/") + 1
 		if ports[s[i:]] == "" {
-			l, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				t.Fatal(err)
-			}
-			held = append(held, l)
-			ports[s[i:]] = strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
+			ports[s[i:]] = loopback.Port(t)
 		}
 		return s[:i] + ports[s[i:]]
 	})

@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"strconv"
@@ -21,6 +20,7 @@ import (
 	"github.com/attestmesh/meshnode/attest/vtpm/vtpmtest"
 	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/internal/identity"
+	"github.com/attestmesh/meshnode/internal/loopback"
 	"github.com/attestmesh/meshnode/node"
 	"github.com/attestmesh/meshnode/transparency"
 )
@@ -183,9 +183,9 @@ func (m *trial) machineConfig(name string, box *bootedBox, more string) {
 	for _, org := range trialOrgs {
 		peers = append(peers, "http://"+m.public[org])
 	}
-	_, port, _ := net.SplitHostPort(freeAddress(m.t))
+	port := loopback.Port(m.t)
 	m.write(name+".yaml", fmt.Sprintf("genesis: genesis.json\norganisation: beta\nnode: %s\ndata: %s\nlisten: [/ip4/127.0.0.1/tcp/%s]\npublic: %s\n"+
-		"peers: [%s]\nenroller: {url: %s, spki: %s}\nattester:\n  tpm: {device: %s, event_log: %s, ima_log: %s%s}\n", name, name, port, freeAddress(m.t),
+		"peers: [%s]\nenroller: {url: %s, spki: %s}\nattester:\n  tpm: {device: %s, event_log: %s, ima_log: %s%s}\n", name, name, port, loopback.Address(m.t),
 		strings.Join(peers, ", "), m.enrollers["beta"].URL, m.enrollers["beta"].SPKI, box.Socket, box.log, box.ima.Path, more))
 }
 

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/attestmesh/meshnode/internal/loopback"
 )
 
 // reattest is the period after which Alice believes no proof any more.
@@ -40,7 +42,7 @@ func TestInference(t *testing.T) {
 	}
 	runtime.LockOSThread() // and never unlocked: world.start
 	s := &story{world: newWorld(t)}
-	proxyAddr := freePort(t)
+	proxyAddr := loopback.Address(t)
 	// Alice's own machine is no part of what Bob's host sees.
 	packets := startCapture(t, s.path("packets.pcap"), proxyAddr)
 	s.found(s.key("service", s.path("charlie", "owner.pem")))

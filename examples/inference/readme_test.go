@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/attestmesh/meshnode/internal/loopback"
 )
 
 // pageWithin bounds the whole page.
@@ -44,7 +46,7 @@ func TestReadme(t *testing.T) {
 	given := map[string]string{}
 	text := ports.ReplaceAllStringFunc(string(page), func(s string) string {
 		if given[s] == "" {
-			given[s] = freePort(t)
+			given[s] = loopback.Address(t)
 		}
 		return given[s]
 	})
@@ -71,7 +73,7 @@ func TestReadme(t *testing.T) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "bash", "-c", script.String())
 	cmd.Dir = filepath.Join("..", "..")
-	cmd.Env = append(os.Environ(), "HOME="+home, "TMPDIR="+home, "BOB="+given["127.0.0.1:8443"], "ALPHA_PUBLIC="+freePort(t), "BOB_PUBLIC="+freePort(t), "GAMMA_PUBLIC="+freePort(t),
+	cmd.Env = append(os.Environ(), "HOME="+home, "TMPDIR="+home, "BOB="+given["127.0.0.1:8443"], "ALPHA_PUBLIC="+loopback.Address(t), "BOB_PUBLIC="+loopback.Address(t), "GAMMA_PUBLIC="+loopback.Address(t),
 		"GOCACHE="+goEnv(t, "GOCACHE"), "GOMODCACHE="+goEnv(t, "GOMODCACHE"), "GOFLAGS=-buildvcs=false")
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &out, &out, 10*time.Second

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/attestmesh/meshnode/internal/loopback"
 )
 
 // Deadlines; the machine may be slow and busy.
@@ -240,7 +241,7 @@ func (w *world) found(owner string) {
 	releases := fmt.Sprintf("releases:\n  - {kind: sim, measurement: %s, roles: [seat]}\nnodes:\n  - {name: n1, roles: [seat]}\n", version.Measurement)
 	public := map[string]string{}
 	for _, org := range organisations {
-		public[org] = freePort(w.t)
+		public[org] = loopback.Address(w.t)
 	}
 	for _, org := range organisations {
 		n := w.nodes[org]
@@ -273,15 +274,3 @@ func (w *world) found(owner string) {
 }
 
 func (w *world) genesis() string { return w.path("genesis.json") }
-
-// freePort returns a port that was free a moment ago; the nodes are told each other's
-// before they start.
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
