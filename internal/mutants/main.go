@@ -1,43 +1,43 @@
 // Command mutants shows whether tests notice when a check is left out. For each condition in
-// the named packages behind which the code refuses, it leaves out that condition alone and
-// runs the package's tests, and then those that the flag -with names; a mutant that passes
-// them all survived. Nothing in the tree is changed: the compiler gets the mutated file as an
-// overlay.
+// the named packages behind which the code refuses, it leaves out that condition alone (it is
+// evaluated, and what it says is ignored) and runs the tests in which it holds; a mutant that
+// passes them all survived, and so did one that holds in no test.
 //
 //	go run ./internal/mutants [-with PACKAGES] [-only TEXT] PACKAGE...
 //
+// All mutants of all packages are compiled once, into one test binary per package: a variable
+// of the environment says which one is left out. Each test runs once by itself to learn which
+// conditions hold in it. Nothing in the tree is changed: the compiler gets the mutated files
+// as an overlay. GOMAXPROCS mutants are tried at a time.
+//
 // A line of the file equivalent.txt beside this one excuses a survivor, with the reason: such
-// a condition guards what another one guards as well, or only makes an error plainer. It
-// reads "FILE: CONDITION: reason". Exit code 1 if
-// another mutant survived.
+// a condition guards what another one guards as well, or only makes an error plainer. It reads
+// "FILE: FUNCTION: CONDITION: reason"; one that excuses nothing is an error, once the whole
+// file was tried. Exit code 1 if another mutant survived, 2 if the run could not be made.
 package main
 
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
-	"sync"
-	"time"
+	"syscall"
 )
 
-// within bounds the tests of one mutant: one that makes them hang is caught.
-const within = 90 * time.Second
+const equivalents = "internal/mutants/equivalent.txt"
 
 func main() {
-	with := flag.String("with", "", "`PACKAGES`, by commas, whose tests run if those of the package pass")
+	with := flag.String("with", "", "`PACKAGES`, by commas, whose tests run too")
 	only := flag.String("only", "", "only mutants whose line holds `TEXT`")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	survivors, err := run(ctx, flag.Args(), strings.FieldsFunc(*with, func(r rune) bool { return r == ',' }), *only)
 	if err != nil {
@@ -49,139 +49,77 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, packages, with []string, only string) (int, error) {
-	excused, err := readExcuses("internal/mutants/equivalent.txt")
+// run tries the mutants of packages by their own tests and those of the packages with, prints
+// the survivors and returns their number without the excused.
+func run(ctx context.Context, packages, with []string, only string) (survivors int, err error) {
+	f, err := os.Open(equivalents)
 	if err != nil {
 		return 0, err
 	}
-	var all []mutant
-	for _, pkg := range packages {
-		files, err := filepath.Glob(filepath.Join(pkg, "*.go"))
-		if err != nil || len(files) == 0 {
-			return 0, fmt.Errorf("%s: no Go files", pkg)
-		}
-		for _, file := range files {
-			if strings.HasSuffix(file, "_test.go") {
-				continue
-			}
-			src, err := os.ReadFile(file)
-			if err != nil {
-				return 0, err
-			}
-			m, err := mutantsOf(file, src)
-			if err != nil {
-				return 0, err
-			}
-			all = append(all, m...)
-		}
+	defer f.Close()
+	excuses, err := readExcuses(f)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", equivalents, err)
 	}
-	all = slices.DeleteFunc(all, func(m mutant) bool { return !strings.Contains(m.String(), only) })
-	return judge(ctx, all, with, excused)
-}
-
-// judge tries all mutants, as many at a time as there are processors, and prints those that
-// survive.
-func judge(ctx context.Context, all []mutant, with []string, excused map[string]bool) (survivors int, err error) {
+	all, err := read(packages)
+	if err != nil {
+		return 0, err
+	}
 	dir, err := os.MkdirTemp("", "mutants-")
 	if err != nil {
 		return 0, err
 	}
 	defer os.RemoveAll(dir)
-	queue := make(chan int)
-	var (
-		mu   sync.Mutex
-		wg   sync.WaitGroup
-		done int
-	)
-	for range runtime.NumCPU() {
-		wg.Go(func() {
-			for i := range queue {
-				lives, tryErr := survives(ctx, filepath.Join(dir, fmt.Sprint(i)), all[i], with)
-				mu.Lock()
-				done++
-				switch key := all[i].file + ": " + all[i].what; {
-				case tryErr != nil:
-					err = errors.Join(err, tryErr)
-				case lives && excused[key]:
-					fmt.Printf("excused  %s\n", all[i])
-				case lives:
-					survivors++
-					fmt.Printf("SURVIVED %s\n", all[i])
-				}
-				if done%20 == 0 {
-					fmt.Fprintf(os.Stderr, "%d of %d\n", done, len(all))
-				}
-				mu.Unlock()
-			}
-		})
+	t, err := build(ctx, dir, all, slices.Compact(slices.Sorted(slices.Values(append(clean(packages), clean(with)...)))))
+	if err != nil {
+		return 0, err
 	}
-	for i := range all {
-		select {
-		case queue <- i:
-		case <-ctx.Done():
-			err = ctx.Err()
+	chosen := slices.DeleteFunc(all.mutants(), func(m mutant) bool { return !strings.Contains(m.String(), only) })
+	lives, err := t.judge(ctx, chosen)
+	if err != nil {
+		return 0, err
+	}
+	used := map[string]bool{}
+	for _, m := range lives {
+		if _, ok := excuses[m.key()]; ok {
+			used[m.key()] = true
+			continue
+		}
+		survivors++
+		fmt.Printf("SURVIVED %s\n", m)
+	}
+	fmt.Printf("%d mutants, %d excused, %d survived\n", len(chosen), len(lives)-survivors, survivors)
+	for key := range excuses {
+		file, _, _ := strings.Cut(key, ": ")
+		if _, tried := all[file]; tried && only == "" && !used[key] {
+			err = errors.Join(err, fmt.Errorf("%s: %q excuses no survivor: delete the line", equivalents, key))
 		}
 	}
-	close(queue)
-	wg.Wait()
-	fmt.Printf("%d mutants, %d survived\n", len(all), survivors)
 	return survivors, err
 }
 
-// survives reports whether all tests pass with m in place of its file. A mutant that does
-// not compile counts as an error of this program's.
-func survives(ctx context.Context, dir string, m mutant, with []string) (bool, error) {
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return false, err
+func clean(paths []string) []string {
+	out := make([]string, len(paths))
+	for i, p := range paths {
+		out[i] = filepath.Clean(p)
 	}
-	path, err := filepath.Abs(m.file)
-	if err != nil {
-		return false, err
-	}
-	mutated, overlay := filepath.Join(dir, "mutated.go"), filepath.Join(dir, "overlay.json")
-	spec, err := json.Marshal(map[string]map[string]string{"Replace": {path: mutated}})
-	if err == nil {
-		err = errors.Join(os.WriteFile(mutated, m.src, 0o600), os.WriteFile(overlay, spec, 0o600))
-	}
-	if err != nil {
-		return false, err
-	}
-	for _, pkg := range append([]string{"./" + filepath.Dir(m.file)}, with...) {
-		ctx, cancel := context.WithTimeout(ctx, within+10*time.Second)
-		defer cancel()
-		out, err := exec.CommandContext(ctx, "go", "test", "-overlay", overlay, "-short", "-failfast", "-vet=off",
-			"-timeout", within.String(), pkg).CombinedOutput()
-		if strings.Contains(string(out), "[build failed]") {
-			return false, fmt.Errorf("%s: %s", m, out)
-		}
-		if err != nil {
-			return false, nil
-		}
-	}
-	return true, nil
+	return out
 }
 
-// readExcuses reads "FILE: CONDITION: reason" lines.
-func readExcuses(path string) (map[string]bool, error) {
-	f, err := os.Open(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	out := map[string]bool{}
-	for in := bufio.NewScanner(f); in.Scan(); {
+// readExcuses reads "FILE: FUNCTION: CONDITION: reason" lines: the reason by what it excuses.
+func readExcuses(r io.Reader) (map[string]string, error) {
+	out := map[string]string{}
+	in := bufio.NewScanner(r)
+	for in.Scan() {
 		line := in.Text()
 		if line == "" || strings.HasPrefix(line, "#") {
 			continue
 		}
 		i := strings.LastIndex(line, ": ")
-		if i < 0 || strings.Count(line, ": ") < 2 {
-			return nil, fmt.Errorf("%s: %q: want FILE: CONDITION: reason", path, line)
+		if i < 0 || strings.Count(line, ": ") < 3 {
+			return nil, fmt.Errorf("%q: want FILE: FUNCTION: CONDITION: reason", line)
 		}
-		out[line[:i]] = true
+		out[line[:i]] = line[i+2:]
 	}
-	return out, nil
+	return out, in.Err()
 }

@@ -6,50 +6,194 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 )
 
-// mutant is one file with one check left out.
+// mutant is one check that can be left out.
 type mutant struct {
-	file string
-	line int
-	what string // the condition that was left out, on one line
-	src  []byte // the whole file without it
+	id       int
+	file     string
+	line     int
+	function string // METHOD or FUNCTION that holds it
+	what     string // the condition, on one line
+	from, to int    // its bytes
 }
 
-// String returns "FILE:LINE: CONDITION".
-func (m mutant) String() string { return fmt.Sprintf("%s:%d: %s", m.file, m.line, m.what) }
+// String returns "FILE:LINE: FUNCTION: CONDITION".
+func (m mutant) String() string {
+	return fmt.Sprintf("%s:%d: %s: %s", m.file, m.line, m.function, m.what)
+}
 
-// mutantsOf returns the mutants of one file: for each if and each case of a switch without a
-// tag whose body refuses, one for every condition of its disjunction.
-func mutantsOf(file string, src []byte) ([]mutant, error) {
+// key is what excuses a mutant: its place without the line, which changes.
+func (m mutant) key() string { return fmt.Sprintf("%s: %s: %s", m.file, m.function, m.what) }
+
+// source is one file and its mutants.
+type source struct {
+	pkg     string // the name in its package clause
+	src     []byte
+	mutants []mutant
+}
+
+// sources are files by their paths.
+type sources map[string]*source
+
+// read finds the mutants of all files of packages, tests apart, and numbers them from 0.
+func read(packages []string) (sources, error) {
+	all, next := sources{}, 0
+	for _, pkg := range packages {
+		files, err := filepath.Glob(filepath.Join(pkg, "*.go"))
+		if err != nil || len(files) == 0 {
+			return nil, fmt.Errorf("%s: no Go files", pkg)
+		}
+		for _, file := range files {
+			if strings.HasSuffix(file, "_test.go") {
+				continue
+			}
+			src, err := os.ReadFile(file)
+			if err != nil {
+				return nil, err
+			}
+			s, err := mutantsOf(file, src, next)
+			if err != nil {
+				return nil, err
+			}
+			all[file] = s
+			next += len(s.mutants)
+		}
+	}
+	return all, nil
+}
+
+func (s sources) count() (n int) {
+	for _, f := range s {
+		n += len(f.mutants)
+	}
+	return n
+}
+
+// mutants returns those of all files, by file and line.
+func (s sources) mutants() (out []mutant) {
+	for _, file := range slices.Sorted(maps.Keys(s)) {
+		out = append(out, s[file].mutants...)
+	}
+	return out
+}
+
+// mutantsOf returns the mutants of one file, numbered from first: for each if and each case of
+// a switch without a tag whose body refuses, one for every condition of its disjunction.
+func mutantsOf(file string, src []byte, first int) (*source, error) {
 	fset := token.NewFileSet()
 	tree, err := parser.ParseFile(fset, file, src, parser.SkipObjectResolution)
 	if err != nil {
 		return nil, err
 	}
-	f := source{file: file, src: src, fset: fset}
-	ast.Inspect(tree, func(n ast.Node) bool {
-		switch n := n.(type) {
-		case *ast.IfStmt:
-			if refuses(n.Body.List) && (n.Init != nil || !propagates(n.Cond)) {
-				f.leaveOut(n.Cond)
+	s := &source{pkg: tree.Name.Name, src: src}
+	var function string
+	var leaveOut func(cond ast.Expr)
+	leaveOut = func(cond ast.Expr) {
+		switch c := cond.(type) {
+		case *ast.ParenExpr:
+			leaveOut(c.X)
+			return
+		case *ast.BinaryExpr:
+			if c.Op == token.LOR {
+				leaveOut(c.X)
+				leaveOut(c.Y)
+				return
 			}
-		case *ast.SwitchStmt:
-			if n.Tag != nil {
-				break
-			}
-			for _, s := range n.Body.List {
-				if c, ok := s.(*ast.CaseClause); ok && refuses(c.Body) {
-					for _, cond := range c.List {
-						f.leaveOut(cond)
+		}
+		from, to := fset.Position(cond.Pos()), fset.Position(cond.End())
+		s.mutants = append(s.mutants, mutant{
+			id: first + len(s.mutants), file: file, line: from.Line, function: function,
+			what: strings.Join(strings.Fields(string(src[from.Offset:to.Offset])), " "),
+			from: from.Offset, to: to.Offset,
+		})
+	}
+	for _, decl := range tree.Decls {
+		function = "var"
+		if f, ok := decl.(*ast.FuncDecl); ok {
+			function = f.Name.Name
+		}
+		ast.Inspect(decl, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.IfStmt:
+				if refuses(n.Body.List) && (n.Init != nil || !propagates(n.Cond)) {
+					leaveOut(n.Cond)
+				}
+			case *ast.SwitchStmt:
+				if n.Tag != nil {
+					break
+				}
+				for _, stmt := range n.Body.List {
+					if c, ok := stmt.(*ast.CaseClause); ok && refuses(c.Body) {
+						for _, cond := range c.List {
+							leaveOut(cond)
+						}
 					}
 				}
 			}
+			return true
+		})
+	}
+	return s, nil
+}
+
+// instrumented returns the file with every condition asking whether it is left out, after it
+// was evaluated.
+func (s *source) instrumented() []byte {
+	insert := map[int][]string{}
+	for _, m := range s.mutants {
+		insert[m.from] = append(insert[m.from], "((")
+		insert[m.to] = append(insert[m.to], fmt.Sprintf(") && mutantHolds(%d))", m.id))
+	}
+	var b bytes.Buffer
+	at := 0
+	for _, i := range slices.Sorted(maps.Keys(insert)) {
+		b.Write(s.src[at:i])
+		b.WriteString(strings.Join(insert[i], ""))
+		at = i
+	}
+	b.Write(s.src[at:])
+	return b.Bytes()
+}
+
+// chooser returns the file that a package of instrumented files needs: MUTANT in the
+// environment is the number of the one left out, MUTANTS_LOG a file to which the number of
+// each condition that held is appended once.
+func chooser(pkg string, count int) []byte {
+	return fmt.Appendf(nil, `package %s
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"sync/atomic"
+)
+
+var (
+	mutantChosen, mutantNone = strconv.Atoi(os.Getenv("MUTANT"))
+	mutantsLog               = os.Getenv("MUTANTS_LOG")
+	mutantsHeld              [%d]atomic.Bool
+)
+
+func mutantHolds(id int) bool {
+	if mutantsLog != "" && !mutantsHeld[id].Swap(true) {
+		f, err := os.OpenFile(mutantsLog, os.O_APPEND|os.O_WRONLY, 0)
+		if err != nil {
+			panic(err)
 		}
-		return true
-	})
-	return f.out, nil
+		fmt.Fprintln(f, id)
+		if err := f.Close(); err != nil {
+			panic(err)
+		}
+	}
+	return mutantNone != nil || id != mutantChosen
+}
+`, pkg, count)
 }
 
 // propagates reports whether a condition asks for nothing but an error that another call has
@@ -99,35 +243,4 @@ func refuses(body []ast.Stmt) bool {
 		return last.Op == token.AND // &Error{…}
 	}
 	return false
-}
-
-// source makes mutants of one file by its bytes.
-type source struct {
-	file string
-	src  []byte
-	fset *token.FileSet
-	out  []mutant
-}
-
-// leaveOut makes a mutant for each operand of a disjunction: a check that is left out never
-// holds.
-func (f *source) leaveOut(cond ast.Expr) {
-	switch c := cond.(type) {
-	case *ast.ParenExpr:
-		f.leaveOut(c.X)
-		return
-	case *ast.BinaryExpr:
-		if c.Op == token.LOR {
-			f.leaveOut(c.X)
-			f.leaveOut(c.Y)
-			return
-		}
-	}
-	from, to := f.fset.Position(cond.Pos()), f.fset.Position(cond.End())
-	text := f.src[from.Offset:to.Offset]
-	var b bytes.Buffer
-	b.Write(f.src[:from.Offset])
-	fmt.Fprintf(&b, "(len(%q) < 0 && (%s))", "left out", text) // not a constant: vet and the compiler keep quiet
-	b.Write(f.src[to.Offset:])
-	f.out = append(f.out, mutant{f.file, from.Line, strings.Join(strings.Fields(string(text)), " "), b.Bytes()})
 }
