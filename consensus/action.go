@@ -11,6 +11,14 @@ import (
 type Action struct {
 	AddEntry    *AddEntry    `json:"add_entry,omitempty"`
 	RemoveEntry *RemoveEntry `json:"remove_entry,omitempty"`
+
+	RotateKey          *RotateKey          `json:"rotate_key,omitempty"`
+	AddKey             *AddKey             `json:"add_key,omitempty"`
+	RemoveKey          *RemoveKey          `json:"remove_key,omitempty"`
+	AddOrganisation    *AddOrganisation    `json:"add_organisation,omitempty"`
+	RemoveOrganisation *RemoveOrganisation `json:"remove_organisation,omitempty"`
+	SetLimits          *SetLimits          `json:"set_limits,omitempty"`
+	SetWitnesses       *SetWitnesses       `json:"set_witnesses,omitempty"`
 }
 
 // action is what every kind of change can do.
@@ -38,8 +46,9 @@ func (a Action) change() (action, error) {
 	if a.RemoveEntry != nil {
 		set = append(set, a.RemoveEntry)
 	}
+	set = append(set, a.constitution()...)
 	if len(set) != 1 {
-		return nil, fmt.Errorf("%d actions in one, want exactly one of add_entry and remove_entry", len(set))
+		return nil, fmt.Errorf("%d actions in one, want exactly one", len(set))
 	}
 	return set[0], nil
 }
@@ -72,11 +81,16 @@ func (s *PolicyState) after(p *Proposal) (*PolicyState, error) {
 	if len(next.entries) > MaxEntries || len(next.revoked) > MaxRevoked {
 		return nil, refuse(attest.CodeLimit, "entries", fmt.Sprintf("%d and %d revoked", len(next.entries), len(next.revoked)), fmt.Sprintf("at most %d and %d", MaxEntries, MaxRevoked))
 	}
+	if classifyConstitution(s, next) == ClassConstitution {
+		if err := next.checkConstitution(); err != nil {
+			return nil, err
+		}
+	}
 	return next, nil
 }
 
 // classify computes the class of a change from the states before and after it: each part of
 // the policy by itself, and the widest counts.
 func classify(before, after *PolicyState) Class {
-	return widest(classifyEntries(before.entries, after.entries))
+	return widest(classifyEntries(before.entries, after.entries), classifyConstitution(before, after))
 }

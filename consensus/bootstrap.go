@@ -42,10 +42,33 @@ func (b *Bootstrap) LogPublic() ed25519.PublicKey {
 // Raw returns the envelope that was verified; nil before all have signed.
 func (b *Bootstrap) Raw() []byte { return slices.Clone(b.raw) }
 
-// NewBootstrap returns the payload of a Bootstrap for the enrollers to sign. Credentials
-// may come in any order; everything but the signatures is checked, expiry at now.
+// founding is the policy state in which the founders of genesis start an incarnation.
+func founding(g *Genesis, inc identity.Incarnation) *PolicyState {
+	s := newPolicyState(g)
+	s.incarnation = inc
+	return s
+}
+
+// NewBootstrap is PolicyState.NewBootstrap among the founders of genesis.
 func NewBootstrap(g *Genesis, inc identity.Incarnation, attempt uint32, credentials [][]byte, logKey ed25519.PublicKey, now time.Time) ([]byte, error) {
-	b := Bootstrap{MeshID: g.meshID, Incarnation: inc, Attempt: attempt, Credentials: []string{}, LogKey: envelope.PublicKey{PublicKey: logKey}}
+	return founding(g, inc).NewBootstrap(attempt, credentials, logKey, now)
+}
+
+// CheckBootstrap is PolicyState.CheckBootstrap among the founders of genesis.
+func CheckBootstrap(g *Genesis, inc identity.Incarnation, payload []byte, now time.Time) (*Bootstrap, error) {
+	return founding(g, inc).CheckBootstrap(payload, now)
+}
+
+// ParseBootstrap is PolicyState.ParseBootstrap among the founders of genesis.
+func ParseBootstrap(g *Genesis, inc identity.Incarnation, raw []byte, now time.Time) (*Bootstrap, error) {
+	return founding(g, inc).ParseBootstrap(raw, now)
+}
+
+// NewBootstrap returns the payload of a Bootstrap of the incarnation and the organisations of
+// s, for the enrollers to sign. Credentials may come in any order; everything but the
+// signatures is checked, expiry at now.
+func (s *PolicyState) NewBootstrap(attempt uint32, credentials [][]byte, logKey ed25519.PublicKey, now time.Time) ([]byte, error) {
+	b := Bootstrap{MeshID: s.genesis.meshID, Incarnation: s.incarnation, Attempt: attempt, Credentials: []string{}, LogKey: envelope.PublicKey{PublicKey: logKey}}
 	var creds []*Credential
 	for _, raw := range credentials {
 		c, err := ParseCredential(raw)
@@ -58,11 +81,11 @@ func NewBootstrap(g *Genesis, inc identity.Incarnation, attempt uint32, credenti
 	for _, c := range creds {
 		b.Credentials = append(b.Credentials, string(c.raw))
 	}
-	payload, err := envelope.NewPayload(envelope.TypeBootstrap, meshSubject(g.meshID), b)
+	payload, err := envelope.NewPayload(envelope.TypeBootstrap, meshSubject(s.genesis.meshID), b)
 	if err != nil {
 		return nil, fmt.Errorf("bootstrap: %w", err)
 	}
-	if _, err := CheckBootstrap(g, inc, payload, now); err != nil {
+	if _, err := s.CheckBootstrap(payload, now); err != nil {
 		return nil, err
 	}
 	return payload, nil
@@ -71,7 +94,8 @@ func NewBootstrap(g *Genesis, inc identity.Incarnation, attempt uint32, credenti
 // CheckBootstrap decides everything about a Bootstrap payload but who signed it; an
 // enroller calls it before it signs. A zero now does not judge expiry. The error carries
 // a Reason.
-func CheckBootstrap(g *Genesis, inc identity.Incarnation, payload []byte, now time.Time) (*Bootstrap, error) {
+func (s *PolicyState) CheckBootstrap(payload []byte, now time.Time) (*Bootstrap, error) {
+	g := s.genesis
 	if len(payload) > envelope.MaxSize {
 		return nil, refuse(attest.CodeMalformed, "bootstrap", fmt.Sprintf("%d bytes", len(payload)), fmt.Sprintf("at most %d", envelope.MaxSize))
 	}
@@ -86,8 +110,8 @@ func CheckBootstrap(g *Genesis, inc identity.Incarnation, payload []byte, now ti
 	if err := checkSubject(st.Subject, meshSubject(g.meshID)); err != nil {
 		return nil, refuseErr(attest.CodeMalformed, "bootstrap", err)
 	}
-	if b.Incarnation != inc {
-		return nil, refuse(attest.CodeWrongIncarnation, "bootstrap incarnation", fmt.Sprint(b.Incarnation), fmt.Sprint(inc))
+	if b.Incarnation != s.incarnation {
+		return nil, refuse(attest.CodeWrongIncarnation, "bootstrap incarnation", fmt.Sprint(b.Incarnation), fmt.Sprint(s.incarnation))
 	}
 	if b.Attempt == 0 {
 		return nil, refuse(attest.CodeMalformed, "bootstrap attempt", "0", "1 or more")
@@ -95,23 +119,23 @@ func CheckBootstrap(g *Genesis, inc identity.Incarnation, payload []byte, now ti
 	if b.LogPublic() == nil {
 		return nil, refuse(attest.CodeMalformed, "bootstrap log_key", "", "an Ed25519 key")
 	}
-	if len(b.Credentials) != len(g.Organisations) {
-		return nil, refuse(attest.CodeMalformed, "bootstrap credentials", fmt.Sprint(len(b.Credentials)), fmt.Sprintf("one of each of the %d organisations", len(g.Organisations)))
+	if len(b.Credentials) != len(s.orgs) {
+		return nil, refuse(attest.CodeMalformed, "bootstrap credentials", fmt.Sprint(len(b.Credentials)), fmt.Sprintf("one of each of the %d organisations", len(s.orgs)))
 	}
-	if err := b.checkSeats(g, now); err != nil {
+	if err := b.checkSeats(s, now); err != nil {
 		return nil, err
 	}
 	return b, nil
 }
 
 // checkSeats verifies each Credential and that no key of the ceremony has two uses.
-func (b *Bootstrap) checkSeats(g *Genesis, now time.Time) error {
+func (b *Bootstrap) checkSeats(s *PolicyState, now time.Time) error {
 	used := map[string]string{}
 	claim := func(key ed25519.PublicKey, what string) error {
 		if other, ok := used[string(key)]; ok {
 			return refuse(attest.CodeMalformed, "bootstrap", what+" is "+other, "distinct keys")
 		}
-		if org, role, ok := g.KeyOwner(key); ok {
+		if org, role, ok := s.KeyOwner(key); ok {
 			return refuse(attest.CodeMalformed, "bootstrap", fmt.Sprintf("%s is the %s key of %s", what, role, org), "distinct keys")
 		}
 		used[string(key)] = what
@@ -121,11 +145,11 @@ func (b *Bootstrap) checkSeats(g *Genesis, now time.Time) error {
 		return err
 	}
 	for i, raw := range b.Credentials {
-		c, err := g.VerifyCredential(b.Incarnation, []byte(raw), now)
+		c, err := s.VerifyCredential([]byte(raw), now)
 		if err != nil {
 			return err
 		}
-		if want := g.Organisations[i].ID; c.Organisation != want {
+		if want := s.orgs[i].ID; c.Organisation != want {
 			return refuse(attest.CodeMalformed, fmt.Sprintf("bootstrap credential %d", i), string(c.Organisation), string(want))
 		}
 		if !c.HasRole(RoleSeat) {
@@ -147,23 +171,23 @@ func (b *Bootstrap) checkSeats(g *Genesis, now time.Time) error {
 }
 
 // ParseBootstrap verifies a Bootstrap: CheckBootstrap, and signatures by an enroll key of
-// every founding organisation. A zero now does not judge expiry. The error carries a
+// every organisation. A zero now does not judge expiry. The error carries a
 // Reason.
-func ParseBootstrap(g *Genesis, inc identity.Incarnation, raw []byte, now time.Time) (*Bootstrap, error) {
+func (s *PolicyState) ParseBootstrap(raw []byte, now time.Time) (*Bootstrap, error) {
 	env, err := envelope.Parse(raw)
 	if err != nil {
 		return nil, refuseErr(attest.CodeMalformed, "bootstrap", err)
 	}
-	b, err := CheckBootstrap(g, inc, env.Payload, now)
+	b, err := s.CheckBootstrap(env.Payload, now)
 	if err != nil {
 		return nil, err
 	}
-	signed, err := env.Verify(g.keys(KeyEnroll, false))
+	signed, err := env.Verify(s.orgs.all(KeyEnroll))
 	if err != nil {
 		return nil, refuseErr(attest.CodeWrongSigner, "bootstrap", err)
 	}
-	if missing := g.missing(signed); len(missing) > 0 {
-		return nil, refuse(attest.CodeThreshold, "bootstrap", fmt.Sprintf("no signature by %s", missing), "an enroll key of every founding organisation")
+	if missing := s.orgs.missing(signed); len(missing) > 0 {
+		return nil, refuse(attest.CodeThreshold, "bootstrap", fmt.Sprintf("no signature by %s", missing), "an enroll key of every organisation")
 	}
 	b.raw = raw
 	return b, nil

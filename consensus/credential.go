@@ -33,6 +33,7 @@ type Credential struct {
 	AK string `json:"ak,omitempty"`
 
 	raw []byte
+	key string // id of the one key that signed it; empty if there is not exactly one
 }
 
 // CheckpointSeen is the newest checkpoint that the enroller had seen: a node that knows
@@ -107,6 +108,9 @@ func decodeCredential(raw []byte) (*Credential, *envelope.Envelope, error) {
 		return nil, nil, fmt.Errorf("credential: %w", err)
 	}
 	c.raw = raw
+	if len(env.Signatures) == 1 {
+		c.key = env.Signatures[0].KeyID
+	}
 	return c, env, nil
 }
 
@@ -153,12 +157,18 @@ func (c *Credential) check() error {
 	return nil
 }
 
-// VerifyCredential decides whether raw is a Credential of this mesh and incarnation, by an
-// enroll key of the organisation it names, and valid at now; a zero now does not judge
-// validity. The error carries a Reason. That the bytes are a Credential of this mesh and
-// correctly signed never changes, so it is remembered; all else is judged each time.
+// VerifyCredential is PolicyState.VerifyCredential by the founders' enroll keys.
 func (g *Genesis) VerifyCredential(inc identity.Incarnation, raw []byte, now time.Time) (*Credential, error) {
-	c, err := g.signedCredential(inc, raw)
+	return founding(g, inc).VerifyCredential(raw, now)
+}
+
+// VerifyCredential decides whether raw is a Credential of this mesh and incarnation, by an
+// enroll key in force of the organisation it names, and valid at now; a zero now does not
+// judge validity. State.VerifyCredential also knows newer boots. The error carries a Reason.
+// That the bytes are correctly signed by a key never changes, so it is remembered; all else
+// is judged each time.
+func (s *PolicyState) VerifyCredential(raw []byte, now time.Time) (*Credential, error) {
+	c, err := s.signedCredential(raw)
 	if err != nil || now.IsZero() {
 		return c, err
 	}
@@ -171,12 +181,16 @@ func (g *Genesis) VerifyCredential(inc identity.Incarnation, raw []byte, now tim
 	return c, nil
 }
 
+// stands reports whether c, which was verified once, is by a key that is still in force.
+func (s *PolicyState) stands(c *Credential) bool { return s.enrollers[c.key] == c.Organisation }
+
 // signedCredential is VerifyCredential at no time. What it returns is the caller's.
-func (g *Genesis) signedCredential(inc identity.Incarnation, raw []byte) (*Credential, error) {
+func (s *PolicyState) signedCredential(raw []byte) (*Credential, error) {
+	g := s.genesis
 	var id [sha256.Size]byte
 	if g.signed != nil && len(raw) <= MaxCredential {
 		id = sha256.Sum256(raw)
-		if c, ok := g.signed.Get(id); ok && c.Incarnation == inc {
+		if c, ok := g.signed.Get(id); ok && c.Incarnation == s.incarnation && s.stands(c) {
 			return c.clone(), nil
 		}
 	}
@@ -187,8 +201,8 @@ func (g *Genesis) signedCredential(inc identity.Incarnation, raw []byte) (*Crede
 	if c.MeshID != g.meshID {
 		return nil, refuse(attest.CodeWrongMesh, "credential mesh_id", c.MeshID.Short(), g.meshID.Short())
 	}
-	if c.Incarnation != inc {
-		return nil, refuse(attest.CodeWrongIncarnation, "credential incarnation", fmt.Sprint(c.Incarnation), fmt.Sprint(inc))
+	if c.Incarnation != s.incarnation {
+		return nil, refuse(attest.CodeWrongIncarnation, "credential incarnation", fmt.Sprint(c.Incarnation), fmt.Sprint(s.incarnation))
 	}
 	if c.AK != "" && g.FSMVersion < fsmActivation {
 		return nil, g.tooEarly("credential ak", fsmActivation) // older releases cannot read it
@@ -196,9 +210,14 @@ func (g *Genesis) signedCredential(inc identity.Incarnation, raw []byte) (*Crede
 	if len(env.Signatures) != 1 {
 		return nil, refuse(attest.CodeNoCredential, "credential", fmt.Sprintf("%d signatures", len(env.Signatures)), "one, by an enroll key")
 	}
-	keys := g.OrgKeys(c.Organisation, KeyEnroll)
+	keys := s.orgs.orgKeys(c.Organisation, KeyEnroll, c.Expires)
+	if f, ok := s.formerKey(c.key); ok && len(keys) == 0 {
+		return nil, refuse(attest.CodeOrganisationRemoved, "credential organisation", string(f.Organisation), "an organisation of this mesh")
+	} else if ok {
+		return nil, refuse(attest.CodeNoCredential, "credential signature", s.describeKey(c.key, c.Expires), "an enroll key in force; enrol anew")
+	}
 	if len(keys) == 0 {
-		return nil, refuse(attest.CodeNoCredential, "credential organisation", string(c.Organisation), "an organisation of genesis")
+		return nil, refuse(attest.CodeNoCredential, "credential organisation", string(c.Organisation), "an organisation of this mesh, with an enroll key that outlives what it signs")
 	}
 	if _, err := env.Verify(keys); err != nil {
 		return nil, refuseErr(attest.CodeNoCredential, "credential signature", err)

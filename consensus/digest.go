@@ -93,10 +93,10 @@ type sectionedImage struct {
 }
 
 // sections returns the parts of the policy that the images above do not show.
-func (s *PolicyState) sections() []section { return []section{} }
+func (s *PolicyState) sections() []section { return []section{s.constitutionSection()} }
 
 // sections returns the parts of the state beside the policy that the images above do not show.
-func (s *State) sections() []section { return []section{} }
+func (s *State) sections() []section { return []section{s.quotaSection()} }
 
 // withSections adds sections to a digest, in meshes that have them.
 func (g *Genesis) withSections(without [32]byte, sections []section) [32]byte {

@@ -26,6 +26,8 @@ type draftSpec struct {
 type actionSpec struct {
 	AddEntry    *addSpec    `yaml:"add_entry"`
 	RemoveEntry *removeSpec `yaml:"remove_entry"`
+
+	constitutionSpec `yaml:",inline"`
 }
 
 type addSpec struct {
@@ -78,6 +80,9 @@ func (s *draftSpec) proposal() (*Proposal, error) {
 		}
 		if as.RemoveEntry != nil {
 			a.RemoveEntry = &RemoveEntry{ID: as.RemoveEntry.ID, Measurement: as.RemoveEntry.Measurement}
+		}
+		if err := as.fill(&a); err != nil {
+			return nil, fmt.Errorf("actions: %d: %w", i, err)
 		}
 		p.Actions = append(p.Actions, a)
 	}

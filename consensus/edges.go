@@ -29,6 +29,7 @@ func (s *State) applyResults(envelopes [][]byte) (Outcome, error) {
 			out.Skipped = append(out.Skipped, Skip{i, *ReasonOf(err)})
 			continue
 		}
+		s.spend(quotaResults, r.Verifier.Node.Org)
 		verifiers := s.edges[r.Subject.Peer]
 		if verifiers == nil {
 			verifiers = map[identity.PeerID]*AttestationResult{}
@@ -80,7 +81,7 @@ func (s *State) admitEdge(r *AttestationResult) error {
 		if sameFinding(old, r) && r.At.Sub(old.At) < HeartbeatAfter {
 			return refuse(attest.CodeDuplicate, "result on "+r.Subject.Node.String(), "nothing new", "a change, or a heartbeat after "+HeartbeatAfter.String())
 		}
-		return nil
+		return s.checkQuota(quotaResults, r.Verifier.Node.Org)
 	}
 	same := 0
 	for _, e := range verifiers {
@@ -91,7 +92,7 @@ func (s *State) admitEdge(r *AttestationResult) error {
 	if same >= MaxVerifiers {
 		return refuse(attest.CodeLimit, fmt.Sprintf("verifiers of %s on %s", r.Verifier.Node.Org, r.Subject.Node), fmt.Sprint(same), fmt.Sprintf("at most %d", MaxVerifiers))
 	}
-	return nil
+	return s.checkQuota(quotaResults, r.Verifier.Node.Org)
 }
 
 func edgeFinding(r *AttestationResult) measured {

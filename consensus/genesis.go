@@ -2,7 +2,6 @@ package consensus
 
 import (
 	"crypto"
-	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -73,21 +72,8 @@ type Genesis struct {
 	meshID  identity.MeshID
 	payload []byte
 	raw     []byte
-	// signed are Credentials whose signature held under the keys of this genesis, by digest.
+	// signed are Credentials whose signature held under a key of their organisation, by digest.
 	signed *lru.Cache[[sha256.Size]byte, *Credential]
-}
-
-// Organisation is one founder.
-type Organisation struct {
-	ID    identity.OrgID `json:"id"`
-	Roles []string       `json:"roles"` // exactly one of OrgMember, OrgSeat
-	Keys  []Key          `json:"keys"`
-}
-
-// Key is a public key with its one role.
-type Key struct {
-	Role   string             `json:"role"`
-	Public envelope.PublicKey `json:"public"`
 }
 
 // Kinds lists the kinds of evidence admitted for each role. Trainers are members.
@@ -107,12 +93,6 @@ type Roots struct {
 // FirstPolicy is the allowed set at epoch 0.
 type FirstPolicy struct {
 	Entries []Entry `json:"entries"` // sorted by id
-}
-
-// Limits are quotas that the founders agreed on.
-type Limits struct {
-	// Nodes is the largest number of nodes of one organisation.
-	Nodes int `json:"nodes"`
 }
 
 // DecodeGenesis decodes and validates a genesis payload without any signature, for
@@ -147,7 +127,7 @@ func ParseGenesis(raw []byte) (*Genesis, error) {
 	if err != nil {
 		return nil, err
 	}
-	signed, err := env.Verify(g.keys(KeyGovern, false))
+	signed, err := env.Verify(g.keys(KeyGovern))
 	if err != nil {
 		return nil, fmt.Errorf("genesis: %w", err)
 	}
@@ -162,7 +142,7 @@ func ParseGenesis(raw []byte) (*Genesis, error) {
 // may still lack some; a bad signature is an error.
 func (g *Genesis) SignedBy(env *envelope.Envelope) (signed, missing []identity.OrgID, err error) {
 	if len(env.Signatures) > 0 {
-		if signed, err = env.Verify(g.keys(KeyGovern, false)); err != nil {
+		if signed, err = env.Verify(g.keys(KeyGovern)); err != nil {
 			return nil, nil, fmt.Errorf("genesis: %w", err)
 		}
 	}
@@ -243,75 +223,33 @@ func publicKeys(in []envelope.PublicKey) []crypto.PublicKey {
 	return out
 }
 
-// Organisation returns the organisation named id.
+// Organisation returns the founder named id.
 func (g *Genesis) Organisation(id identity.OrgID) (Organisation, bool) {
-	for _, o := range g.Organisations {
-		if o.ID == id {
-			return o, true
-		}
-	}
-	return Organisation{}, false
+	return organisations(g.Organisations).find(id)
 }
 
-// IsMember reports whether o may vote on proposals.
-func (o Organisation) IsMember() bool { return slices.Contains(o.Roles, OrgMember) }
+// N is the number of founders that are members.
+func (g *Genesis) N() int { return organisations(g.Organisations).n() }
 
-// N is the number of member organisations: what governance counts.
-func (g *Genesis) N() int {
-	n := 0
-	for _, o := range g.Organisations {
-		if o.IsMember() {
-			n++
-		}
-	}
-	return n
-}
-
-// OrgKeys returns the keys of one role, of one organisation.
+// OrgKeys returns the keys of one role, of one founder. What is signed after the start is by
+// the keys in force: see PolicyState.OrgKeys.
 func (g *Genesis) OrgKeys(org identity.OrgID, role string) []envelope.Key {
-	return slices.DeleteFunc(g.keys(role, false), func(k envelope.Key) bool { return k.Org != org })
-}
-
-// keys returns all keys of one role, of member organisations only if so asked.
-func (g *Genesis) keys(role string, membersOnly bool) []envelope.Key {
-	var out []envelope.Key
-	for _, o := range g.Organisations {
-		if membersOnly && !o.IsMember() {
-			continue
-		}
-		for _, k := range o.Keys {
-			if k.Role == role {
-				out = append(out, envelope.Key{Org: o.ID, Public: k.Public.PublicKey})
-			}
-		}
-	}
-	return out
+	return organisations(g.Organisations).orgKeys(org, role, time.Time{})
 }
 
 // KeyOwner returns the organisation and role of a public key that genesis names.
 func (g *Genesis) KeyOwner(pub crypto.PublicKey) (identity.OrgID, string, bool) {
-	want, err := envelope.KeyID(pub)
-	if err != nil {
-		return "", "", false
-	}
-	for _, o := range g.Organisations {
-		for _, k := range o.Keys {
-			if id, err := envelope.KeyID(k.Public.PublicKey); err == nil && id == want {
-				return o.ID, k.Role, true
-			}
-		}
-	}
-	return "", "", false
+	org, k, ok := organisations(g.Organisations).owner(pub)
+	return org, k.Role, ok
+}
+
+// keys are the founders' keys of one role.
+func (g *Genesis) keys(role string) []envelope.Key {
+	return organisations(g.Organisations).keys(role, false, time.Time{})
 }
 
 func (g *Genesis) missing(signed []identity.OrgID) []identity.OrgID {
-	var out []identity.OrgID
-	for _, o := range g.Organisations {
-		if !slices.Contains(signed, o.ID) {
-			out = append(out, o.ID)
-		}
-	}
-	return out
+	return organisations(g.Organisations).missing(signed)
 }
 
 // tooEarly refuses what the state machine of an older mesh does not know.
@@ -358,7 +296,7 @@ func (g *Genesis) validate() error {
 	if g.AllowSim != strings.HasPrefix(g.LogOrigin, "sim.") {
 		return fmt.Errorf("origin: got %q with allow_sim %t, origins of meshes that admit simulated evidence, and only those, begin \"sim.\"", g.LogOrigin, g.AllowSim)
 	}
-	if err := validateOrganisations(g.Organisations); err != nil {
+	if err := organisations(g.Organisations).validate(g.FSMVersion); err != nil {
 		return err
 	}
 	if err := g.validateKinds(); err != nil {
@@ -367,76 +305,8 @@ func (g *Genesis) validate() error {
 	if err := g.validateEntries(); err != nil {
 		return err
 	}
-	for i, w := range g.Witnesses {
-		if !witnessPattern.MatchString(w) || slices.Contains(g.Witnesses[:i], w) {
-			return fmt.Errorf("witnesses: %.60q is no verifier key of the form name+hash+key, or repeated", w)
-		}
+	if err := validateWitnesses(g.Witnesses); err != nil {
+		return err
 	}
-	if len(g.Witnesses) > MaxWitnesses {
-		return fmt.Errorf("witnesses: %d, want at most %d", len(g.Witnesses), MaxWitnesses)
-	}
-	if g.Limits.Nodes < 1 || g.Limits.Nodes > MaxNodes {
-		return fmt.Errorf("limits.nodes: got %d, want 1 to %d", g.Limits.Nodes, MaxNodes)
-	}
-	return nil
-}
-
-func validateOrganisations(orgs []Organisation) error {
-	if len(orgs) < MinOrganisations || len(orgs) > MaxOrganisations {
-		return fmt.Errorf("organisations: %d, want %d to %d", len(orgs), MinOrganisations, MaxOrganisations)
-	}
-	members, owners := 0, map[string]identity.OrgID{}
-	for i, o := range orgs {
-		if err := o.ID.Validate(); err != nil {
-			return fmt.Errorf("organisations: %w", err)
-		}
-		if i > 0 && orgs[i-1].ID >= o.ID {
-			return fmt.Errorf("organisations: %q after %q, want distinct ids in order", o.ID, orgs[i-1].ID)
-		}
-		if len(o.Roles) != 1 || o.Roles[0] != OrgMember && o.Roles[0] != OrgSeat {
-			return fmt.Errorf("organisation %s: roles %.60q, want exactly one of %q and %q", o.ID, o.Roles, OrgMember, OrgSeat)
-		}
-		if o.IsMember() {
-			members++
-		}
-		if err := validateKeys(o, owners); err != nil {
-			return fmt.Errorf("organisation %s: %w", o.ID, err)
-		}
-	}
-	if members < MinOrganisations {
-		return fmt.Errorf("organisations: %d members, want at least %d", members, MinOrganisations)
-	}
-	return nil
-}
-
-// validateKeys demands one role per key and no key twice in the whole genesis.
-func validateKeys(o Organisation, owners map[string]identity.OrgID) error {
-	if len(o.Keys) > MaxKeys {
-		return fmt.Errorf("%d keys, want at most %d", len(o.Keys), MaxKeys)
-	}
-	have := map[string]int{}
-	for _, k := range o.Keys {
-		id, err := envelope.KeyID(k.Public.PublicKey)
-		if err != nil {
-			return err
-		}
-		if other, ok := owners[id]; ok {
-			return fmt.Errorf("key %s is listed already, for %s: a key has one role and one organisation", id[:16], other)
-		}
-		owners[id] = o.ID
-		have[k.Role]++
-		switch k.Role {
-		case KeyGovern, KeyEmergency:
-		case KeyEnroll:
-			if _, ok := k.Public.PublicKey.(ed25519.PublicKey); !ok {
-				return fmt.Errorf("enroll key %s is not Ed25519", id[:16])
-			}
-		default:
-			return fmt.Errorf("key %s has role %.20q, want %s, %s or %s", id[:16], k.Role, KeyGovern, KeyEnroll, KeyEmergency)
-		}
-	}
-	if have[KeyGovern] == 0 || have[KeyEnroll] == 0 {
-		return fmt.Errorf("%d govern and %d enroll keys, want at least one of each", have[KeyGovern], have[KeyEnroll])
-	}
-	return nil
+	return g.Limits.validate(g.FSMVersion)
 }

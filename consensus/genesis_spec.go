@@ -10,7 +10,6 @@ import (
 
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/internal/envelope"
-	"github.com/attestmesh/meshnode/internal/identity"
 	"github.com/attestmesh/meshnode/internal/strictyaml"
 )
 
@@ -35,9 +34,7 @@ type genesisSpec struct {
 	} `yaml:"roots"`
 	Entries   []entrySpec `yaml:"entries"`
 	Witnesses []string    `yaml:"witnesses"`
-	Limits    struct {
-		Nodes int `yaml:"nodes"`
-	} `yaml:"limits"`
+	Limits    limitsSpec  `yaml:"limits"`
 }
 
 type orgSpec struct {
@@ -49,6 +46,8 @@ type orgSpec struct {
 type keySpec struct {
 	Role   string `yaml:"role"`
 	Public string `yaml:"public"`
+	// NotAfter ends the key; it signs nothing that ends later.
+	NotAfter string `yaml:"not_after"`
 }
 
 // entrySpec is an entry in YAML.
@@ -112,7 +111,7 @@ func NewGenesis(name string, spec []byte, nonce []byte, created time.Time) (*Gen
 
 func (s *genesisSpec) genesis(nonce []byte, created time.Time) (*Genesis, error) {
 	g := &Genesis{Name: s.Name, Nonce: s.Nonce, CreatedAt: canonicalTime(created), LogOrigin: s.Origin, FSMVersion: FSMVersion,
-		StoreKind: s.Store, AllowSim: s.AllowSim, Witnesses: append([]string{}, s.Witnesses...), Limits: Limits{Nodes: s.Limits.Nodes}}
+		StoreKind: s.Store, AllowSim: s.AllowSim, Witnesses: append([]string{}, s.Witnesses...), Limits: s.Limits.limits()}
 	if g.Nonce == "" {
 		g.Nonce = hex.EncodeToString(nonce)
 	}
@@ -138,16 +137,9 @@ func (s *genesisSpec) genesis(nonce []byte, created time.Time) (*Genesis, error)
 		return nil, err
 	}
 	for _, o := range s.Organisations {
-		org := Organisation{ID: identity.OrgID(o.ID), Roles: o.Roles, Keys: []Key{}}
-		if len(org.Roles) == 0 {
-			org.Roles = []string{OrgMember}
-		}
-		for _, k := range o.Keys {
-			pub, err := parsePublic(k.Public)
-			if err != nil {
-				return nil, fmt.Errorf("organisation %.40q: %s key: %w", o.ID, k.Role, err)
-			}
-			org.Keys = append(org.Keys, Key{k.Role, pub})
+		org, err := o.organisation()
+		if err != nil {
+			return nil, err
 		}
 		g.Organisations = append(g.Organisations, org)
 	}

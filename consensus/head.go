@@ -27,9 +27,9 @@ type Head struct {
 const MaxHead = 4 << 10
 
 // VerifyHead decides that raw is a Head of this mesh and incarnation, over nonce (hex), and
-// signed by one of the seats of Bootstrap, whose Credential it returns. A seat that was
-// voted out since is still one of those: whoever counts heads wants ⌊n/2⌋+1 organisations
-// of all n. The error carries a Reason.
+// signed by one of the seats of Bootstrap whose organisation is in force, whose Credential it
+// returns. A seat that was voted out since is still one of those: whoever counts heads wants
+// ⌊n/2⌋+1 of all n organisations in force. The error carries a Reason.
 func (s *PolicyState) VerifyHead(raw []byte, nonce string) (Head, *Credential, error) {
 	if len(raw) > MaxHead {
 		return Head{}, nil, refuse(attest.CodeMalformed, "head", fmt.Sprintf("%d bytes", len(raw)), fmt.Sprintf("at most %d", MaxHead))
@@ -55,6 +55,9 @@ func (s *PolicyState) VerifyHead(raw []byte, nonce string) (Head, *Credential, e
 		return Head{}, nil, refuse(attest.CodeStale, "head nonce", fmt.Sprintf("%.64s", h.Nonce), nonce)
 	}
 	for _, seat := range s.bootstrap.seats {
+		if _, in := s.orgs.find(seat.Organisation); !in {
+			continue
+		}
 		if checkSubject(st.Subject, nodeSubject(seat.Ref(), seat.Peer)) != nil {
 			continue
 		}

@@ -4,12 +4,14 @@ import "time"
 
 // Limits on what peers and files may hand us. Sizes are checked before anything is parsed.
 const (
-	// MinOrganisations and MaxOrganisations bound the founders; seven voters is where
-	// Raft's latency stops being worth it.
+	// MinOrganisations and MaxOrganisations bound the organisations at any time; seven voters
+	// is where Raft's latency stops being worth it.
 	MinOrganisations = 2
 	MaxOrganisations = 7
 	// MaxKeys bounds one organisation's keys: three roles, each in rotation, and spares.
 	MaxKeys = 8
+	// MaxFormerKeys bounds the remembered keys that were removed.
+	MaxFormerKeys = 1024
 	// MaxEntries bounds the allowed set; a snapshot of it stays small.
 	MaxEntries = 200
 	// MaxRegisters bounds the further measured values of an entry: TDX and TPM have 24.
@@ -70,6 +72,13 @@ const (
 	// where its file names no number.
 	MaxNodes     = 1024
 	DefaultNodes = 256
+	// DefaultResults to DefaultSuspensions are what one organisation may have ordered between
+	// two ticks where the limits in force name no number, MaxQuota what they may name.
+	DefaultResults     = 256
+	DefaultCredentials = 64
+	DefaultProposals   = 16
+	DefaultSuspensions = 4
+	MaxQuota           = 1 << 16
 	// MaxRetired bounds the retired peer ids of one organisation: 4 reboots a day of
 	// 20 nodes for two years.
 	MaxRetired = 1 << 16

@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"crypto/ed25519"
 	"fmt"
 	"time"
 
@@ -71,7 +72,9 @@ func (s *State) VerifyCredential(raw []byte, now time.Time) (*Credential, error)
 		return nil, refuse(attest.CodeRetired, "peer "+c.Peer.Short(), "known as "+ref.String(), c.Ref().String())
 	}
 	n, ok := s.nodes[c.Ref()]
-	if !ok || c.BootSeq > n.cred.BootSeq {
+	// What a key signed that was removed since binds nobody: whoever had stolen it may have
+	// used up all numbers.
+	if !ok || c.BootSeq > n.cred.BootSeq || !s.stands(n.cred) && c.Peer != n.cred.Peer {
 		return c, nil
 	}
 	if c.BootSeq < n.cred.BootSeq || c.Peer != n.cred.Peer {
@@ -95,18 +98,22 @@ func (s *State) applyCredential(raw []byte) (Outcome, error) {
 	if err := s.checkKeys(c); err != nil {
 		return Outcome{}, err
 	}
+	if err := s.checkQuota(quotaCredentials, c.Organisation); err != nil {
+		return Outcome{}, err
+	}
 	out := Outcome{Leaves: [][]byte{raw}}
 	switch {
 	case old != nil && old.cred.Peer == c.Peer:
 		if c.BootSeq != old.cred.BootSeq || !c.CosignerKey().Equal(old.cred.CosignerKey()) {
 			return Outcome{}, refuse(attest.CodeRetired, "credential of "+c.Ref().String(), "the same peer with another boot_seq or cosigner key", "a new identity at every boot")
 		}
-		if !c.Expires.After(old.cred.Expires) {
+		if !c.Expires.After(old.cred.Expires) && s.stands(old.cred) {
 			return Outcome{}, refuse(attest.CodeReplayed, "credential of "+c.Ref().String(), c.Expires.Format(time.RFC3339), "a later expiry than "+old.cred.Expires.Format(time.RFC3339))
 		}
 		if old.inRaft() && !c.HasRole(RoleSeat) {
 			return Outcome{}, refuse(attest.CodeNotSeat, "credential of "+c.Ref().String(), "a seat's renewal without the role", RoleSeat)
 		}
+		s.spend(quotaCredentials, c.Organisation)
 		old.cred = c
 		return out, nil
 	case old != nil:
@@ -114,6 +121,7 @@ func (s *State) applyCredential(raw []byte) (Outcome, error) {
 			return Outcome{}, err
 		}
 	}
+	s.spend(quotaCredentials, c.Organisation)
 	s.nodes[c.Ref()] = &node{cred: c}
 	s.peers[c.Peer] = c.Ref()
 	return out, nil
@@ -127,7 +135,7 @@ func (s *State) checkRoom(org identity.OrgID) error {
 			nodes++
 		}
 	}
-	if limit := s.genesis.Limits.Nodes; nodes >= limit {
+	if limit := s.limits.Nodes; nodes >= limit {
 		return refuse(attest.CodeLimit, "nodes of "+string(org), fmt.Sprint(nodes), fmt.Sprintf("at most %d", limit))
 	}
 	return nil
@@ -151,10 +159,10 @@ func (s *State) checkKeys(c *Credential) error {
 			return refuse(attest.CodeDuplicate, "credential of "+c.Ref().String(), "a key in use by another node", "keys of its own")
 		}
 	}
-	if _, _, ok := s.genesis.KeyOwner(c.CosignerKey()); ok || c.CosignerKey().Equal(s.LogKey()) {
+	if _, _, ok := s.KeyOwner(c.CosignerKey()); ok || c.CosignerKey().Equal(s.LogKey()) {
 		return refuse(attest.CodeDuplicate, "credential of "+c.Ref().String(), "a key of an organisation or the log as cosigner key", "keys of its own")
 	}
-	if _, _, ok := s.genesis.KeyOwner(peerKey); ok || peerKey.Equal(s.LogKey()) {
+	if _, _, ok := s.KeyOwner(peerKey); ok || peerKey.Equal(s.LogKey()) {
 		return refuse(attest.CodeDuplicate, "credential of "+c.Ref().String(), "a key of an organisation or the log as peer key", "keys of its own")
 	}
 	return nil
@@ -177,12 +185,57 @@ func (s *State) retire(out *Outcome, old *node, cause string) error {
 			return err
 		}
 	}
+	s.bury(peer, ref)
+	out.Retired = append(out.Retired, peer)
+	return nil
+}
+
+// bury keeps a peer out for ever, with its edges.
+func (s *State) bury(peer identity.PeerID, ref identity.NodeRef) {
 	s.retired[peer] = ref
 	delete(s.peers, peer)
 	delete(s.edges, peer)
 	for _, verifiers := range s.edges {
 		delete(verifiers, peer)
 	}
-	out.Retired = append(out.Retired, peer)
+}
+
+// dropOrganisations removes the nodes of organisations that are in force no more. What those
+// organisations suspended stays so until it ends or others lift it.
+func (s *State) dropOrganisations(out *Outcome, cause string) error {
+	for _, ref := range s.refs() {
+		if _, ok := s.orgs.find(ref.Org); ok {
+			continue
+		}
+		n := s.nodes[ref]
+		if n.inRaft() {
+			if err := s.removeSeat(out, n, attest.CodeOrganisationRemoved, cause); err != nil {
+				return err
+			}
+		}
+		s.bury(n.cred.Peer, ref)
+		delete(s.nodes, ref)
+		out.Evicted = append(out.Evicted, n.cred.Peer)
+	}
+	return nil
+}
+
+// checkOrganisationKeys demands that no key that next adds is one of a node.
+func (s *State) checkOrganisationKeys(next *PolicyState) error {
+	if sameOrganisations(s.orgs, next.orgs) {
+		return nil
+	}
+	for _, ref := range s.refs() {
+		c := s.nodes[ref].cred
+		peerKey, err := c.Peer.PublicKey()
+		if err != nil {
+			return refuseErr(attest.CodeMalformed, "credential", err)
+		}
+		for _, key := range []ed25519.PublicKey{peerKey, c.CosignerKey()} {
+			if org, k, ok := next.orgs.owner(key); ok {
+				return refuse(attest.CodeDuplicate, k.Describe()+" of "+string(org), "a key of the node "+ref.String(), "a key of its own")
+			}
+		}
+	}
 	return nil
 }

@@ -72,8 +72,8 @@ func genesisOf(t testing.TB, n int) *Genesis {
 	sortEntries(g.Policy.Entries)
 	for _, id := range slices.Sorted(slices.Values(orgNames[:n])) {
 		g.Organisations = append(g.Organisations, Organisation{ID: id, Roles: []string{OrgMember}, Keys: []Key{
-			{KeyGovern, public(string(id) + " govern")}, {KeyGovern, public(string(id) + " govern 2")},
-			{KeyEnroll, public(string(id) + " enroll")}, {KeyEmergency, public(string(id) + " emergency")}}})
+			{Role: KeyGovern, Public: public(string(id) + " govern")}, {Role: KeyGovern, Public: public(string(id) + " govern 2")},
+			{Role: KeyEnroll, Public: public(string(id) + " enroll")}, {Role: KeyEmergency, Public: public(string(id) + " emergency")}}})
 	}
 	return g
 }

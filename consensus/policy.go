@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/attestmesh/meshnode/attest"
-	"github.com/attestmesh/meshnode/internal/envelope"
 	"github.com/attestmesh/meshnode/internal/identity"
 )
 
@@ -27,17 +26,25 @@ type PolicyState struct {
 	bootstrap   *Bootstrap
 	chain       [][]byte // genesis, bootstrap and proposals, as ordered
 	chainBytes  int
+	// The constitution in force: see constitution.go.
+	orgs      organisations
+	limits    Limits
+	witnesses []string
+	former    []FormerKey               // sorted by id
+	enrollers map[string]identity.OrgID // by id of enroll key; follows from orgs
 }
 
 func newPolicyState(g *Genesis) *PolicyState {
-	s := &PolicyState{genesis: g, entries: map[string]Entry{}, revoked: map[string]Entry{}, seen: map[ProposalID]struct{}{}}
+	s := &PolicyState{genesis: g, entries: map[string]Entry{}, revoked: map[string]Entry{}, seen: map[ProposalID]struct{}{},
+		limits: g.Limits, witnesses: g.Witnesses}
+	s.setOrganisations(g.Organisations)
 	for _, e := range g.Policy.Entries {
 		s.entries[e.ID] = e
 	}
 	return s
 }
 
-// Genesis returns the constitution.
+// Genesis returns what the mesh began with.
 func (s *PolicyState) Genesis() *Genesis { return s.genesis }
 
 // MeshID returns the mesh id.
@@ -49,7 +56,7 @@ func (s *PolicyState) Incarnation() identity.Incarnation { return s.incarnation 
 // Epoch counts the ordered policy changes.
 func (s *PolicyState) Epoch() identity.Epoch { return s.epoch }
 
-// Base counts the widenings: what proposals bind.
+// Base counts the changes that do more than narrow: what proposals bind.
 func (s *PolicyState) Base() uint64 { return s.base }
 
 // Started reports whether Bootstrap was ordered.
@@ -78,22 +85,12 @@ func sortedEntries(m map[string]Entry) []Entry {
 	return out
 }
 
-// N returns the number of organisations that governance counts.
-func (s *PolicyState) N() int { return s.genesis.N() }
-
 // Origin returns the log origin of the present incarnation.
 func (s *PolicyState) Origin() string { return s.genesis.Origin(s.incarnation) }
 
 // CosignerName returns the note key name of one boot of a node.
 func (s *PolicyState) CosignerName(ref identity.NodeRef, boot identity.BootSeq) string {
 	return s.genesis.CosignerName(s.incarnation, ref, boot)
-}
-
-// VerifyCredential decides whether raw is a Credential of this mesh at now, as far as
-// genesis alone can tell; State.VerifyCredential also knows newer boots. The error carries
-// a Reason.
-func (s *PolicyState) VerifyCredential(raw []byte, now time.Time) (*Credential, error) {
-	return s.genesis.VerifyCredential(s.incarnation, raw, now)
 }
 
 // AttestPolicy returns the appraisal policy for a node that presents all of roles: the
@@ -234,28 +231,11 @@ func (s *PolicyState) judge(raw []byte, now time.Time) (*change, error) {
 		return nil, err
 	}
 	c.class = widest(p.Class(), classify(s, c.next))
-	if c.class == ClassWiden && p.Base != s.base {
+	if c.class != ClassNarrow && p.Base != s.base {
 		return nil, refuse(attest.CodeStaleBase, "proposal base", fmt.Sprint(p.Base), fmt.Sprint(s.base))
 	}
-	c.orgs, err = s.count(env, c.class)
+	c.orgs, err = s.count(env, c)
 	return c, err
-}
-
-// count verifies every signature and demands enough distinct member organisations.
-func (s *PolicyState) count(env *envelope.Envelope, class Class) ([]identity.OrgID, error) {
-	orgs, err := env.Verify(s.genesis.keys(KeyGovern, true))
-	if err != nil {
-		return nil, refuseErr(attest.CodeWrongSigner, "proposal", err)
-	}
-	n := s.genesis.N()
-	want := WidenThreshold(n)
-	if class == ClassNarrow {
-		want = NarrowThreshold(n)
-	}
-	if len(orgs) < want {
-		return nil, refuse(attest.CodeThreshold, "proposal", fmt.Sprintf("%d organisations %s", len(orgs), orgs), fmt.Sprintf("%d of %d to %s", want, n, class))
-	}
-	return orgs, nil
 }
 
 // commit makes s the state after c, which was judged on s.
@@ -287,7 +267,7 @@ func (s *PolicyState) start(genesisRaw, bootstrapRaw []byte) error {
 	if g.meshID != s.genesis.meshID {
 		return refuse(attest.CodeWrongMesh, "bootstrap genesis", g.meshID.Short(), s.genesis.meshID.Short())
 	}
-	b, err := ParseBootstrap(s.genesis, s.incarnation, bootstrapRaw, time.Time{})
+	b, err := s.ParseBootstrap(bootstrapRaw, time.Time{})
 	if err != nil {
 		return err
 	}

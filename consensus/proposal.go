@@ -15,7 +15,7 @@ import (
 type Proposal struct {
 	MeshID      identity.MeshID      `json:"mesh_id"`
 	Incarnation identity.Incarnation `json:"incarnation"`
-	// Base is the base it was made on; a widening must still find it.
+	// Base is the base it was made on; all but a narrowing must still find it.
 	Base    uint64    `json:"base"`
 	Nonce   string    `json:"nonce"` // 16 bytes in hex
 	Created time.Time `json:"created"`
@@ -52,13 +52,14 @@ type Class string
 
 // The classes.
 const (
-	ClassNarrow Class = "narrow"
-	ClassWiden  Class = "widen"
+	ClassNarrow       Class = "narrow"
+	ClassWiden        Class = "widen"
+	ClassConstitution Class = "constitution"
 )
 
 // widest returns the class that needs the most organisations.
 func widest(classes ...Class) Class {
-	order := []Class{ClassNarrow, ClassWiden}
+	order := []Class{ClassNarrow, ClassWiden, ClassConstitution}
 	return slices.MaxFunc(classes, func(a, b Class) int { return slices.Index(order, a) - slices.Index(order, b) })
 }
 

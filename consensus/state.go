@@ -25,6 +25,8 @@ type State struct {
 	edges map[identity.PeerID]map[identity.PeerID]*AttestationResult
 	// suspensions are those that still decide something.
 	suspensions map[SuspensionID]*suspended
+	// used is what organisations have had ordered since the newest tick.
+	used map[identity.OrgID]usage
 }
 
 // node is the newest boot of one node.
@@ -43,7 +45,7 @@ type node struct {
 func NewState(g *Genesis) *State {
 	return &State{PolicyState: newPolicyState(g), nodes: map[identity.NodeRef]*node{}, peers: map[identity.PeerID]identity.NodeRef{},
 		retired: map[identity.PeerID]identity.NodeRef{}, edges: map[identity.PeerID]map[identity.PeerID]*AttestationResult{},
-		suspensions: map[SuspensionID]*suspended{}}
+		suspensions: map[SuspensionID]*suspended{}, used: map[identity.OrgID]usage{}}
 }
 
 // Outcome is what one command did.
@@ -156,17 +158,51 @@ func (s *State) orderProposal(raw []byte) (Outcome, error) {
 	if err != nil {
 		return Outcome{}, err
 	}
+	for _, org := range c.orgs {
+		if err := s.checkQuota(quotaProposals, org); err != nil {
+			return Outcome{}, err
+		}
+	}
 	trial := *s
 	trial.PolicyState = new(PolicyState)
 	trial.commit(c)
-	if lost := trial.seatsLost(); !c.proposal.ConfirmQuorumLoss && len(lost) > 0 && len(s.Seats())-len(lost) < s.Quorum() {
-		return Outcome{}, refuse(attest.CodeQuorumLoss, "proposal", fmt.Sprintf("evicts the seats %s", lost), fmt.Sprintf("%d of %d seats to remain", s.Quorum(), len(s.Seats())))
+	if err := s.checkQuorum(&trial, c); err != nil {
+		return Outcome{}, err
+	}
+	if err := s.checkOrganisationKeys(trial.PolicyState); err != nil {
+		return Outcome{}, err
 	}
 	s.PolicyState = trial.PolicyState
+	for _, org := range c.orgs {
+		s.spend(quotaProposals, org)
+	}
 	out := Outcome{Leaves: [][]byte{raw}, EpochChanged: true,
 		Proposal: &Accepted{ID: c.proposal.id, Class: c.class, Epoch: s.epoch, Base: s.base, Organisations: c.orgs}}
-	err = s.reevaluate(&out, "proposal "+c.proposal.id.String(), true)
+	cause := "proposal " + c.proposal.id.String()
+	if err := s.dropOrganisations(&out, cause); err != nil {
+		return out, err
+	}
+	err = s.reevaluate(&out, cause, true)
 	return out, err
+}
+
+// checkQuorum demands that a proposal leaves a quorum of seats, unless it confirms otherwise:
+// of the seats there are, and of the organisations that there are to be.
+func (s *State) checkQuorum(trial *State, c *change) error {
+	if c.proposal.ConfirmQuorumLoss {
+		return nil
+	}
+	lost := trial.seatsLost()
+	have := len(s.Seats())
+	left := have - len(lost)
+	if len(lost) > 0 && left < s.Quorum() {
+		return refuse(attest.CodeQuorumLoss, "proposal", fmt.Sprintf("evicts the seats %s", lost), fmt.Sprintf("%d of %d seats to remain", s.Quorum(), have))
+	}
+	n := max(left, floorHalf(trial.N()))
+	if want := floorHalf(n); c.class == ClassConstitution && left < want && want > s.Quorum() {
+		return refuse(attest.CodeQuorumLoss, "proposal", fmt.Sprintf("%d organisations, of which %d have a seat that votes", trial.N(), left), fmt.Sprintf("%d seats that vote", want))
+	}
+	return nil
 }
 
 func (s *State) applyTick(envelopes [][]byte) (Outcome, error) {
@@ -177,6 +213,7 @@ func (s *State) applyTick(envelopes [][]byte) (Outcome, error) {
 	then := s.now
 	s.now = next
 	s.tickSeq++
+	clear(s.used)
 	// Time alone must not stop the mesh: see the package comment.
 	evictSeats := len(s.Seats())-len(s.seatsLost()) >= s.Quorum()
 	out := Outcome{SuspensionsChanged: s.expireSuspensions(then)}
@@ -184,11 +221,13 @@ func (s *State) applyTick(envelopes [][]byte) (Outcome, error) {
 	return out, err
 }
 
-// seatsLost returns the seats whose measurement is not allowed under s.
+// seatsLost returns the seats whose measurement is not allowed under s, or whose organisation
+// is not in it.
 func (s *State) seatsLost() []identity.NodeRef {
 	var lost []identity.NodeRef
 	for _, ref := range s.refs() {
-		if n := s.nodes[ref]; n.inRaft() && n.run != nil && s.allows(*n.run, n.cred.Roles, s.now) != "" {
+		n := s.nodes[ref]
+		if _, in := s.orgs.find(ref.Org); n.inRaft() && (!in || n.run != nil && s.allows(*n.run, n.cred.Roles, s.now) != "") {
 			lost = append(lost, ref)
 		}
 	}

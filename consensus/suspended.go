@@ -66,8 +66,8 @@ func (s *State) orderSuspension(raw []byte) (Outcome, error) {
 	if err := s.checkStatement("suspension", x.MeshID, x.Incarnation); err != nil {
 		return Outcome{}, err
 	}
-	if _, err := env.Verify(s.genesis.emergencyKeys(x.Organisation)); err != nil {
-		return Outcome{}, refuseErr(attest.CodeWrongSigner, "suspension by "+string(x.Organisation), err)
+	if _, err := s.verify(env, s.emergencyKeys(x.Organisation, x.Until), "suspension by "+string(x.Organisation), x.Until); err != nil {
+		return Outcome{}, err
 	}
 	if _, ok := s.suspensions[x.id]; ok {
 		return Outcome{}, refuse(attest.CodeReplayed, "suspension "+x.id.String(), "ordered before", "a new suspension")
@@ -84,6 +84,10 @@ func (s *State) orderSuspension(raw []byte) (Outcome, error) {
 	if err := s.checkSuspensionQuota(next); err != nil {
 		return Outcome{}, err
 	}
+	if err := s.checkQuota(quotaSuspensions, x.Organisation); err != nil {
+		return Outcome{}, err
+	}
+	s.spend(quotaSuspensions, x.Organisation)
 	s.suspensions[x.id] = next
 	return Outcome{Leaves: [][]byte{raw}, SuspensionsChanged: true}, nil
 }
@@ -168,11 +172,15 @@ func (s *State) orderLift(raw []byte) (Outcome, error) {
 	if err := s.checkStatement("suspension lift", l.MeshID, l.Incarnation); err != nil {
 		return Outcome{}, err
 	}
-	orgs, err := env.Verify(s.genesis.keys(KeyGovern, true))
-	if err != nil {
-		return Outcome{}, refuseErr(attest.CodeWrongSigner, "suspension lift", err)
-	}
 	x, ok := s.suspensions[l.Suspension]
+	var end time.Time
+	if ok {
+		end = x.Until
+	}
+	orgs, err := s.verify(env, s.orgs.keys(KeyGovern, true, end), "suspension lift", end)
+	if err != nil {
+		return Outcome{}, err
+	}
 	switch {
 	case !ok:
 		return Outcome{}, refuse(attest.CodeUnknownSuspension, "suspension lift", l.Suspension.String(), "a suspension that is in force")
@@ -203,11 +211,11 @@ func LiftThreshold(n int) int { return min(floorHalf(n), n-1) }
 
 // emergencyKeys returns the keys by which an organisation suspends; none of a neutral seat,
 // which has no part in what the mesh allows.
-func (g *Genesis) emergencyKeys(org identity.OrgID) []envelope.Key {
-	if o, ok := g.Organisation(org); !ok || !o.IsMember() {
+func (s *PolicyState) emergencyKeys(org identity.OrgID, end time.Time) []envelope.Key {
+	if o, ok := s.orgs.find(org); !ok || !o.IsMember() {
 		return nil
 	}
-	return g.OrgKeys(org, KeyEmergency)
+	return s.orgs.orgKeys(org, KeyEmergency, end)
 }
 
 // expireSuspensions forgets what decides nothing any more, and reports whether one ended

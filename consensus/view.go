@@ -129,8 +129,8 @@ func (s *State) Edges(subject identity.PeerID) []*AttestationResult {
 }
 
 // Affirming returns the edges on subject that count for its eligibility at now: affirming,
-// unexpired, by a node of another organisation whose own measurement is allowed, and
-// with a finding that is allowed for the subject's roles.
+// unexpired, by a node of another organisation whose own measurement is allowed and whose
+// Credential is by a key in force, and with a finding that is allowed for the subject's roles.
 func (s *State) Affirming(subject identity.PeerID, now time.Time) []*AttestationResult {
 	ref, ok := s.peers[subject]
 	if !ok {
@@ -142,7 +142,7 @@ func (s *State) Affirming(subject identity.PeerID, now time.Time) []*Attestation
 		if e.Verdict != attest.VerdictAffirming || e.Verifier.Node.Org == ref.Org || !now.Before(e.Expires) {
 			continue
 		}
-		if s.allowed(s.nodes[e.Verifier.Node], now) && s.allows(edgeFinding(e), n.cred.Roles, now) == "" {
+		if v := s.nodes[e.Verifier.Node]; s.allowed(v, now) && s.stands(v.cred) && s.allows(edgeFinding(e), n.cred.Roles, now) == "" {
 			out = append(out, e)
 		}
 	}
@@ -177,7 +177,7 @@ func (s *State) eligible(n *node, now time.Time) bool {
 
 // affirmed is eligible but for suspensions.
 func (s *State) affirmed(n *node, now time.Time) bool {
-	if !s.allowed(n, now) || !now.Before(n.cred.Expires) {
+	if !s.allowed(n, now) || !now.Before(n.cred.Expires) || !s.stands(n.cred) {
 		return false
 	}
 	orgs := map[identity.OrgID]bool{}
