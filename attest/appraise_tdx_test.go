@@ -122,3 +122,17 @@ func TestTCBStatusTable(t *testing.T) {
 		t.Error("a date that cannot be read asks for nothing")
 	}
 }
+
+// TestTDXTextsThatAreNone: what cannot be read is below every floor.
+func TestTDXTextsThatAreNone(t *testing.T) {
+	a := &appraisal{}
+	a.tdxDate("0001-01-01T00:00:00Z", "not a date")
+	if len(a.result.Reasons) != 1 {
+		t.Errorf("a date that is none: %v", a.result.Reasons)
+	}
+	for _, s := range []string{"", "00", "0011223344556677zz", "001122334455667788"} {
+		if v, err := littleEndianHex(s); err == nil {
+			t.Errorf("%q: %x", s, v)
+		}
+	}
+}

@@ -132,7 +132,7 @@ func BatchRoot(binders [][32]byte) ([32]byte, []Inclusion, error) {
 // Root returns the only root under which p proves bind, or an error if p cannot be a
 // proof of any tree.
 func (p Inclusion) Root(bind [32]byte) ([32]byte, error) {
-	if p.Size == 0 || p.Size > 1<<MaxPath || p.Index >= p.Size || len(p.Path) > MaxPath {
+	if p.Size > 1<<MaxPath || p.Index >= p.Size || len(p.Path) > MaxPath {
 		return [32]byte{}, fmt.Errorf("inclusion: index %d of %d with a path of %d", p.Index, p.Size, len(p.Path))
 	}
 	hash, index, last := tlog.RecordHash(bind[:]), p.Index, p.Size-1

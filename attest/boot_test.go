@@ -48,6 +48,7 @@ func TestBootOneThingWrong(t *testing.T) {
 		verdict Verdict
 	}{
 		"secure boot off":      {func(b *BootFacts, _ *BootPolicy, _ *IMAFacts, _ *IMAPolicy) { b.SecureBoot = &off }, CodeSecureBootOff, VerdictContraindicated},
+		"dma":                  {func(b *BootFacts, _ *BootPolicy, _ *IMAFacts, _ *IMAPolicy) { b.DMAUnprotected = true }, CodeFirmwareDebug, VerdictContraindicated},
 		"secure boot unsaid":   {func(b *BootFacts, _ *BootPolicy, _ *IMAFacts, _ *IMAPolicy) { b.SecureBoot = nil }, CodeSecureBootOff, VerdictContraindicated},
 		"debugger":             {func(b *BootFacts, _ *BootPolicy, _ *IMAFacts, _ *IMAPolicy) { b.FirmwareDebug = true }, CodeFirmwareDebug, VerdictContraindicated},
 		"contradiction":        {func(b *BootFacts, _ *BootPolicy, _ *IMAFacts, _ *IMAPolicy) { b.Contradictions = []string{"two"} }, CodeBootLog, VerdictContraindicated},
@@ -57,6 +58,7 @@ func TestBootOneThingWrong(t *testing.T) {
 		"old shim level":       {func(b *BootFacts, _ *BootPolicy, _ *IMAFacts, _ *IMAPolicy) { b.SBAT["shim"] = 3 }, CodeSBATTooOld, VerdictContraindicated},
 		"no sbat":              {func(b *BootFacts, _ *BootPolicy, _ *IMAFacts, _ *IMAPolicy) { b.SBAT = nil }, CodeSBATTooOld, VerdictContraindicated},
 		"sbat of others":       {func(_ *BootFacts, p *BootPolicy, _ *IMAFacts, _ *IMAPolicy) { p.MinimumSBAT["grub"] = 1 }, CodeSBATTooOld, VerdictContraindicated},
+		"sbat at 0":            {func(_ *BootFacts, p *BootPolicy, _ *IMAFacts, _ *IMAPolicy) { p.MinimumSBAT["grub"] = 0 }, CodeSBATTooOld, VerdictContraindicated},
 		"component":            {func(b *BootFacts, _ *BootPolicy, _ *IMAFacts, _ *IMAPolicy) { b.Components[1].Digest = "other" }, CodeBootComponent, VerdictContraindicated},
 		"no components":        {func(b *BootFacts, _ *BootPolicy, _ *IMAFacts, _ *IMAPolicy) { b.Components = nil }, CodeBootComponent, VerdictContraindicated},
 		"command line": {func(b *BootFacts, _ *BootPolicy, _ *IMAFacts, _ *IMAPolicy) {
@@ -124,6 +126,7 @@ func TestBootAllowances(t *testing.T) {
 	}
 	for name, r := range map[string]Result{
 		"no log": judge(nil, goodBootPolicy(), goodIMA(), goodIMAPolicy()), "no list": judge(goodBoot(), goodBootPolicy(), nil, goodIMAPolicy()),
+		"no list, any file": judge(goodBoot(), goodBootPolicy(), nil, IMAPolicy{Allowed: []string{Any}}),
 	} {
 		if r.Verdict != VerdictNone {
 			t.Errorf("%s: %s %v, want none: nothing is known to be bad", name, r.Verdict, r.Reasons)
@@ -173,6 +176,30 @@ func TestParavisorsWordIsNoLog(t *testing.T) {
 		if r := Appraise(c, policy, judged); r.Affirming() != (name == "") {
 			t.Errorf("without a log, demands on %q: %s %v", name, r.Verdict, r.Reasons)
 		}
+	}
+}
+
+// TestBootReasonsSayWhatIsMissing: that nothing was said is not that something bad was.
+func TestBootReasonsSayWhatIsMissing(t *testing.T) {
+	silent := goodBoot()
+	silent.SecureBoot, silent.SBAT = nil, nil
+	r := judge(silent, goodBootPolicy(), goodIMA(), goodIMAPolicy())
+	if len(r.Reasons) != 2 || r.Reasons[0].Got != "not in the authenticated log" || r.Reasons[1].Got != "no level" {
+		t.Errorf("%v", r.Reasons)
+	}
+}
+
+// TestParavisorSaysOff is believed, whatever a log says.
+func TestParavisorSaysOff(t *testing.T) {
+	off := false
+	c, policy := goodClaims()[KindVTPM], goodPolicy()
+	c.VTPM.Boot, c.VTPM.IMA, c.VTPM.Paravisor = goodBoot(), goodIMA(), &ParavisorClaims{SecureBoot: &off}
+	policy.VTPM.Boot, policy.VTPM.IMA = goodBootPolicy(), goodIMAPolicy()
+	for range 2 { // with a log that says on, and with none and no demand on one
+		if r := Appraise(c, policy, judged); r.Code() != CodeSecureBootOff || len(r.Reasons) != 1 || r.Reasons[0].Claim != "vtpm.paravisor.secure_boot" {
+			t.Errorf("%s %v", r.Verdict, r.Reasons)
+		}
+		c.VTPM.Boot, policy.VTPM.Boot = nil, StrictBoot()
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -89,9 +90,9 @@ func ParseEAR(raw []byte) (EAR, Result, error) {
 	}
 	var r Result
 	for kind, a := range e.Submods {
-		var epoch uint64
-		if _, err := fmt.Sscanf(a.PolicyID, "urn:meshnode:policy:epoch:%d", &epoch); err != nil ||
-			a.PolicyID != "urn:meshnode:policy:epoch:"+strconv.FormatUint(epoch, 10) {
+		const policy = "urn:meshnode:policy:epoch:"
+		epoch, _ := strconv.ParseUint(strings.TrimPrefix(a.PolicyID, policy), 10, 64) // what is no number is not its text
+		if a.PolicyID != policy+strconv.FormatUint(epoch, 10) {
 			return EAR{}, Result{}, fmt.Errorf("ear: policy id %q", a.PolicyID)
 		}
 		r = Result{Verdict: a.Status, Kind: kind, Measurement: a.PolicyClaims.Measurement, Epoch: epoch,

@@ -80,6 +80,54 @@ func TestInclusionEndsBelowTheRoot(t *testing.T) {
 	}
 }
 
+// TestInclusionRefusals: each check on a proof and on a batch refuses by itself.
+func TestInclusionRefusals(t *testing.T) {
+	binders := [][32]byte{{1}, {2}, {3}, {4}, {5}}
+	_, proofs, err := BatchRoot(binders)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		spoil func(*Inclusion)
+		want  string
+	}{
+		"no tree":        {func(p *Inclusion) { p.Index, p.Size = 0, 0 }, "index 0 of 0"},
+		"a large tree":   {func(p *Inclusion) { p.Size = 1<<MaxPath + 1 }, "of 65537"},
+		"beyond it":      {func(p *Inclusion) { p.Index = p.Size }, "index 5 of 5"},
+		"a long path":    {func(p *Inclusion) { p.Path = slices.Repeat(p.Path[:1], MaxPath+1) }, "a path of 17"},
+		"above the root": {func(p *Inclusion) { p.Path = append(p.Path, p.Path[0]) }, "longer than the tree"},
+		"33 bytes":       {func(p *Inclusion) { p.Path[1] = append(slices.Clone(p.Path[1]), 0) }, "of 33 bytes"},
+	} {
+		p := proofs[2]
+		p.Path = slices.Clone(p.Path)
+		tc.spoil(&p)
+		if _, err := p.Root(binders[2]); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: got %v, want %q", name, err, tc.want)
+		}
+	}
+	for _, n := range []int{0, 1<<MaxPath + 1} {
+		if _, _, err := BatchRoot(make([][32]byte, n)); err == nil || !strings.Contains(err.Error(), "binders, want 1 to") {
+			t.Errorf("%d binders: %v", n, err)
+		}
+	}
+}
+
+// TestSameEncoding: what encodes as something else, as less, or not at all is not the same.
+func TestSameEncoding(t *testing.T) {
+	for name, tc := range map[string]struct {
+		v    any
+		raw  []byte
+		same bool
+	}{
+		"same": {uint8(1), []byte{1}, true}, "other": {uint8(2), []byte{1}, false},
+		"less": {uint8(1), []byte{1, 0}, false}, "more": {"a", []byte{0x61}, false}, "none": {make(chan int), nil, false},
+	} {
+		if err := sameEncoding(cborEncode, tc.v, tc.raw); (err == nil) != tc.same {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // TestEARTooLong: the limit comes before the decoder.
 func TestEARTooLong(t *testing.T) {
 	raw, err := json.Marshal(Refuse(judged, NewReason(CodeDebug, "claim", strings.Repeat("x", MaxEAR), "")).EAR("test"))

@@ -86,8 +86,8 @@ func (m *Memory[V]) Recall(k Key, at time.Time) (v V, ok bool) {
 	if m == nil {
 		return v, false
 	}
-	e, ok := m.cache.Get(k)
-	if !ok || !e.span.Holds(at) {
+	e, _ := m.cache.Get(k) // without one it is zero, which holds at no time
+	if !e.span.Holds(at) {
 		return v, false
 	}
 	return e.value, true

@@ -23,6 +23,7 @@ func TestDstackRefusals(t *testing.T) {
 		"short digest": {"[" + entry("0", digest[2:], "") + "]", "SHA-384 digest"},
 		"no digest":    {"[" + entry("3", "", "") + "]", "SHA-384 digest"},
 		"no hex":       {"[" + entry("0", "zz"+digest[2:], "") + "]", "SHA-384 digest"},
+		"hex and more": {"[" + entry("0", digest+"zz", "") + "]", "SHA-384 digest"},
 		"RTMR -1":      {"[" + entry("-1", digest, "") + "]", "RTMR 0 to 3"},
 		"RTMR 4":       {"[" + entry("4", digest, "") + "]", "RTMR 0 to 3"},
 		"payload":      {"[" + entry("0", digest, "0") + "]", "payload is not hex"},
@@ -71,5 +72,26 @@ func TestVariableLengths(t *testing.T) {
 	}
 	if v, ok := parseVariable(append(good, 0)); ok {
 		t.Errorf("a byte more: %+v", v)
+	}
+	if v, ok := parseVariable(variable{globalVariable, strings.Repeat("n", maxVariableName+1), nil}.encode()); ok {
+		t.Errorf("a name of %d characters", len(v.name))
+	}
+}
+
+// TestPrintable: what a terminal or a log would not show as it is, is no text.
+func TestPrintable(t *testing.T) {
+	for s, want := range map[string]bool{"root=/dev/ram0 ü\n\tx": true, "": false, "a\x1b[2J": false, "a\x7f": false, "a\xff": false} {
+		if printable(s) != want {
+			t.Errorf("%q: %v, want %v", s, !want, want)
+		}
+	}
+}
+
+// TestAuthorityThatIsNone: what the register holds, but is no variable, is no authority.
+func TestAuthorityThatIsNone(t *testing.T) {
+	raw := makeLog(crypto.SHA256, append(goodBoot(), forged{register: 7, kind: evVariableAuth, data: []byte("no variable")})...)
+	good, bad := factsOf(t, makeLog(crypto.SHA256, goodBoot()...)), factsOf(t, raw)
+	if len(bad.Authorities) != len(good.Authorities) {
+		t.Errorf("%+v, want %+v", bad.Authorities, good.Authorities)
 	}
 }

@@ -2,6 +2,7 @@ package eventlog
 
 import (
 	"bytes"
+	"crypto"
 	"encoding/binary"
 	"fmt"
 	"reflect"
@@ -173,22 +174,40 @@ func TestPadding(t *testing.T) {
 func TestHeaderLies(t *testing.T) {
 	raw := read(t, "testdata", "bios") // three algorithms
 	const spec = 32
-	for name, lie := range map[string]func([]byte){
-		"no algorithm": func(b []byte) { b[spec+24] = 0 }, "four algorithms": func(b []byte) { b[spec+24] = 4 },
-		"2^32-1 algorithms":     func(b []byte) { binary.LittleEndian.PutUint32(b[spec+24:], 0xffffffff) },
-		"the same twice":        func(b []byte) { copy(b[spec+32:], b[spec+28:spec+32]) },
-		"SHA-1 of 32 bytes":     func(b []byte) { b[spec+30] = 32 },
-		"digests of no bytes":   func(b []byte) { b[spec+28], b[spec+30] = 0x77, 0 },
-		"version 1":             func(b []byte) { b[spec+21] = 1 },
-		"vendor's 255 bytes":    func(b []byte) { b[spec+28+12] = 255 },
-		"event of 4 GiB":        func(b []byte) { binary.LittleEndian.PutUint32(b[28:], 0xffffffff) },
-		"a header that extends": func(b []byte) { b[4] = 8 },
+	for name, tc := range map[string]struct {
+		lie  func([]byte)
+		want string
+	}{
+		"no algorithm":          {func(b []byte) { b[spec+24] = 0 }, "2.0 with 0 algorithms"},
+		"four algorithms":       {func(b []byte) { b[spec+24] = 4 }, "digests of algorithm"},
+		"nine algorithms":       {func(b []byte) { b[spec+24] = 9 }, "with 9 algorithms"},
+		"2^32-1 algorithms":     {func(b []byte) { binary.LittleEndian.PutUint32(b[spec+24:], 0xffffffff) }, "with 4294967295 algorithms"},
+		"the same twice":        {func(b []byte) { copy(b[spec+32:], b[spec+28:spec+32]) }, "listed twice"},
+		"SHA-1 of 32 bytes":     {func(b []byte) { b[spec+30] = 32 }, "have 32 bytes"},
+		"digests of no bytes":   {func(b []byte) { b[spec+28], b[spec+30] = 0x77, 0 }, "have 0 bytes"},
+		"digests of 65 bytes":   {func(b []byte) { b[spec+28], b[spec+30] = 0x77, 65 }, "have 65 bytes"},
+		"version 1":             {func(b []byte) { b[spec+21] = 1 }, "version 1.0"},
+		"version 2.1":           {func(b []byte) { b[spec+20] = 1 }, "version 2.1"},
+		"vendor's 255 bytes":    {func(b []byte) { b[spec+28+12] = 255 }, "does not end where it says"},
+		"event of 4 GiB":        {func(b []byte) { binary.LittleEndian.PutUint32(b[28:], 0xffffffff) }, "no Spec ID event"},
+		"a header that extends": {func(b []byte) { b[4] = 8 }, "no Spec ID event"},
+		"register 2":            {func(b []byte) { b[0] = 2 }, "no Spec ID event"},
 	} {
 		b := bytes.Clone(raw)
-		lie(b)
-		if log, err := Parse(b); err == nil {
-			t.Errorf("%s: %d events", name, log.Entries)
+		tc.lie(b)
+		if log, err := Parse(b); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: %d events, %v, want %q", name, log.Entries, err, tc.want)
 		}
+	}
+	header := makeLog(crypto.SHA256)
+	header[28]-- // ends before the length of what the vendor says
+	if log, err := Parse(header[:len(header)-1]); err == nil || !strings.Contains(err.Error(), "does not end where it says") {
+		t.Errorf("no vendor's length: %d events, %v", log.Entries, err)
+	}
+	header = makeLog(crypto.SHA256)
+	header[spec+28] = 0x12 // SM3-256, 32 bytes too
+	if log, err := Parse(header); err == nil || !strings.Contains(err.Error(), "no bank of SHA-1 or SHA-2") {
+		t.Errorf("SM3 alone: %d events, %v", log.Entries, err)
 	}
 }
 
@@ -196,18 +215,21 @@ func TestHeaderLies(t *testing.T) {
 func TestEventLies(t *testing.T) {
 	raw := makeLog(5, goodBoot()...) // crypto.SHA256
 	head := 32 + int(binary.LittleEndian.Uint32(raw[28:]))
-	for name, lie := range map[string]func([]byte){
-		"register 24":         func(b []byte) { b[head] = 24 },
-		"register 2^32-1":     func(b []byte) { binary.LittleEndian.PutUint32(b[head:], 0xffffffff) },
-		"no digest of 2^32-1": func(b []byte) { binary.LittleEndian.PutUint32(b[head+8:], 0xffffffff) },
-		"nine digests":        func(b []byte) { b[head+8] = 9 },
-		"unlisted algorithm":  func(b []byte) { b[head+12] = 0xc },
-		"data of 4 GiB":       func(b []byte) { binary.LittleEndian.PutUint32(b[head+12+2+32:], 0xffffffff) },
+	for name, tc := range map[string]struct {
+		lie  func([]byte)
+		want string
+	}{
+		"register 24":         {func(b []byte) { b[head] = 24 }, "extends register 24"},
+		"register 2^32-1":     {func(b []byte) { binary.LittleEndian.PutUint32(b[head:], 0xffffffff) }, "extends register 4294967295"},
+		"no digest of 2^32-1": {func(b []byte) { binary.LittleEndian.PutUint32(b[head+8:], 0xffffffff) }, "4294967295 digests"},
+		"nine digests":        {func(b []byte) { b[head+8] = 9 }, "9 digests"},
+		"unlisted algorithm":  {func(b []byte) { b[head+12] = 0xc }, "does not list"},
+		"data of 4 GiB":       {func(b []byte) { binary.LittleEndian.PutUint32(b[head+12+2+32:], 0xffffffff) }, "cut short"},
 	} {
 		b := slices.Clone(raw)
-		lie(b)
-		if log, err := Parse(b); err == nil {
-			t.Errorf("%s: %d events", name, log.Entries)
+		tc.lie(b)
+		if log, err := Parse(b); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: %d events, %v, want %q", name, log.Entries, err, tc.want)
 		}
 	}
 	twice := makeLog(5)
@@ -271,5 +293,8 @@ func TestLegacyLog(t *testing.T) {
 		if IsTCG(bad) {
 			t.Errorf("%s is taken for a log", name)
 		}
+	}
+	if many := bytes.Repeat(append([]byte{0, 0, 0, 0, 1}, make([]byte, 27)...), MaxEvents+1); !IsTCG(many[32:]) || IsTCG(many) {
+		t.Errorf("%d events are a log, or one less are none", MaxEvents+1)
 	}
 }

@@ -45,7 +45,7 @@ func parseVariable(data []byte) (variable, bool) {
 func splitVariable(data []byte) (v variable, rest []byte, ok bool) {
 	r := cursor.Little(data)
 	guid, names, values := r.Take(16), r.U64(), r.U64()
-	if r.Short() || names > maxVariableName || values > uint64(len(data)) {
+	if names > maxVariableName {
 		return variable{}, nil, false
 	}
 	name, value := r.Take(2*names), r.Take(values)

@@ -150,14 +150,15 @@ func banksOf(r *cursor.Cursor) (sizes map[uint16]uint32, err error) {
 	register, kind := r.U32(), r.U32()
 	r.Take(20)
 	spec := cursor.Little(r.Take(uint64(r.U32())))
-	if r.Short() || register > 1 || kind != evNoAction || !bytes.Equal(spec.Take(16), specID) {
+	if r.Short() || register > 1 || kind != evNoAction {
 		return nil, errors.New("event log: the header is no Spec ID event")
 	}
-	spec.U32() // platform class
+	spec.Take(16) // specID: by it Parse knew the format
+	spec.U32()    // platform class
 	minor, major := spec.U8(), spec.U8()
-	spec.U16() // errata, size of UINTN
-	count := spec.U32()
-	if spec.Short() || major != 2 || minor != 0 || count == 0 || count > maxAlgorithms {
+	spec.U16()          // errata, size of UINTN
+	count := spec.U32() // 0 if the event is too short
+	if major != 2 || minor != 0 || count == 0 || count > maxAlgorithms {
 		return nil, fmt.Errorf("event log: version %d.%d with %d algorithms, want 2.0 with 1 to %d", major, minor, count, maxAlgorithms)
 	}
 	sizes = map[uint16]uint32{}
@@ -192,10 +193,7 @@ func agileEvents(raw []byte) (events []event, banks []crypto.Hash, err error) {
 	if len(banks) == 0 {
 		return nil, nil, errors.New("event log: no bank of SHA-1 or SHA-2")
 	}
-	for r.Len() > 0 && !padding(r.Rest()) {
-		if len(events) == MaxEvents {
-			return nil, nil, fmt.Errorf("event log: more than %d events", MaxEvents)
-		}
+	for r.Len() > 0 && !padding(r.Rest()) { // 16 bytes or more each: no more than MaxEvents
 		e, err := agileEvent(&r, sizes)
 		if err != nil {
 			return nil, nil, fmt.Errorf("event log: event %d: %w", len(events), err)

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -240,6 +241,13 @@ func TestRuntimeData(t *testing.T) {
 		"no key":         func() { data["keys"] = []any{} },
 		"another's name": func() { key["kid"] = "HCLEkPub" },
 		"no type":        func() { key["kty"] = "oct" },
+		"exponent 1":     func() { key["kty"], key["e"] = "RSA", "AQ" },
+		"large exponent": func() { key["kty"], key["e"] = "RSA", "gAAAAQ" },       // 2^31+1
+		"2^64 too large": func() { key["kty"], key["e"] = "RSA", "AQAAAAAAAQAB" }, // 65537 in its last 8 bytes
+		"no modulus":     func() { key["kty"], key["n"] = "RSA", "" },
+		"other curve":    func() { key["kty"], key["crv"], key["x"], key["y"] = "EC", "P-521", "AQ", "AQ" },
+		"a number":       func() { data["user-data"] = 5 },
+		"key and many":   func() { data["keys"] = append(slices.Repeat([]any{map[string]any{"kid": "x"}}, 16), key) },
 		"even exponent":  func() { key["kty"], key["e"] = "RSA", "AQAA" },
 		"a curve":        func() { key["kty"], key["crv"], key["x"], key["y"] = "EC", "P-256", "AQ", "AQ" },
 		"many keys":      func() { data["keys"] = slices.Repeat([]any{map[string]any{"kid": "x"}}, 17) },
@@ -253,12 +261,50 @@ func TestRuntimeData(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := hcl.Parse(remade(raw, text)); err == nil {
-			t.Errorf("%s: accepted", what)
+		if _, err := hcl.Parse(remade(raw, text)); err == nil || what == "other curve" && !strings.Contains(err.Error(), `curve "P-521"`) {
+			t.Errorf("%s: %v", what, err)
 		}
 	}
 	if !hcl.LooksLike(raw) || hcl.KindOf(raw) != "sevsnp,vtpm" || hcl.LooksLike(raw[:100]) {
 		t.Error("a report is not recognised")
+	}
+}
+
+// TestParseRefusals: each field of the binary parts that could mislead.
+func TestParseRefusals(t *testing.T) {
+	f := attesttest.NewHCL(attesttest.NewSEVSNP(sevsnp.Milan, 3), false)
+	ev, err := f.Attester(attesttest.Measurement("m")).Attest(context.Background(), attest.ReportData{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw := ev.Find(attest.TypeHCLReport)[0]
+	for name, tc := range map[string]struct {
+		lie  func([]byte)
+		want string
+	}{
+		"name":             {func(b []byte) { b[0] = 'X' }, "header"},
+		"version 0":        {func(b []byte) { b[4] = 0 }, "header"},
+		"version 3":        {func(b []byte) { b[4] = 3 }, "header"},
+		"reserved":         {func(b []byte) { b[31] = 1 }, "header"},
+		"no runtime data":  {func(b []byte) { b[1216], b[1217], b[1232], b[1233] = 20, 0, 0, 0 }, "runtime data of 0 bytes"},
+		"beyond the end":   {func(b []byte) { b[1218], b[1234] = 1, 1 }, "runtime data of"},
+		"section":          {func(b []byte) { b[1216]++ }, "in a section of"},
+		"section's format": {func(b []byte) { b[1220] = 2 }, "of version 2"},
+		"padding":          {func(b []byte) { b[len(b)-1] = 1 }, "behind the runtime data"},
+		"hash 0":           {func(b []byte) { b[1228] = 0 }, "hash 0, want"},
+		"hash 4":           {func(b []byte) { b[1228] = 4 }, "hash 4, want"},
+		"type 3":           {func(b []byte) { b[1224] = 3 }, "hardware report of type 3"},
+		"behind a TD's":    {func(b []byte) { b[1224], b[1215] = 4, 1 }, "behind the TD's report"},
+	} {
+		b := slices.Clone(raw)
+		tc.lie(b)
+		if _, err := hcl.Parse(b); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: got %v, want %q", name, err, tc.want)
+		}
+	}
+	long := append(slices.Clone(raw), make([]byte, hcl.MaxReport)...)
+	if _, err := hcl.Parse(long); err == nil || !strings.Contains(err.Error(), "want 1237 to") || hcl.LooksLike(long) {
+		t.Errorf("%d bytes: %v", len(long), err)
 	}
 }
 

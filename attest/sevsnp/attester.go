@@ -39,16 +39,22 @@ type Attester struct {
 // that this is no SEV-SNP guest.
 func FindAttester(ctx context.Context) (*Attester, error) {
 	source, err := tsm.Find(ctx, tsm.ProviderSEVSNP)
+	return choose(source, err, DevicePath)
+}
+
+// choose returns the attester by source; by the device if looking for source found that there
+// is none.
+func choose(source *tsm.Source, err error, path string) (*Attester, error) {
 	switch {
 	case err == nil:
 		return NewTSMAttester(source), nil
 	case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, tsm.ErrProvider):
 		return nil, err
 	}
-	if err := device.Present(DevicePath); err != nil {
+	if err := device.Present(path); err != nil {
 		return nil, err
 	}
-	return NewDeviceAttester(DevicePath, func() client.Device { return &client.LinuxDevice{} }), nil
+	return NewDeviceAttester(path, func() client.Device { return &client.LinuxDevice{} }), nil
 }
 
 // NewTSMAttester returns an attester by configfs-tsm.
@@ -142,9 +148,6 @@ func tableCertificates(raw []byte) ([][]byte, error) {
 				out = append(out, e.RawCert)
 			}
 		}
-	}
-	if len(out) > attest.MaxCertificates {
-		return nil, fmt.Errorf("certificate table: %d certificates, want at most %d", len(out), attest.MaxCertificates)
 	}
 	return out, nil
 }

@@ -1,14 +1,22 @@
 package sevsnp
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/asn1"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/attest/tsm"
 )
 
 // TestEndorsements spoils one thing of a certificate at a time. All of them are correctly
@@ -48,6 +56,8 @@ func TestEndorsements(t *testing.T) {
 			"a trailing byte":         {func(l *leaf) { l.set(append(must(asn1.Marshal(200)), 0), 3, 8) }, none},
 			"a level as a string":     {func(l *leaf) { l.set(ia5("200"), 3, 8) }, none},
 			"no hardware id":          {func(l *leaf) { l.drop(4) }, none},
+			"an empty provider":       {func(l *leaf) { l.set(ia5(""), 5) }, none},
+			"a provider's number":     {func(l *leaf) { l.set(must(asn1.Marshal(1)), 5) }, none},
 			"a provider too":          {func(l *leaf) { l.set(ia5("CN=cloud"), 5) }, none},
 			"a hardware id cut short": {func(l *leaf) { l.set(id[:len(id)-1], 4) }, mismatch},
 			"another chip":            {func(l *leaf) { l.set(append([]byte{id[0] ^ 1}, id[1:]...), 4) }, mismatch},
@@ -158,6 +168,91 @@ func TestVLEKs(t *testing.T) {
 		// The right key, the wrong kind of certificate.
 		if got := verdict(t, s, evidence(report, v.vcek(func(l *leaf) { l.key = v.keys.Vlek.Public() })), milanAt); got != attest.CodeCertificateMismatch {
 			t.Errorf("%s: a VCEK of the VLEK's key: got %q", product, got)
+		}
+	}
+}
+
+// TestWhatIsRead of a certificate that nobody has verified.
+func TestWhatIsRead(t *testing.T) {
+	v, other := vendors[Genoa](), vendors[Milan]()
+	small := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	if _, ok, err := parseEndorsement(v.vcek(func(l *leaf) { l.key = small.Public() })); ok || err == nil || !strings.Contains(err.Error(), "want ECDSA P-384") {
+		t.Errorf("a P-256 key: %v, %v", ok, err)
+	}
+	if e, err := ReadEndorsement(v.root.ASK.Raw); err == nil || !strings.Contains(err.Error(), "neither a VCEK's nor a VLEK's") {
+		t.Errorf("an intermediate: %+v, %v", e, err)
+	}
+	report, right := v.report(3, nil), v.vcek(nil)
+	if e, err := ReadEndorsement(right); err != nil || e.Product != Genoa || !SignedBy(report, right) {
+		t.Errorf("%+v, %v", e, err)
+	}
+	for name, der := range map[string][]byte{"nothing": nil, "an intermediate": v.root.ASK.Raw, "a VLEK": v.vlek(nil),
+		"another TCB":   v.vcek(func(l *leaf) { l.set(must(asn1.Marshal(1)), 3, 1) }),
+		"another key's": v.vcek(func(l *leaf) { l.key = v.keys.Vlek.Public() })} {
+		if SignedBy(report, der) {
+			t.Errorf("signed by %s", name)
+		}
+	}
+	for name, tc := range map[string]struct {
+		roots Roots
+		der   []byte
+		at    time.Time
+		want  string
+	}{
+		"as it is":              {Roots{Genoa: v.root}, right, milanAt, ""},
+		"no roots":              {nil, right, milanAt, "no root for Genoa VCEK"},
+		"of another product":    {Roots{Milan: other.root}, right, milanAt, "no root for Genoa VCEK"},
+		"no ARK":                {Roots{Genoa: {ASK: v.root.ASK}}, right, milanAt, "no root for Genoa VCEK"},
+		"no ASVK":               {Roots{Genoa: {ARK: v.root.ARK, ASK: v.root.ASK}}, v.vlek(nil), milanAt, "no root for Genoa VLEK"},
+		"an ASK of another ARK": {Roots{Genoa: {ARK: other.root.ARK, ASK: v.root.ASK}}, right, milanAt, "issued by"},
+		"no time":               {Roots{Genoa: v.root}, right, time.Time{}, "the chain is valid from"},
+		"an intermediate":       {Roots{Genoa: v.root}, v.root.ASK.Raw, milanAt, "no root for"},
+		"no certificate":        {Roots{Genoa: v.root}, []byte{0x30, 0}, milanAt, "certificate: "},
+	} {
+		if err := tc.roots.Endorses(tc.der, tc.at); (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: got %v, want %q", name, err, tc.want)
+		}
+	}
+}
+
+// TestRefusalsSayWhy where another check would have refused as well.
+func TestRefusalsSayWhy(t *testing.T) {
+	v := vendors[Genoa]()
+	report, right := v.report(3, nil), v.vcek(nil)
+	good, bare := evidence(report, right), evidence(report, right)
+	bare.Items = bare.Items[1:]
+	ended, end := context.WithCancel(t.Context())
+	end()
+	for name, tc := range map[string]struct {
+		ctx  context.Context
+		s    *Scheme
+		ev   attest.Evidence
+		at   time.Time
+		want string
+	}{
+		"not wanted any more": {ended, v.scheme(t), good, milanAt, context.Canceled.Error()},
+		"no time":             {t.Context(), v.scheme(t), good, time.Time{}, "no time"},
+		"an empty item":       {t.Context(), v.scheme(t), evidence(report, right, nil), milanAt, "has 0 bytes"},
+		"no report":           {t.Context(), v.scheme(t), bare, milanAt, "no report"},
+		"another product's":   {t.Context(), vendors[Milan]().scheme(t), good, milanAt, `issued by "SEV-Genoa"`},
+		"a long list":         {t.Context(), v.scheme(t), withCRL(good, make([]byte, maxCRL+1)), milanAt, "at most"},
+	} {
+		if _, err := tc.s.Verify(tc.ctx, tc.ev, nil, tc.at); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: got %v, want %q", name, err, tc.want)
+		}
+	}
+}
+
+// TestChoose: only a machine without configfs-tsm, or one of another vendor's, is looked for
+// by its device.
+func TestChoose(t *testing.T) {
+	broken := errors.New("the interface does not answer")
+	if a, err := choose(nil, broken, os.DevNull); a != nil || !errors.Is(err, broken) {
+		t.Errorf("a broken interface: %v, %v", a, err)
+	}
+	for _, none := range []error{fs.ErrNotExist, tsm.ErrProvider} {
+		if a, err := choose(nil, none, filepath.Join(t.TempDir(), "none")); a != nil || !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("no device: %v, %v", a, err)
 		}
 	}
 }

@@ -36,12 +36,12 @@ func ReadEndorsement(der []byte) (Endorsed, error) {
 // Endorses returns an error unless der is the certificate of an endorsement key that chains
 // to one of the roots at a time.
 func (roots Roots) Endorses(der []byte, at time.Time) error {
-	e, ok, err := parseEndorsement(der)
+	e, _, err := parseEndorsement(der)
 	if err != nil {
 		return err
 	}
-	root := roots[e.product]
-	if !ok || at.IsZero() || root.ARK == nil || root.intermediate(e.kind) == nil {
+	root := roots[e.product] // none for what is of no product
+	if root.ARK == nil || root.intermediate(e.kind) == nil {
 		return fmt.Errorf("no root for %s %s, issued by %q", e.product, e.kind, e.issuer())
 	}
 	if err := certifiedBy(root.intermediate(e.kind), root.ARK); err != nil {
@@ -109,9 +109,6 @@ func SignedBy(report, der []byte) bool {
 	if err != nil {
 		return false
 	}
-	e, ok, err := parseEndorsement(der)
-	if err != nil || !ok || e.disagrees(r) != nil {
-		return false
-	}
-	return r.signedBy(e.key) == nil
+	e, _, _ := parseEndorsement(der) // what is none is of no kind, and no report agrees
+	return e.disagrees(r) == nil && r.signedBy(e.key) == nil
 }

@@ -35,12 +35,9 @@ func AMDRoots() (Roots, error) {
 		if err != nil {
 			return nil, fmt.Errorf("sevsnp: roots of %s: %w", r.product, err)
 		}
-		asvk, ark2, err := parsePair(r.vlek)
+		asvk, _, err := parsePair(r.vlek)
 		if err != nil {
 			return nil, fmt.Errorf("sevsnp: roots of %s: %w", r.product, err)
-		}
-		if !ark.Equal(ark2) {
-			return nil, fmt.Errorf("sevsnp: roots of %s: two different ARKs", r.product)
 		}
 		roots[r.product] = Root{ARK: ark, ASK: ask, ASVK: asvk}
 	}
@@ -53,11 +50,9 @@ func parsePair(pem []byte) (intermediate, root *x509.Certificate, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if intermediate, err = x509.ParseCertificate(a); err != nil {
-		return nil, nil, err
-	}
-	root, err = x509.ParseCertificate(b)
-	return intermediate, root, err
+	intermediate, err1 := x509.ParseCertificate(a)
+	root, err2 := x509.ParseCertificate(b)
+	return intermediate, root, errors.Join(err1, err2)
 }
 
 // check refuses a root of which a part that Verify relies on is missing, and intermediates

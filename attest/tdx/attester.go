@@ -57,6 +57,12 @@ type Attester struct {
 // that this is no TD.
 func FindAttester(ctx context.Context) (*Attester, error) {
 	source, err := tsm.Find(ctx, tsm.ProviderTDX)
+	return choose(source, err, DevicePath)
+}
+
+// choose returns the attester by source; by the device if looking for source found that there
+// is none.
+func choose(source *tsm.Source, err error, path string) (*Attester, error) {
 	var a *Attester
 	switch {
 	case err == nil:
@@ -64,10 +70,10 @@ func FindAttester(ctx context.Context) (*Attester, error) {
 	case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, tsm.ErrProvider):
 		return nil, err
 	default:
-		if err := device.Present(DevicePath); err != nil {
+		if err := device.Present(path); err != nil {
 			return nil, err
 		}
-		a = NewDeviceAttester(DevicePath, func() client.Device { return &client.LinuxDevice{} })
+		a = NewDeviceAttester(path, func() client.Device { return &client.LinuxDevice{} })
 	}
 	if device.Present(CCELPath) == nil {
 		a.log = device.NewFile(CCELPath, attest.MaxLog, logWithin)

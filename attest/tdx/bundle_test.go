@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"net/url"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -97,15 +98,30 @@ func TestCollateralRefusals(t *testing.T) {
 		}
 		return raw
 	}
-	for name, raw := range map[string][]byte{
-		"nothing": nil, "a list": []byte("[]"), "an empty set": []byte("{}"), "an empty inner set": []byte(`{"collateral":{}}`),
-		"an inner list": []byte(`{"collateral":[]}`), "not JSON inside": with("tcb_info", "{"), "no list": with("pck_crl", "zz"), "an odd list": with("root_ca_crl", "00"),
-		"TCB info of SGX":            bytes.Replace(items[0].Data, []byte(`"TDX"`), []byte(`"SGX"`), 1),
-		"identity of the QE":         bytes.Replace(items[1].Data, []byte(`"TD_QE"`), []byte(`"QE"`), 1),
-		"an identity for a TCB info": with("tcb_info", string(items[1].Data)),
+	for name, tc := range map[string]struct {
+		raw  []byte
+		want string
+	}{
+		"nothing":                    {nil, "JSON: unexpected end"},
+		"a list":                     {[]byte("[]"), "JSON: json: cannot unmarshal array"},
+		"an empty set":               {[]byte("{}"), "not Intel's collateral"},
+		"an empty inner set":         {[]byte(`{"collateral":{}}`), "not Intel's collateral"},
+		"an inner list":              {[]byte(`{"collateral":[]}`), "not Intel's collateral"},
+		"not JSON inside":            {with("tcb_info", "{"), "tcb_info: no JSON"},
+		"a member of its own":        {with("tcb_info", good["tcb_info"]+`,"x":1`), "tcb_info: no JSON"},
+		"no list":                    {with("pck_crl", "zz"), "pck_crl"},
+		"an odd list":                {with("root_ca_crl", "00"), "root_ca_crl"},
+		"TCB info of SGX":            {bytes.Replace(items[0].Data, []byte(`"TDX"`), []byte(`"SGX"`), 1), `"SGX" version 3, want "TDX"`},
+		"identity of the QE":         {bytes.Replace(items[1].Data, []byte(`"TD_QE"`), []byte(`"QE"`), 1), `"QE" version 2, want "TD_QE"`},
+		"an identity for a TCB info": {with("tcb_info", string(items[1].Data)), "tcb_info"},
 	} {
-		if got, err := tdx.Collateral(raw); err == nil {
-			t.Errorf("%s: got %d items", name, len(got))
+		if got, err := tdx.Collateral(tc.raw); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: got %d items, %v, want %q", name, len(got), err, tc.want)
+		}
+	}
+	for _, it := range items[:2] {
+		if got, err := tdx.Collateral(it.Data); err != nil || !reflect.DeepEqual(got, []attest.Item{it}) {
+			t.Errorf("%s: %v", it.Type, err)
 		}
 	}
 }

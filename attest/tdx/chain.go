@@ -183,12 +183,12 @@ func parseChain(text []byte, root *x509.Certificate) (certs []*x509.Certificate,
 	const blank = " \t\r\n\x00"
 	begin, end := []byte("-----BEGIN CERTIFICATE-----"), []byte("-----END CERTIFICATE-----")
 	for text = bytes.Trim(text, blank); len(text) > 0; text = bytes.TrimLeft(text, blank) {
-		size := bytes.Index(text, end) + len(end)
-		if !bytes.HasPrefix(text, begin) || size < len(begin)+len(end) || bytes.Count(text[:size], begin) != 1 || len(certs) == certificates {
+		size := bytes.Index(text, end) + len(end) // without an end it is less than begin has
+		if !bytes.HasPrefix(text, begin) || bytes.Count(text[:size], begin) != 1 || len(certs) == certificates {
 			return nil, fmt.Errorf("something that is no certificate, or one too many, behind %d certificates in PEM", len(certs))
 		}
-		block, rest := pem.Decode(text[:size])
-		if block == nil || len(block.Headers) != 0 || len(rest) != 0 {
+		block, _ := pem.Decode(text[:size])
+		if block == nil || len(block.Headers) != 0 {
 			return nil, fmt.Errorf("certificate %d is not in PEM", len(certs)+1)
 		}
 		cert := root

@@ -19,6 +19,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/attestmesh/meshnode/attest"
 )
 
 // authority makes chains of Intel's shape, and others.
@@ -236,19 +238,25 @@ func TestSigningChains(t *testing.T) {
 	}
 }
 
-// TestSignedBody: what of a document's form is wrong, before and after its signature.
-func TestSignedBody(t *testing.T) {
-	a := newAuthority(t)
+// signer returns what signs bodies as Intel does, and its certificate.
+func (a *authority) signer(edit func(*x509.Certificate)) (func(body string) string, *x509.Certificate) {
 	key := a.p256()
-	signers := []*x509.Certificate{a.issue(a.root, a.rootKey, &key.PublicKey, tcbSignerCN, nil)}
 	sign := func(body string) string {
 		digest := sha256.Sum256([]byte(body))
 		r, s, err := ecdsa.Sign(rand.Reader, key, digest[:])
 		if err != nil {
-			t.Fatal(err)
+			a.t.Fatal(err)
 		}
 		return hex.EncodeToString(append(r.FillBytes(make([]byte, 32)), s.FillBytes(make([]byte, 32))...))
 	}
+	return sign, a.issue(a.root, a.rootKey, &key.PublicKey, tcbSignerCN, edit)
+}
+
+// TestSignedBody: what of a document's form is wrong, before and after its signature.
+func TestSignedBody(t *testing.T) {
+	a := newAuthority(t)
+	sign, cert := a.signer(nil)
+	signers := []*x509.Certificate{cert}
 	const body = `{"id":"TDX","version":3}`
 	document := func(body, signature string) []byte {
 		return fmt.Appendf(nil, `{"tcbInfo":%s,"signature":%q}`, body, signature)
@@ -265,19 +273,119 @@ func TestSignedBody(t *testing.T) {
 	}
 	mistyped := `{"id":"TDX","version":"three"}`
 	undated := `{"id":"TDX","issueDate":"tomorrow"}`
-	for name, raw := range map[string][]byte{
-		"no JSON": []byte("x"), "a list": []byte("[]"), "no body": []byte(`{"signature":"` + good + `"}`), "no signature": []byte(`{"tcbInfo":` + body + `}`),
-		"a number for it": []byte(`{"tcbInfo":` + body + `,"signature":1}`), "not in hex": document(body, "zz"+good[2:]), "short": document(body, good[2:]),
-		"long": document(body, good+"00"), "another": document(body, sign("{}")), "another body": document(`{"id":"TDX","version":4}`, good),
-		"reordered": document(`{"version":3,"id":"TDX"}`, good), "mistyped": document(mistyped, sign(mistyped)), "undated": document(undated, sign(undated)),
-		"under another name": bytes.Replace(document(body, good), []byte("tcbInfo"), []byte("enclaveIdentity"), 1), "zero": document(body, strings.Repeat("00", 64)),
+	for name, tc := range map[string]struct {
+		raw  []byte
+		want string
+	}{
+		"no JSON":            {[]byte("x"), "invalid character"},
+		"a list":             {[]byte("[]"), "cannot unmarshal array"},
+		"no body":            {[]byte(`{"signature":"` + good + `"}`), "does not hold"},
+		"no signature":       {[]byte(`{"tcbInfo":` + body + `}`), "signature: unexpected end"},
+		"a number for it":    {[]byte(`{"tcbInfo":` + body + `,"signature":1}`), "signature: json: cannot unmarshal number"},
+		"not in hex":         {document(body, "zz"+good[2:]), "signature of 0 bytes"},
+		"hex and more":       {document(body, good+"zz"), "signature of 64 bytes, want 64"},
+		"short":              {document(body, good[2:]), "signature of 63 bytes"},
+		"long":               {document(body, good+"00"), "signature of 65 bytes"},
+		"another":            {document(body, sign("{}")), "does not hold"},
+		"another body":       {document(`{"id":"TDX","version":4}`, good), "does not hold"},
+		"reordered":          {document(`{"version":3,"id":"TDX"}`, good), "does not hold"},
+		"mistyped":           {document(mistyped, sign(mistyped)), "cannot unmarshal string"},
+		"undated":            {document(undated, sign(undated)), "tomorrow"},
+		"under another name": {bytes.Replace(document(body, good), []byte("tcbInfo"), []byte("enclaveIdentity"), 1), "does not hold"},
+		"zero":               {document(body, strings.Repeat("00", 64)), "does not hold"},
 	} {
-		if err := signedBody(raw, "tcbInfo", signers, new(tcbInfo)); err == nil {
-			t.Errorf("%s: believed", name)
+		if err := signedBody(tc.raw, "tcbInfo", signers, new(tcbInfo)); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: got %v, want %q", name, err, tc.want)
 		}
 	}
 	if err := signedBody(document(body, good), "tcbInfo", nil, new(tcbInfo)); err == nil {
 		t.Error("believed without a signer")
+	}
+}
+
+// TestDecodeSigned: a document that cannot be read to its end is not believed as far as it
+// can, and one with more levels than Intel publishes not at all.
+func TestDecodeSigned(t *testing.T) {
+	a := newAuthority(t)
+	sign, cert := a.signer(nil)
+	answer := func(name, body string) []byte {
+		return fmt.Appendf(nil, `{%q:%s,"signature":%q}`, name, body, sign(body))
+	}
+	const info, qe = `{"id":"TDX","version":3`, `{"id":"TD_QE","version":2`
+	many := strings.Repeat(`{},`, maxTCBLevels) + `{}`
+	for name, tc := range map[string]struct{ info, qe, want string }{
+		"good":                {info + "}", qe + "}", ""},
+		"256 levels":          {info + `,"tcbLevels":[` + many[3:] + `]}`, qe + "}", ""},
+		"undated info":        {info + `,"issueDate":"tomorrow"}`, qe + "}", "tcbInfo"},
+		"undated identity":    {info + "}", qe + `,"issueDate":"tomorrow"}`, "enclaveIdentity"},
+		"257 levels":          {info + `,"tcbLevels":[` + many + `]}`, qe + "}", "more levels"},
+		"257 of the QE":       {info + "}", qe + `,"tcbLevels":[` + many + `]}`, "more levels"},
+		"many modules":        {info + `,"tdxModuleIdentities":[` + many + `]}`, qe + "}", "more levels"},
+		"info for identity":   {info + "}", info + "}", "want TDX 3 and TD_QE 2"},
+		"identity for info":   {qe + "}", qe + "}", "want TDX 3 and TD_QE 2"},
+		"another info's form": {`{"id":"TDX","version":2}`, qe + "}", "want TDX 3 and TD_QE 2"},
+		"another QE's form":   {info + "}", `{"id":"TD_QE","version":3}`, "want TDX 3 and TD_QE 2"},
+	} {
+		_, _, err := decodeSigned(answer("tcbInfo", tc.info), answer("enclaveIdentity", tc.qe), []*x509.Certificate{cert})
+		if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: got %v, want %q", name, err, tc.want)
+		}
+	}
+}
+
+// TestVerifyDocument: its signer must be Intel's, and have been valid when it signed.
+func TestVerifyDocument(t *testing.T) {
+	a := newAuthority(t)
+	var issued time.Time
+	sign, cert := a.signer(func(c *x509.Certificate) { issued = c.NotBefore.Add(time.Hour).UTC().Truncate(time.Second) })
+	answer := func(at time.Time) []byte {
+		body := fmt.Sprintf(`{"id":"TDX","version":3,"issueDate":%q,"nextUpdate":%q,"fmspc":"00806f050000","tcbEvaluationDataNumber":18}`,
+			at.Format(time.RFC3339), at.Add(time.Hour).Format(time.RFC3339))
+		return fmt.Appendf(nil, `{"tcbInfo":%s,"signature":%q}`, body, sign(body))
+	}
+	good, chain := answer(issued), texts(cert, a.root)
+	if d, err := VerifyDocument(attest.TypeTDXTCBInfo, good, chain, a.root); err != nil || !d.IssueDate.Equal(issued) {
+		t.Fatalf("%+v, %v", d, err)
+	}
+	if !SignedBy(attest.TypeTDXTCBInfo, good, chain) || SignedBy(attest.TypeTDXTCBInfo, good, nil) || SignedBy(attest.TypeTDXTCBInfo, good, texts(a.root)) {
+		t.Error("signed by another, or not by its signer")
+	}
+	for name, tc := range map[string]struct {
+		raw, chain []byte
+		root       *x509.Certificate
+		want       string
+	}{
+		"another signature": {bytes.Replace(good, []byte(`18}`), []byte(`19}`), 1), chain, a.root, "does not hold"},
+		"before its signer": {answer(cert.NotBefore.Add(-time.Hour).UTC()), chain, a.root, "outside the validity"},
+		"after its signer":  {answer(cert.NotAfter.Add(time.Hour).UTC()), chain, a.root, "outside the validity"},
+		"no root":           {good, chain, nil, "no root"},
+		"no chain":          {good, nil, a.root, "no TCB signing certificate"},
+	} {
+		if d, err := VerifyDocument(attest.TypeTDXTCBInfo, tc.raw, tc.chain, tc.root); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: %+v, %v, want %q", name, d, err, tc.want)
+		}
+	}
+}
+
+// TestParseChain: certificates in PEM and nothing else, and not more than there can be.
+func TestParseChain(t *testing.T) {
+	a := newAuthority(t)
+	good := texts(a.intermed, a.root)
+	if certs, err := parseChain(append(good, 0), a.root); err != nil || len(certs) != 2 || certs[1] != a.root {
+		t.Fatalf("%d certificates, %v", len(certs), err)
+	}
+	for name, tc := range map[string]struct{ text, want string }{
+		"four":         {string(good) + string(good), "one too many, behind 3"},
+		"no end":       {string(good[:len(good)/2]) + "\n", "behind 0 certificates"},
+		"an end apart": {"-----BEGIN CERTIFICATE-----END CERTIFICATE-----", "not in PEM"},
+		"headers":      {strings.Replace(string(good), "CERTIFICATE-----\n", "CERTIFICATE-----\nA: b\n\n", 1), "not in PEM"},
+		"between":      {strings.Replace(string(good), "-----END CERTIFICATE-----\n", "-----END CERTIFICATE-----\nx\n", 1), "behind 1 certificates"},
+		"within":       {strings.Replace(string(good), "-----END CERTIFICATE-----\n", "", 1), "behind 0 certificates"},
+		"no DER":       {"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "certificate 1"},
+	} {
+		if certs, err := parseChain([]byte(tc.text), a.root); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: %d certificates, %v, want %q", name, len(certs), err, tc.want)
+		}
 	}
 }
 

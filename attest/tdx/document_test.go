@@ -20,8 +20,8 @@ func TestReadDocument(t *testing.T) {
 		"ends at once":   {`2026-02-01`, `2026-01-01`, "next update"},
 		"no evaluation":  {`"tcbEvaluationDataNumber":18`, `"tcbEvaluationDataNumber":0`, "no tcbEvaluationDataNumber"},
 		"FMSPC":          {`00806f050000`, `00806f05`, "want 12 hex digits"},
-		"another member": {`"tcbInfo"`, `"enclaveIdentity"`, "tcbInfo"},
-		"no JSON":        {`{"tcbInfo"`, `{tcbInfo`, "tcbInfo"},
+		"another member": {`"tcbInfo"`, `"enclaveIdentity"`, "unexpected end of JSON input"},
+		"no JSON":        {`{"tcbInfo"`, `{tcbInfo`, "invalid character 't'"},
 		"too long":       {`"00"}`, `"` + strings.Repeat("0", attest.MaxQuote) + `"}`, "the limit is"},
 	} {
 		raw := strings.Replace(good, tc.old, tc.new, 1)

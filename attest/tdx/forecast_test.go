@@ -64,6 +64,9 @@ func TestForecastRefusals(t *testing.T) {
 	s, ev := f.Scheme().(*tdx.Scheme), made(t, f)
 	bare := ev
 	bare.Items = ev.Items[:1]
+	mute := ev // says nothing of its signers
+	mute.Items = slices.DeleteFunc(slices.Clone(ev.Items), func(it attest.Item) bool { return it.Type == attest.TypeTDXTCBChain })
+	pce := f.With(func(p *attesttest.TDXPlatform) { p.Collateral.PCEID = "0001" }).Collateral()
 	other := f.With(func(p *attesttest.TDXPlatform) { p.Collateral.FMSPC = "00a06d080000" }).Collateral()
 	spoiled := slices.Clone(ev.Items)
 	spoiled[0].Data = slices.Clone(spoiled[0].Data)
@@ -71,16 +74,19 @@ func TestForecastRefusals(t *testing.T) {
 	for name, tc := range map[string]struct {
 		ev     attest.Evidence
 		levels []attest.Item
+		want   string
 	}{
-		"no levels":           {ev, nil},
-		"no QE identity":      {bare, f.Collateral()[:1]},
-		"a stranger's levels": {ev, stranger.Collateral()[:1]},
-		"a stranger's signer": {ev, stranger.Collateral()[:3]},
-		"another platform's":  {ev, other[:1]},
-		"spoiled evidence":    {attest.Evidence{Kind: ev.Kind, Items: spoiled}, f.Collateral()[:1]},
-		"a second quote":      {ev, ev.Items[:1]},
+		"no levels":           {ev, nil, "no TCB info"},
+		"no QE identity":      {bare, []attest.Item{f.Collateral()[0], f.Collateral()[2]}, "no TCB info, QE identity"},
+		"no signer":           {mute, f.Collateral()[:1], "or signing chain"},
+		"a stranger's levels": {ev, stranger.Collateral()[:1], "does not hold"},
+		"a stranger's signer": {ev, stranger.Collateral()[:3], "TCB signing chain"},
+		"another platform's":  {ev, other[:1], "TCB info of FMSPC"},
+		"another PCE's":       {ev, pce[:1], "and PCE 0001"},
+		"spoiled evidence":    {attest.Evidence{Kind: ev.Kind, Items: spoiled}, f.Collateral()[:1], "signature"},
+		"a second quote":      {ev, ev.Items[:1], "two items"},
 	} {
-		if got, err := s.Forecast(context.Background(), tc.ev, tc.levels, at); err == nil || !reflect.DeepEqual(got, tdx.Forecast{}) {
+		if got, err := s.Forecast(context.Background(), tc.ev, tc.levels, at); err == nil || !strings.Contains(err.Error(), tc.want) || !reflect.DeepEqual(got, tdx.Forecast{}) {
 			t.Errorf("%s: got %+v, %v", name, got, err)
 		}
 	}

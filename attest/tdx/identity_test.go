@@ -15,7 +15,7 @@ func TestMasked(t *testing.T) {
 	}{
 		{"ffff", "15f0", true}, {"FBFF", "11F0", true}, {"0000", "0000", true}, {"fbff", "15f0", false}, {"ffff", "15f1", false},
 		{"ff", "15f0", false}, {"ffffff", "15f0", false}, {"ffff", "15", false}, {"ffff", "15f000", false}, {"zzff", "15f0", false},
-		{"ffff", "zzf0", false}, {"", "", false}, {"fff", "15f0", false},
+		{"ffff", "zzf0", false}, {"ffffzz", "15f0", false}, {"ffff", "15f0zz", false}, {"", "", false}, {"fff", "15f0", false},
 	} {
 		if got := masked(value, tc.mask, tc.want); got != tc.ok {
 			t.Errorf("%x under %s against %s: %v", value, tc.mask, tc.want, got)

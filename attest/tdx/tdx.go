@@ -60,7 +60,6 @@ import (
 	"crypto/x509"
 	_ "embed" // Intel's root
 	"encoding/hex"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"maps"
@@ -88,13 +87,9 @@ type Scheme struct {
 
 // New returns a scheme that trusts Intel.
 func New() (*Scheme, error) {
-	block, _ := pem.Decode(intelRootPEM)
-	if block == nil {
-		return nil, errors.New("tdx: no certificate in the embedded root")
-	}
-	root, err := x509.ParseCertificate(block.Bytes)
+	root, err := Root()
 	if err != nil {
-		return nil, fmt.Errorf("tdx: embedded root: %w", err)
+		return nil, err
 	}
 	return WithRoot(root)
 }
@@ -238,7 +233,7 @@ func explained(log []byte, registers map[string]string) (*attest.BootFacts, erro
 	}
 	found := replayed.Registers()
 	for _, name := range slices.Sorted(maps.Keys(found)) {
-		if want, ok := registers[name]; !ok || want != found[name] {
+		if want := registers[name]; want != found[name] {
 			return nil, refuse(attest.CodeReplayMismatch, name, found[name]+" by replay", want+" in the quote", nil)
 		}
 	}

@@ -9,8 +9,10 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net/url"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -23,6 +25,7 @@ import (
 	"github.com/google/go-tdx-guest/verify"
 
 	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/attest/tsm"
 )
 
 func TestGenuineWithoutCollateral(t *testing.T) {
@@ -88,8 +91,91 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("%s: got %v, want %s", name, err, tc.want)
 		}
 	}
-	if _, err := new(Scheme).Verify(context.Background(), evidence(raw), nil, sampleAt); err == nil {
-		t.Error("the zero scheme accepted")
+	if _, err := new(Scheme).Verify(context.Background(), evidence(raw), nil, sampleAt); err == nil || !strings.Contains(err.Error(), "no root or no time") {
+		t.Errorf("the zero scheme: %v", err)
+	}
+	ended, end := context.WithCancel(context.Background())
+	end()
+	if _, err := scheme(t).Verify(ended, evidence(raw), nil, sampleAt); !errors.Is(err, context.Canceled) {
+		t.Errorf("a verification that is not wanted any more: %v", err)
+	}
+}
+
+// TestSplit: one quote, one log, one of each document, and nothing else.
+func TestSplit(t *testing.T) {
+	for name, tc := range map[string]struct {
+		items []string
+		want  string
+	}{
+		"two logs":       {[]string{attest.TypeTDXQuote, attest.TypeEventLog, attest.TypeEventLog}, "two items"},
+		"two quotes":     {[]string{attest.TypeTDXQuote, attest.TypeTDXQuote}, "two items"},
+		"no quote":       {[]string{attest.TypeEventLog}, "no quote"},
+		"three chains":   {[]string{attest.TypeTDXQuote, attest.TypeTDXTCBChain, attest.TypeTDXTCBChain, attest.TypeTDXTCBChain}, "is not TDX's"},
+		"of another TEE": {[]string{attest.TypeTDXQuote, attest.TypeSEVSNPReport}, "is not TDX's"},
+	} {
+		ev := attest.Evidence{Kind: attest.KindTDX}
+		for _, it := range tc.items {
+			ev.Items = append(ev.Items, attest.Item{Type: it, Data: []byte{1}})
+		}
+		if _, err := split(ev); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: got %v, want %q", name, err, tc.want)
+		}
+	}
+}
+
+// TestQuoteAccountsForItsBytes: what lies behind a part, within a section that says it is
+// that long, is nobody's word.
+func TestQuoteAccountsForItsBytes(t *testing.T) {
+	raw := rawQuote()
+	f := frames[0]
+	longer := append(slices.Clone(raw), 1, 2, 3, 4)
+	add := func(at int) { binary.LittleEndian.PutUint32(longer[at:], binary.LittleEndian.Uint32(longer[at:])+4) }
+	add(f.end())
+	if _, err := parseQuote(longer); err == nil || !strings.Contains(err.Error(), "4 bytes behind the certification data") {
+		t.Errorf("behind the certification data: %v", err)
+	}
+	add(f.section() + signatureSize + 64 + 2)
+	if _, err := parseQuote(longer); err == nil || !strings.Contains(err.Error(), "4 bytes behind the certificates") {
+		t.Errorf("behind the certificates: %v", err)
+	}
+	if _, err := parseQuote(make([]byte, attest.MaxQuote+1)); err == nil || !strings.Contains(err.Error(), "bytes, want ") {
+		t.Errorf("longer than any: %v", err)
+	}
+	if !LooksLike(raw) || LooksLike(raw[:20]) {
+		t.Error("a quote does not look like one, or 20 bytes do")
+	}
+}
+
+// TestLevelsOfOtherSizes hold for no platform, nor does any for a platform without components.
+func TestLevelsOfOtherSizes(t *testing.T) {
+	level := func(sgx, tee int) (l tcbLevel) {
+		l.TCB.SGX, l.TCB.TDX = make([]component, sgx), make([]component, tee)
+		return l
+	}
+	v := svns{sgx: make([]byte, 16), tee: make([]byte, 16)}
+	if !v.hold(level(16, 16)) {
+		t.Fatal("the platform is below zero")
+	}
+	if v.holdSGX(level(15, 16)) || v.hold(level(16, 17)) || v.hold(level(16, 0)) {
+		t.Error("a level of another size holds")
+	}
+	none := svns{tee: make([]byte, 16)}
+	if none.holdSGX(level(0, 16)) {
+		t.Error("a level holds for a platform without components")
+	}
+}
+
+// TestChoose: only a machine without configfs-tsm, or one of another vendor's, is looked for
+// by its device.
+func TestChoose(t *testing.T) {
+	broken := errors.New("the interface does not answer")
+	if a, err := choose(nil, broken, os.DevNull); a != nil || !errors.Is(err, broken) {
+		t.Errorf("a broken interface: %v, %v", a, err)
+	}
+	for _, none := range []error{fs.ErrNotExist, tsm.ErrProvider} {
+		if a, err := choose(nil, none, filepath.Join(t.TempDir(), "none")); a != nil || !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("no device: %v, %v", a, err)
+		}
 	}
 }
 
