@@ -138,7 +138,7 @@ func sameOrganisations(a, b organisations) bool {
 }
 
 // count verifies every signature of a proposal and demands enough distinct member
-// organisations.
+// organisations. Too few come with the error.
 //
 // A change of the constitution needs the widen threshold of the organisations before it, by
 // their keys before it, and that of those after it, by their keys after it. Every govern key
@@ -171,7 +171,7 @@ func (s *PolicyState) count(env *envelope.Envelope, c *change) ([]identity.OrgID
 		want = NarrowThreshold(n)
 	}
 	if len(orgs) < want {
-		return nil, refuse(attest.CodeThreshold, "proposal", fmt.Sprintf("%d organisations %s%s", len(orgs), orgs, passed), fmt.Sprintf("%d of %d to %s", want, n, c.class))
+		return orgs, refuse(attest.CodeThreshold, "proposal", fmt.Sprintf("%d organisations %s%s", len(orgs), orgs, passed), fmt.Sprintf("%d of %d to %s", want, n, c.class))
 	}
 	return orgs, nil
 }
@@ -186,7 +186,7 @@ func (s *PolicyState) countConstitution(env *envelope.Envelope, c *change, befor
 	for _, k := range added {
 		if len(signedBy(env, []envelope.Key{k})) == 0 {
 			id, _ := envelope.KeyID(k.Public) // validated
-			return nil, refuse(attest.CodeThreshold, "proposal", fmt.Sprintf("no signature by the new govern key %.16s of %s", id, k.Org), "one by every govern key that it adds")
+			return orgs, refuse(attest.CodeThreshold, "proposal", fmt.Sprintf("no signature by the new govern key %.16s of %s", id, k.Org), "one by every govern key that it adds")
 		}
 	}
 	for _, side := range []struct {
@@ -200,7 +200,7 @@ func (s *PolicyState) countConstitution(env *envelope.Envelope, c *change, befor
 			want = NarrowThreshold(side.n)
 		}
 		if len(signed) < want {
-			return nil, refuse(attest.CodeThreshold, "proposal", fmt.Sprintf("%d organisations %s by their keys %s the change", len(signed), signed, side.of),
+			return orgs, refuse(attest.CodeThreshold, "proposal", fmt.Sprintf("%d organisations %s by their keys %s the change", len(signed), signed, side.of),
 				fmt.Sprintf("%d of the %d there are %s it", want, side.n, side.of))
 		}
 	}

@@ -108,6 +108,12 @@
 // keys: an emergency key takes away and gives nothing back, so that whoever steals one can
 // neither undo what its owner suspended nor keep it from lifting what the thief did.
 //
+// # Dry run
+//
+// State.DryRun says what a proposal would do if it were ordered next, whoever has signed it so
+// far: it runs the code of Apply on a copy. What is known of nodes beside the ordered state,
+// their claims above all, has to be judged by whoever knows it under Prediction.After.
+//
 // Sources: DESIGN §7, §8, §13; TUF's threshold rules (theupdateframework.io, §5.3) for
 // counting organisations and not keys.
 package consensus

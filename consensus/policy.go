@@ -197,7 +197,8 @@ type change struct {
 }
 
 // judge decides whether a proposal may take effect on s at now; a zero now, of replay,
-// does not judge expiry. The error carries a Reason.
+// does not judge expiry. The error carries a Reason; where only the signatures fall short the
+// change comes with it, for DryRun.
 func (s *PolicyState) judge(raw []byte, now time.Time) (*change, error) {
 	p, env, err := ParseProposal(raw)
 	if err != nil {

@@ -163,6 +163,12 @@ func (s *State) orderProposal(raw []byte) (Outcome, error) {
 			return Outcome{}, err
 		}
 	}
+	return s.enact(c)
+}
+
+// enact has a proposal take effect that was judged on s, unless it would stop the mesh
+// without saying so.
+func (s *State) enact(c *change) (Outcome, error) {
 	trial := *s
 	trial.PolicyState = new(PolicyState)
 	trial.commit(c)
@@ -176,13 +182,13 @@ func (s *State) orderProposal(raw []byte) (Outcome, error) {
 	for _, org := range c.orgs {
 		s.spend(quotaProposals, org)
 	}
-	out := Outcome{Leaves: [][]byte{raw}, EpochChanged: true,
+	out := Outcome{Leaves: [][]byte{c.proposal.raw}, EpochChanged: true,
 		Proposal: &Accepted{ID: c.proposal.id, Class: c.class, Epoch: s.epoch, Base: s.base, Organisations: c.orgs}}
 	cause := "proposal " + c.proposal.id.String()
 	if err := s.dropOrganisations(&out, cause); err != nil {
 		return out, err
 	}
-	err = s.reevaluate(&out, cause, true)
+	err := s.reevaluate(&out, cause, true)
 	return out, err
 }
 
@@ -210,6 +216,11 @@ func (s *State) applyTick(envelopes [][]byte) (Outcome, error) {
 	if err != nil {
 		return Outcome{}, err
 	}
+	return s.pass(next)
+}
+
+// pass makes next the ordered time.
+func (s *State) pass(next time.Time) (Outcome, error) {
 	then := s.now
 	s.now = next
 	s.tickSeq++
@@ -217,7 +228,7 @@ func (s *State) applyTick(envelopes [][]byte) (Outcome, error) {
 	// Time alone must not stop the mesh: see the package comment.
 	evictSeats := len(s.Seats())-len(s.seatsLost()) >= s.Quorum()
 	out := Outcome{SuspensionsChanged: s.expireSuspensions(then)}
-	err = s.reevaluate(&out, fmt.Sprintf("tick %d", s.tickSeq), evictSeats)
+	err := s.reevaluate(&out, fmt.Sprintf("tick %d", s.tickSeq), evictSeats)
 	return out, err
 }
 

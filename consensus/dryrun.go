@@ -1,0 +1,241 @@
+package consensus
+
+import (
+	"slices"
+	"time"
+
+	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/internal/envelope"
+	"github.com/attestmesh/meshnode/internal/identity"
+)
+
+// Prediction is what a proposal would do if it were ordered next: made by the code that Apply
+// runs, on a copy of the state.
+type Prediction struct {
+	ID ProposalID `json:"id"`
+	// Changes says what the actions do, for people, one line each.
+	Changes []string `json:"changes"`
+	// Class is computed from the state before and after; empty where the proposal is refused
+	// before that.
+	Class Class `json:"class,omitempty"`
+	// Epoch and Base are those after it; as they are now where it is refused.
+	Epoch identity.Epoch `json:"epoch"`
+	Base  uint64         `json:"base"`
+	// AsIs is why Apply refuses these very bytes, with the signatures that they carry; nil if
+	// it would order them.
+	AsIs *attest.Reason `json:"as_is,omitempty"`
+	// Refused is why it refuses the proposal whoever else signs it; nil if enough
+	// signatures are all that it can lack.
+	Refused    *attest.Reason `json:"refused,omitempty"`
+	Signatures Signatures     `json:"signatures"`
+	Seats      SeatForecast   `json:"seats"`
+	// Departures are the nodes that go, by time and name: at once, and as ordered time passes
+	// what the policy says. Where the proposal is refused for the loss of a quorum they are
+	// those of the same proposal with confirm_quorum_loss; where for anything else, empty.
+	Departures []Departure `json:"departures"`
+	// Returns are evicted nodes that are allowed again. A seat does not return.
+	Returns []identity.NodeRef `json:"returns"`
+
+	after *State
+}
+
+// Signatures are those that a proposal carries and needs.
+type Signatures struct {
+	Organisations []identity.OrgID `json:"organisations"` // distinct, that have signed
+	Want          int              `json:"want"`          // how many its class needs; zero where that is unknown
+	Of            int              `json:"of"`
+	Missing       int              `json:"missing"`
+}
+
+// SeatForecast counts seats at the moment after the proposal.
+type SeatForecast struct {
+	Before int                `json:"before"`
+	After  int                `json:"after"`
+	Quorum int                `json:"quorum"` // that the seats before need
+	Lost   []identity.NodeRef `json:"lost"`
+	// Survives says that those that stay are a quorum of those before.
+	Survives bool `json:"survives"`
+}
+
+// Departure is one node that would go.
+type Departure struct {
+	Node        identity.NodeRef `json:"node"`
+	Peer        identity.PeerID  `json:"peer"`
+	Measurement string           `json:"measurement"`
+	// Entry is what its verifiers matched.
+	Entry string      `json:"entry"`
+	Code  attest.Code `json:"code"`
+	// At is zero for at once; else the first tick that is not before it decides.
+	At   time.Time `json:"at,omitzero"`
+	Seat bool      `json:"seat"`
+	// Held says that a seat is not allowed any more and stays nevertheless, since time alone
+	// evicts no seat where the rest is no quorum.
+	Held bool `json:"held,omitempty"`
+	// Anyway says that it goes no later without the proposal.
+	Anyway bool `json:"anyway,omitempty"`
+}
+
+// After returns the state right after the proposal, for whoever knows more of the nodes than
+// what is ordered; nil if there is none because it is refused. It is the caller's own.
+func (p *Prediction) After() *State { return p.after }
+
+// DryRun predicts what Apply would do with the proposal in raw, which may lack some or all
+// signatures. s stays as it is. Time is taken to pass in ticks that meet every moment at
+// which something ends: two ends within one tick may be decided in one go.
+func (s *State) DryRun(raw []byte) Prediction {
+	out := Prediction{Epoch: s.epoch, Base: s.base, Changes: []string{}, Signatures: Signatures{Organisations: []identity.OrgID{}},
+		Departures: []Departure{}, Returns: []identity.NodeRef{}}
+	seats := s.Seats()
+	out.Seats = SeatForecast{Before: len(seats), After: len(seats), Quorum: s.Quorum(), Lost: []identity.NodeRef{}, Survives: len(seats) >= s.Quorum()}
+	if !s.Started() || s.now.IsZero() {
+		return out.refuse(refuse(attest.CodeNotStarted, "proposal", "before the first tick", "a known time, to judge expiry"))
+	}
+	c, err := s.judge(raw, s.now)
+	if c == nil {
+		return out.refuse(err)
+	}
+	out.ID, out.Changes, out.Class = c.proposal.id, c.proposal.changes(), c.class
+	out.Signatures = s.signatures(c)
+	if err != nil {
+		if !unsigned(raw) && ReasonOf(err).Code != attest.CodeThreshold {
+			return out.refuse(err)
+		}
+		out.AsIs = ReasonOf(err)
+	}
+	after := s.clone()
+	if !s.enactFor(&out, after, c) {
+		return out
+	}
+	out.Epoch, out.Base, out.after = after.epoch, after.base, after
+	out.compare(s, after)
+	return out
+}
+
+// enactFor has c take effect on after, whether or not it costs the quorum, and reports
+// whether it did.
+func (s *State) enactFor(out *Prediction, after *State, c *change) bool {
+	_, err := after.enact(c)
+	if err == nil {
+		return true
+	}
+	*out = out.refuse(err)
+	if ReasonOf(err).Code != attest.CodeQuorumLoss {
+		return false
+	}
+	confirmed := *c.proposal
+	confirmed.ConfirmQuorumLoss = true
+	c.proposal = &confirmed
+	_, err = after.enact(c)
+	return err == nil
+}
+
+// refuse notes why the proposal would be refused. What is said already comes first in Apply.
+func (p Prediction) refuse(err error) Prediction {
+	p.Refused = ReasonOf(err)
+	if p.AsIs == nil {
+		p.AsIs = p.Refused
+	}
+	return p
+}
+
+// unsigned reports whether raw is a draft that nobody has signed.
+func unsigned(raw []byte) bool {
+	env, err := envelope.Parse(raw)
+	return err == nil && len(env.Signatures) == 0
+}
+
+// signatures says what c carries and needs.
+func (s *PolicyState) signatures(c *change) Signatures {
+	out := Signatures{Organisations: append([]identity.OrgID{}, c.orgs...), Of: s.N(), Want: WidenThreshold(s.N())}
+	if c.class == ClassNarrow {
+		out.Want = NarrowThreshold(s.N())
+	}
+	out.Missing = max(0, out.Want-len(c.orgs))
+	return out
+}
+
+// compare says what differs between s, where the proposal was not ordered, and after.
+func (p *Prediction) compare(s, after *State) {
+	anyway := map[identity.PeerID]time.Time{}
+	for _, d := range s.clone().forecast() {
+		if !d.Held {
+			anyway[d.Peer] = d.At
+		}
+	}
+	for _, ref := range s.refs() {
+		was, is := s.nodes[ref], after.nodes[ref]
+		switch {
+		case is == nil:
+			continue
+		case was.evicted == "" && is.evicted != "":
+			p.Departures = append(p.Departures, departure(is, time.Time{}, was.inRaft()))
+		case was.evicted != "" && is.evicted == "":
+			p.Returns = append(p.Returns, ref)
+		}
+		if was.inRaft() && !is.inRaft() {
+			p.Seats.Lost = append(p.Seats.Lost, ref)
+		}
+	}
+	p.Seats.After = len(after.Seats())
+	p.Seats.Survives = p.Seats.After >= p.Seats.Quorum
+	p.Departures = append(p.Departures, after.clone().forecast()...)
+	for i, d := range p.Departures {
+		end, ends := anyway[d.Peer]
+		p.Departures[i].Anyway = ends && !d.At.IsZero() && !end.After(d.At)
+	}
+}
+
+func departure(n *node, at time.Time, seat bool) Departure {
+	return Departure{Node: n.cred.Ref(), Peer: n.cred.Peer, Measurement: n.run.Measurement, Entry: n.run.Reference, Code: n.evicted, At: at, Seat: seat}
+}
+
+// forecast lets ordered time pass on s, which it changes, over every moment at which
+// something in the policy ends, and returns who goes.
+func (s *State) forecast() []Departure {
+	var out []Departure
+	held := map[identity.NodeRef]bool{}
+	for _, at := range s.moments() {
+		seats := map[identity.PeerID]bool{}
+		for _, seat := range s.Seats() {
+			seats[seat.Peer] = true
+		}
+		passed, err := s.pass(at)
+		if err != nil {
+			return out // a leaf that cannot be encoded: Apply would fail as well
+		}
+		for _, peer := range passed.Evicted {
+			out = append(out, departure(s.nodes[s.peers[peer]], at, seats[peer]))
+		}
+		for _, ref := range s.seatsLost() {
+			if n := s.nodes[ref]; !held[ref] {
+				held[ref] = true
+				d := departure(n, at, true)
+				d.Held, d.Code = true, s.allows(*n.run, n.cred.Roles, at)
+				out = append(out, d)
+			}
+		}
+	}
+	return out
+}
+
+// moments returns the times to come at which something in the policy begins or ends, in order.
+func (s *State) moments() []time.Time {
+	var out []time.Time
+	for _, e := range s.entries {
+		out = append(out, e.NotBefore, e.NotAfter)
+	}
+	out = slices.DeleteFunc(out, func(t time.Time) bool { return !t.After(s.now) })
+	slices.SortFunc(out, time.Time.Compare)
+	return slices.CompactFunc(out, time.Time.Equal)
+}
+
+// changes says what the actions do.
+func (p *Proposal) changes() []string {
+	out := []string{}
+	for _, a := range p.Actions {
+		if change, err := a.change(); err == nil {
+			out = append(out, change.describe())
+		}
+	}
+	return out
+}
