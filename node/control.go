@@ -24,6 +24,7 @@ import (
 //	GET  /v1/status                          Status
 //	GET  /v1/policy                          PolicyView
 //	POST /v1/proposals        envelope       Submission
+//	POST /v1/dry-run          envelope       DryRun; nothing is submitted
 //	POST /v1/suspensions      envelope       Submission
 //	POST /v1/lifts            envelope       Submission
 //	GET  /v1/jobs                            [JobStatus]
@@ -87,6 +88,7 @@ func (n *Node) serveControl(ctx context.Context, l net.Listener) error {
 		writeJSON(w, http.StatusOK, n.policyView())
 	})
 	mux.HandleFunc("POST /v1/proposals", n.handleSubmit(n.propose))
+	mux.HandleFunc("POST /v1/dry-run", n.handleDryRun)
 	mux.HandleFunc("POST /v1/suspensions", n.handleSubmit(n.suspend))
 	mux.HandleFunc("POST /v1/lifts", n.handleSubmit(n.lift))
 	mux.HandleFunc("POST /v1/jobs", n.handleSubmit(n.submitJob))

@@ -1,0 +1,116 @@
+package node
+
+import (
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/consensus"
+	"github.com/attestmesh/meshnode/federated"
+	"github.com/attestmesh/meshnode/internal/identity"
+)
+
+// A dry run asks three rooms what a proposal would do, and changes nothing:
+//
+//	draft ──► State.DryRun    on a copy: refusal, class, seats, who goes when
+//	          attest.Appraise the last claims of every linked peer under the candidate: an entry
+//	                          or a floor that demands more than a measurement is met or not
+//	                          by claims, which are not ordered
+//	          Ledger.Forecast the rounds that run, without those who go for either reason
+
+// DryRun is the answer: what would happen if the proposal were ordered now.
+type DryRun struct {
+	consensus.Prediction
+	// Refuses are linked peers whose last claims this node affirms now and would refuse: it
+	// would close its link to them and say so in the log. Other verifiers have other claims of
+	// the same nodes; where they agree the node is in no round any more.
+	Refuses []ClaimsForecast `json:"refuses"`
+	// Unjudged are nodes of which this node has no claims, itself among them: what is said
+	// of them follows from what others found them to run. Ask a node that is linked to them.
+	Unjudged []string                  `json:"unjudged"`
+	Rounds   []federated.RoundForecast `json:"rounds"`
+	Time     time.Time                 `json:"time"` // ordered, of the prediction
+}
+
+// ClaimsForecast is the verdict on one linked peer under the candidate policy.
+type ClaimsForecast struct {
+	Node   string        `json:"node"`
+	Peer   string        `json:"peer"`
+	Reason attest.Reason `json:"reason"`
+}
+
+// dryRun predicts what the proposal in raw would do.
+func (n *Node) dryRun(raw []byte) (DryRun, error) {
+	if _, _, err := consensus.ParseProposal(raw); err != nil {
+		return DryRun{}, malformed(err)
+	}
+	out := DryRun{Refuses: []ClaimsForecast{}, Unjudged: []string{}, Rounds: []federated.RoundForecast{}}
+	var nodes []consensus.Node
+	n.machine.View(func(s *consensus.State, _ *federated.Ledger) {
+		out.Prediction, out.Time, nodes = s.DryRun(raw), s.Now(), s.Nodes()
+	})
+	after := out.After()
+	if after == nil {
+		return out, nil
+	}
+	judged := map[identity.PeerID]bool{}
+	for _, l := range n.links() {
+		s := l.Session()
+		judged[s.Peer] = true
+		if !attest.Appraise(s.Claims, n.policyFor(s.Roles), n.now()).Affirming() {
+			continue // refused already
+		}
+		if r := attest.Appraise(s.Claims, after.AttestPolicy(s.Roles...), n.now()); !r.Affirming() && len(r.Reasons) > 0 {
+			out.Refuses = append(out.Refuses, ClaimsForecast{s.Node.String(), s.Peer.String(), r.Reasons[0]})
+		}
+	}
+	slices.SortFunc(out.Refuses, func(a, b ClaimsForecast) int { return strings.Compare(a.Node, b.Node) })
+	for _, v := range nodes {
+		if !judged[v.Peer] {
+			out.Unjudged = append(out.Unjudged, v.Ref.String())
+		}
+	}
+	n.machine.View(func(_ *consensus.State, l *federated.Ledger) {
+		out.Rounds = l.Forecast(without{n.machine.members(after), out.Refuses})
+	})
+	return out, nil
+}
+
+// without is a membership less those whose claims would be refused.
+type without struct {
+	memberView
+	refused []ClaimsForecast
+}
+
+func (w without) lost(peer identity.PeerID) bool {
+	return slices.ContainsFunc(w.refused, func(c ClaimsForecast) bool { return c.Peer == peer.String() })
+}
+
+// Node implements federated.Members.
+func (w without) Node(peer identity.PeerID) (federated.Member, bool) {
+	m, ok := w.memberView.Node(peer)
+	return m, ok && !w.lost(peer)
+}
+
+// Eligible implements federated.Members.
+func (w without) Eligible() []federated.Member {
+	return slices.DeleteFunc(w.memberView.Eligible(), func(m federated.Member) bool { return w.lost(m.Peer) })
+}
+
+func (n *Node) handleDryRun(w http.ResponseWriter, r *http.Request) {
+	raw, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxCommand))
+	var out DryRun
+	if err != nil {
+		err = malformed(err)
+	} else {
+		out, err = n.dryRun(raw)
+	}
+	if err != nil {
+		writeControlError(w, http.StatusBadRequest, &ControlError{"usage", err.Error(), "give a draft or a proposal that meshnode policy approve reads"})
+		return
+	}
+	writeJSON(w, http.StatusOK, out)
+}

@@ -1,0 +1,94 @@
+package node
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/attest/attesttest"
+	"github.com/attestmesh/meshnode/consensus"
+	"github.com/attestmesh/meshnode/internal/envelope"
+)
+
+// unsignedRemoval is a draft that nobody has signed.
+func (c *crowd) unsignedRemoval(release string) []byte {
+	c.t.Helper()
+	now := time.Now().UTC().Truncate(time.Second)
+	p := consensus.Proposal{MeshID: c.genesis.MeshID(), Base: c.base, Nonce: strings.Repeat("5", 32), Created: now, Expires: now.Add(time.Hour),
+		Actions: []consensus.Action{{RemoveEntry: &consensus.RemoveEntry{Measurement: attesttest.Measurement(release)}}}}
+	payload, err := p.Payload()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return (&envelope.Envelope{Payload: payload}).Marshal()
+}
+
+// A node judges the last claims of everybody it is linked to under a candidate: those it says
+// that it would refuse are those whose links then close, and no others. Asking changes nothing.
+func TestDryRunJudgesClaims(t *testing.T) {
+	old := func(i int) bool { return i == 8 || i == 10 }
+	c := newCrowd(t, 12, func(i int) string {
+		if old(i) {
+			return "old"
+		}
+		return "new"
+	})
+	defer c.close()
+	c.found()
+	c.link(0) // all with the first
+	hub := c.nodes[0]
+	for end := time.Now().Add(30 * time.Second); len(hub.mesh.Links()) < len(c.nodes)-1; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) { // the other end of a link comes up a little later
+			t.Fatalf("%d links at the hub", len(hub.mesh.Links()))
+		}
+	}
+	draft := c.unsignedRemoval("old")
+	before, links := hub.machine.Digest(), len(hub.mesh.Links())
+	got, err := hub.dryRun(draft)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Refused != nil || got.AsIs == nil || got.Class != consensus.ClassNarrow || got.Signatures.Missing != 4 || got.Time.IsZero() {
+		t.Errorf("got %+v", got)
+	}
+	var refused []string
+	for _, r := range got.Refuses {
+		if r.Reason.Code != attest.CodeRevoked {
+			t.Errorf("%s: %v", r.Node, r.Reason)
+		}
+		refused = append(refused, r.Node)
+	}
+	if want := []string{c.nodes[8].ref.String(), c.nodes[10].ref.String()}; !slices.Equal(refused, want) {
+		t.Fatalf("would refuse %v, want %v", refused, want)
+	}
+	if !slices.Contains(got.Unjudged, hub.ref.String()) {
+		t.Errorf("it claims to have judged itself: unjudged %v", got.Unjudged)
+	}
+	if hub.machine.Digest() != before || len(hub.mesh.Links()) != links {
+		t.Error("asking has changed something")
+	}
+	ends := hub.mesh.Links()
+	c.propose(consensus.Action{RemoveEntry: &consensus.RemoveEntry{Measurement: attesttest.Measurement("old")}})
+	for _, l := range ends {
+		if !slices.Contains(refused, l.Session().Node.String()) {
+			continue
+		}
+		select {
+		case <-l.Done():
+		case <-time.After(30 * time.Second):
+			t.Fatalf("the link to %s is still up", l.Session().Node)
+		}
+	}
+	if left := len(hub.mesh.Links()); left != links-len(refused) {
+		t.Errorf("%d links are left of %d", left, links)
+	}
+	// What is ordered now cannot be ordered again, and what is malformed is not judged.
+	if again, err := hub.dryRun(c.unsignedRemoval("never")); err != nil || again.Refused == nil || again.Refused.Code != attest.CodeUnknownEntry || len(again.Refuses) > 0 {
+		t.Errorf("got %+v, %v", again.Refused, err)
+	}
+	if _, err := hub.dryRun([]byte("{}")); err == nil {
+		t.Error("junk was judged")
+	}
+}
