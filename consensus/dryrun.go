@@ -44,7 +44,8 @@ type Signatures struct {
 	Organisations []identity.OrgID `json:"organisations"` // distinct, that have signed
 	Want          int              `json:"want"`          // how many its class needs; zero where that is unknown
 	Of            int              `json:"of"`
-	Missing       int              `json:"missing"`
+	// Missing is how many more have to sign, at least: AsIs says it in words.
+	Missing int `json:"missing"`
 }
 
 // SeatForecast counts seats at the moment after the proposal.
@@ -95,9 +96,9 @@ func (s *State) DryRun(raw []byte) Prediction {
 		return out.refuse(err)
 	}
 	out.ID, out.Changes, out.Class = c.proposal.id, c.proposal.changes(), c.class
-	out.Signatures = s.signatures(c)
+	out.Signatures = s.signatures(c, err)
 	if err != nil {
-		if !unsigned(raw) && ReasonOf(err).Code != attest.CodeThreshold {
+		if !lacksSignatures(raw, err) {
 			return out.refuse(err)
 		}
 		out.AsIs = ReasonOf(err)
@@ -138,19 +139,23 @@ func (p Prediction) refuse(err error) Prediction {
 	return p
 }
 
-// unsigned reports whether raw is a draft that nobody has signed.
-func unsigned(raw []byte) bool {
-	env, err := envelope.Parse(raw)
-	return err == nil && len(env.Signatures) == 0
+// lacksSignatures reports whether err, of judging raw, is nothing that more signatures cannot
+// mend.
+func lacksSignatures(raw []byte, err error) bool {
+	env, broken := envelope.Parse(raw)
+	return broken == nil && len(env.Signatures) == 0 || ReasonOf(err).Code == attest.CodeThreshold
 }
 
-// signatures says what c carries and needs.
-func (s *PolicyState) signatures(c *change) Signatures {
+// signatures says what c carries and needs; err is that of judging it.
+func (s *PolicyState) signatures(c *change, err error) Signatures {
 	out := Signatures{Organisations: append([]identity.OrgID{}, c.orgs...), Of: s.N(), Want: WidenThreshold(s.N())}
 	if c.class == ClassNarrow {
 		out.Want = NarrowThreshold(s.N())
 	}
 	out.Missing = max(0, out.Want-len(c.orgs))
+	if err != nil {
+		out.Missing = max(1, out.Missing)
+	}
 	return out
 }
 
