@@ -40,6 +40,9 @@ const (
 	MaxSuspensionsLive  = 3
 	MaxSuspensionsDaily = 6
 	suspensionDay       = 24 * time.Hour
+	// MaxProvisional bounds the statements that one node keeps before they are ordered. Every
+	// organisation may have six of suspensions and lifts; narrowings take a majority.
+	MaxProvisional = 128
 	// MaxCredential bounds an encoded Credential: it must fit a HELLO of 4 KiB.
 	MaxCredential = 3 << 10
 	// MaxCredentialLifetime is the longest validity of a Credential, ClockSkew what we

@@ -26,6 +26,7 @@ type PolicyState struct {
 	bootstrap   *Bootstrap
 	chain       [][]byte // genesis, bootstrap and proposals, as ordered
 	chainBytes  int
+	links       [][32]byte // ChainDigest of each beginning of chain
 	// The constitution in force: see constitution.go.
 	orgs      organisations
 	limits    Limits
@@ -253,6 +254,7 @@ func (s *PolicyState) commit(c *change) {
 func (s *PolicyState) extend(raw []byte) {
 	s.chain = append(s.chain, slices.Clone(raw))
 	s.chainBytes += len(raw)
+	s.link(raw)
 }
 
 // start verifies genesis and Bootstrap as ordered. The genesis envelope is ordered too
@@ -307,23 +309,9 @@ func (s *PolicyState) Extend(chain [][]byte) error {
 	if len(chain) == len(s.chain) {
 		return nil
 	}
-	next := s.clone()
-	rest := chain[len(next.chain):]
-	if len(next.chain) == 0 {
-		if len(rest) < 2 {
-			return refuse(attest.CodeMalformed, "policy chain", "1 step", "genesis and Bootstrap")
-		}
-		if err := next.start(rest[0], rest[1]); err != nil {
-			return err
-		}
-		rest = rest[2:]
-	}
-	for _, raw := range rest {
-		c, err := next.judge(raw, time.Time{})
-		if err != nil {
-			return fmt.Errorf("policy chain step %d: %w", len(next.chain), err)
-		}
-		next.commit(c)
+	next, err := s.Append(chain[len(s.chain):])
+	if err != nil {
+		return err
 	}
 	*s = *next
 	return nil
@@ -332,6 +320,6 @@ func (s *PolicyState) Extend(chain [][]byte) error {
 func (s *PolicyState) clone() *PolicyState {
 	next := *s
 	next.entries, next.revoked = maps.Clone(s.entries), maps.Clone(s.revoked)
-	next.seen, next.chain = maps.Clone(s.seen), slices.Clone(s.chain)
+	next.seen, next.chain, next.links = maps.Clone(s.seen), slices.Clone(s.chain), slices.Clone(s.links)
 	return &next
 }

@@ -169,16 +169,14 @@ func (s *State) orderProposal(raw []byte) (Outcome, error) {
 // enact has a proposal take effect that was judged on s, unless it would stop the mesh
 // without saying so.
 func (s *State) enact(c *change) (Outcome, error) {
-	trial := *s
-	trial.PolicyState = new(PolicyState)
-	trial.commit(c)
-	if err := s.checkQuorum(&trial, c); err != nil {
+	if err := s.keepsQuorum(c); err != nil {
 		return Outcome{}, err
 	}
-	if err := s.checkOrganisationKeys(trial.PolicyState); err != nil {
+	if err := s.checkOrganisationKeys(c.next); err != nil {
 		return Outcome{}, err
 	}
-	s.PolicyState = trial.PolicyState
+	s.PolicyState = new(PolicyState)
+	s.commit(c)
 	for _, org := range c.orgs {
 		s.spend(quotaProposals, org)
 	}
@@ -192,12 +190,13 @@ func (s *State) enact(c *change) (Outcome, error) {
 	return out, err
 }
 
-// checkQuorum demands that a proposal leaves a quorum of seats, unless it confirms otherwise:
-// of the seats there are, and of the organisations that there are to be.
-func (s *State) checkQuorum(trial *State, c *change) error {
+// keepsQuorum demands that a change, judged on s, leaves a quorum of seats, unless it confirms
+// otherwise: of the seats there are, and of the organisations that there are to be.
+func (s *State) keepsQuorum(c *change) error {
 	if c.proposal.ConfirmQuorumLoss {
 		return nil
 	}
+	trial := s.WithPolicy(c.next)
 	lost := trial.seatsLost()
 	have := len(s.Seats())
 	left := have - len(lost)

@@ -59,37 +59,43 @@ func (x *suspended) hits(s *PolicyState, m measured) bool {
 // orderSuspension decides about a suspension whether or not the time is known; without,
 // nothing counts as expired, and of the quota only what had been used up for certain.
 func (s *State) orderSuspension(raw []byte) (Outcome, error) {
+	next, err := s.judgeSuspension(raw)
+	if err != nil {
+		return Outcome{}, err
+	}
+	if err := s.checkQuota(quotaSuspensions, next.Organisation); err != nil {
+		return Outcome{}, err
+	}
+	s.spend(quotaSuspensions, next.Organisation)
+	s.suspensions[next.id] = next
+	return Outcome{Leaves: [][]byte{raw}, SuspensionsChanged: true}, nil
+}
+
+// judgeSuspension decides about a suspension and changes nothing.
+func (s *State) judgeSuspension(raw []byte) (*suspended, error) {
 	x, env, err := ParseSuspension(raw)
 	if err != nil {
-		return Outcome{}, refuseErr(attest.CodeMalformed, "suspension", err)
+		return nil, refuseErr(attest.CodeMalformed, "suspension", err)
 	}
 	if err := s.checkStatement("suspension", x.MeshID, x.Incarnation); err != nil {
-		return Outcome{}, err
+		return nil, err
 	}
 	if _, err := s.verify(env, s.emergencyKeys(x.Organisation, x.Until), "suspension by "+string(x.Organisation), x.Until); err != nil {
-		return Outcome{}, err
+		return nil, err
 	}
 	if _, ok := s.suspensions[x.id]; ok {
-		return Outcome{}, refuse(attest.CodeReplayed, "suspension "+x.id.String(), "ordered before", "a new suspension")
+		return nil, refuse(attest.CodeReplayed, "suspension "+x.id.String(), "ordered before", "a new suspension")
 	}
 	next := &suspended{Suspension: x, ordered: s.now, ends: x.Until}
 	if s.now.IsZero() {
 		next.ordered = x.Issued.Add(-ClockSkew)
 	} else if err := next.judgeTime(s.now); err != nil {
-		return Outcome{}, err
+		return nil, err
 	}
 	if err := s.findTarget(next); err != nil {
-		return Outcome{}, err
+		return nil, err
 	}
-	if err := s.checkSuspensionQuota(next); err != nil {
-		return Outcome{}, err
-	}
-	if err := s.checkQuota(quotaSuspensions, x.Organisation); err != nil {
-		return Outcome{}, err
-	}
-	s.spend(quotaSuspensions, x.Organisation)
-	s.suspensions[x.id] = next
-	return Outcome{Leaves: [][]byte{raw}, SuspensionsChanged: true}, nil
+	return next, s.checkSuspensionQuota(next)
 }
 
 // checkStatement demands a statement of this mesh and incarnation, and of a genesis that
@@ -165,12 +171,22 @@ func (s *State) checkSuspensionQuota(next *suspended) error {
 
 // orderLift decides about a lift whether or not the time is known.
 func (s *State) orderLift(raw []byte) (Outcome, error) {
+	x, _, err := s.judgeLift(raw)
+	if err != nil {
+		return Outcome{}, err
+	}
+	x.lifted = true
+	return Outcome{Leaves: [][]byte{raw}, SuspensionsChanged: true}, nil
+}
+
+// judgeLift decides about a lift, changes nothing, and returns what it lifts and who signed.
+func (s *State) judgeLift(raw []byte) (*suspended, []identity.OrgID, error) {
 	l, env, err := ParseSuspensionLift(raw)
 	if err != nil {
-		return Outcome{}, refuseErr(attest.CodeMalformed, "suspension lift", err)
+		return nil, nil, refuseErr(attest.CodeMalformed, "suspension lift", err)
 	}
 	if err := s.checkStatement("suspension lift", l.MeshID, l.Incarnation); err != nil {
-		return Outcome{}, err
+		return nil, nil, err
 	}
 	x, ok := s.suspensions[l.Suspension]
 	var end time.Time
@@ -179,15 +195,15 @@ func (s *State) orderLift(raw []byte) (Outcome, error) {
 	}
 	orgs, err := s.verify(env, s.orgs.keys(KeyGovern, true, end), "suspension lift", end)
 	if err != nil {
-		return Outcome{}, err
+		return nil, nil, err
 	}
 	switch {
 	case !ok:
-		return Outcome{}, refuse(attest.CodeUnknownSuspension, "suspension lift", l.Suspension.String(), "a suspension that is in force")
+		return nil, nil, refuse(attest.CodeUnknownSuspension, "suspension lift", l.Suspension.String(), "a suspension that is in force")
 	case x.lifted:
-		return Outcome{}, refuse(attest.CodeReplayed, "suspension lift", l.Suspension.String()+" was lifted before", "a suspension that is in force")
+		return nil, nil, refuse(attest.CodeReplayed, "suspension lift", l.Suspension.String()+" was lifted before", "a suspension that is in force")
 	case !s.now.Before(x.ends) && !s.now.IsZero():
-		return Outcome{}, refuse(attest.CodeSuspensionEnded, "suspension lift", "ended "+x.ends.Format(time.RFC3339), "in force at "+s.now.Format(time.RFC3339))
+		return nil, nil, refuse(attest.CodeSuspensionEnded, "suspension lift", "ended "+x.ends.Format(time.RFC3339), "in force at "+s.now.Format(time.RFC3339))
 	}
 	own, others := false, 0
 	for _, org := range orgs {
@@ -198,11 +214,10 @@ func (s *State) orderLift(raw []byte) (Outcome, error) {
 		}
 	}
 	if want := LiftThreshold(s.N()); !own && others < want {
-		return Outcome{}, refuse(attest.CodeThreshold, "suspension lift", fmt.Sprintf("%d organisations %s", others, orgs),
+		return nil, nil, refuse(attest.CodeThreshold, "suspension lift", fmt.Sprintf("%d organisations %s", others, orgs),
 			fmt.Sprintf("%s itself, or %d of the %d others", x.Organisation, want, s.N()-1))
 	}
-	x.lifted = true
-	return Outcome{Leaves: [][]byte{raw}, SuspensionsChanged: true}, nil
+	return x, orgs, nil
 }
 
 // LiftThreshold is the number of distinct organisations, of n, that may lift a suspension

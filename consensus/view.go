@@ -85,6 +85,15 @@ func (s *State) Nodes() []Node {
 	return out
 }
 
+// Disallowed returns why what others found the node of ref to run is not allowed now, or "".
+func (s *State) Disallowed(ref identity.NodeRef) attest.Code {
+	n := s.nodes[ref]
+	if n == nil || n.run == nil {
+		return ""
+	}
+	return s.allows(*n.run, n.cred.Roles, s.now)
+}
+
 // Retired reports whether peer was the identity of an older boot.
 func (s *State) Retired(peer identity.PeerID) bool {
 	_, ok := s.retired[peer]

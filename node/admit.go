@@ -72,7 +72,7 @@ func (j judge) Rejudge(s mesh.Subject, c attest.Claims) attest.Result {
 	if why := n.retired(s.Peer); why != nil {
 		return attest.Refuse(n.now(), *why)
 	}
-	return attest.Appraise(c, n.policyFor(s.Roles), n.now())
+	return attest.Appraise(c, n.policyFor(s), n.now())
 }
 
 // appraise opens the second and the third door: a Scheme for authenticity, with the word of
@@ -95,7 +95,7 @@ func (n *Node) appraise(ctx context.Context, s mesh.Subject, ev attest.Evidence,
 	if why != nil {
 		return attest.Claims{}, attest.Refuse(now, *why)
 	}
-	return claims, attest.Appraise(claims, n.policyFor(s.Roles), now)
+	return claims, attest.Appraise(claims, n.policyFor(s), now)
 }
 
 // vouched adds to claims what the subject's Credential says about its attestation key. It was
@@ -108,27 +108,20 @@ func (n *Node) vouched(credential []byte, claims attest.Claims) (attest.Claims, 
 	return c.Vouch(claims)
 }
 
-// policyFor returns the appraisal policy for roles under the newest policy this node has:
-// its own machine's, or a longer signed history that a peer published.
-func (n *Node) policyFor(roles []string) attest.Policy {
-	var p attest.Policy
-	n.machine.View(func(s *consensus.State, _ *federated.Ledger) { p = s.AttestPolicy(roles...) })
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.pulled != nil && n.pulled.Epoch() > identity.Epoch(p.Epoch) {
-		return n.pulled.AttestPolicy(roles...)
+// policyFor returns the policy that decides about a subject's link: what this node acts on,
+// and of a seat what was agreed (heard.go).
+func (n *Node) policyFor(s mesh.Subject) (p attest.Policy) {
+	if n.holdsSeat(s.Peer) {
+		n.machine.Agreed(func(st *consensus.State) { p = st.AttestPolicy(s.Roles...) })
+		return p
 	}
+	n.machine.Present(func(st *consensus.State) { p = st.AttestPolicy(s.Roles...) })
 	return p
 }
 
 // epoch is the newest epoch this node judges under.
-func (n *Node) epoch() identity.Epoch {
-	e := n.machine.Epoch()
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.pulled != nil {
-		e = max(e, n.pulled.Epoch())
-	}
+func (n *Node) epoch() (e identity.Epoch) {
+	n.machine.Agreed(func(s *consensus.State) { e = s.Epoch() })
 	return e
 }
 

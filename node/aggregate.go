@@ -192,11 +192,12 @@ func (n *Node) closeAttempt(ctx context.Context, o *federated.OpenRound, s *sess
 }
 
 // list splits the participants into those whose update counts and those left out, in node
-// order, judged by the present state.
+// order, judged by what this node acts on: the ledger demands that they are eligible by what
+// is ordered, which may be more of them.
 func (n *Node) list(o *federated.OpenRound, s *session) (accepted []federated.Accepted, rejected []federated.Rejected, updates [][]byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n.machine.View(func(st *consensus.State, _ *federated.Ledger) {
+	n.machine.Present(func(st *consensus.State) {
 		members := n.machine.members(st)
 		for _, m := range o.Participants {
 			p, delivered := s.parts[m.Peer]

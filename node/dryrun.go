@@ -60,7 +60,7 @@ func (n *Node) dryRun(raw []byte) (DryRun, error) {
 	for _, l := range n.links() {
 		s := l.Session()
 		judged[s.Peer] = true
-		if !attest.Appraise(s.Claims, n.policyFor(s.Roles), n.now()).Affirming() {
+		if !attest.Appraise(s.Claims, n.policyFor(s.Subject), n.now()).Affirming() {
 			continue // refused already
 		}
 		if r := attest.Appraise(s.Claims, after.AttestPolicy(s.Roles...), n.now()); !r.Affirming() && len(r.Reasons) > 0 {

@@ -226,8 +226,17 @@ func (c *crowd) found() {
 	}
 }
 
-// propose orders one action, signed by all organisations.
+// propose orders one action.
 func (c *crowd) propose(a consensus.Action) {
+	c.t.Helper()
+	c.order(consensus.KindProposal, c.proposal(crowdOrgs[:5], a)) // enough for a widening: ⌈2·7/3⌉
+	if a.AddEntry != nil {
+		c.base++
+	}
+}
+
+// proposal makes one action, signed by orgs.
+func (c *crowd) proposal(orgs []string, a consensus.Action) []byte {
 	c.t.Helper()
 	c.nonce++
 	nonce, now := sha256.Sum256([]byte(fmt.Sprint("crowd ", c.nonce))), time.Now().UTC().Truncate(time.Second)
@@ -238,7 +247,7 @@ func (c *crowd) propose(a consensus.Action) {
 		c.t.Fatal(err)
 	}
 	var parts [][]byte
-	for _, org := range crowdOrgs[:5] { // enough for a widening: ⌈2·7/3⌉
+	for _, org := range orgs {
 		part, err := consensus.Sign(payload, crowdSigner(c.t, org, consensus.KeyGovern))
 		if err != nil {
 			c.t.Fatal(err)
@@ -249,10 +258,7 @@ func (c *crowd) propose(a consensus.Action) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	c.order(consensus.KindProposal, raw)
-	if a.AddEntry != nil {
-		c.base++
-	}
+	return raw
 }
 
 // link links every node with its next neighbours and all with the first.

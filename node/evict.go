@@ -15,6 +15,7 @@ import (
 // This file is the third flow: proposal → approvals → allowed set → eviction.
 //
 //	signed proposal ──► propose ──► Raft ──► State.Apply on every replica (epoch + 1)
+//	                       └─ narrow: at once at whoever hears it (heard.go, gossip.go)
 //	                                              │
 //	       rejudge: the stored claims of every live link under the new policy, no new quote
 //	            ├─ affirming: the peer is told the epoch, nothing else happens
@@ -38,9 +39,10 @@ func (n *Node) propose(ctx context.Context, raw []byte) (Submission, error) {
 	if err != nil {
 		return Submission{}, malformed(err)
 	}
+	acts := p.Class() == consensus.ClassNarrow && n.hear(raw)
 	out, err := n.submit(ctx, command)
 	if err != nil {
-		return Submission{}, err
+		return Submission{}, inForceAnyway(err, acts)
 	}
 	answer := Submission{ID: p.ID().String(), Epoch: uint64(n.machine.Epoch()), LeafIndex: out.First}
 	if a := out.Proposal; a != nil {
@@ -55,9 +57,13 @@ func (n *Node) propose(ctx context.Context, raw []byte) (Submission, error) {
 // watchPolicy judges every link again after each change that may put a peer out, and every
 // stream after each that may withhold its data, until ctx ends.
 func (n *Node) watchPolicy(ctx context.Context) {
-	lastEpoch, lastMoved, lastSuspended := n.epoch(), n.machine.Moved(), n.machine.Suspended()
+	lastEpoch, lastMoved, lastSuspended, lastLapsed := n.epoch(), n.machine.Moved(), n.machine.Suspended(), n.machine.Lapsed()
 	for {
 		changed := n.changed.wait()
+		if l := n.machine.Lapsed(); l != lastLapsed {
+			lastLapsed = l
+			n.peers.reconsider()
+		}
 		if e, moved := n.epoch(), n.machine.Moved(); e != lastEpoch || moved != lastMoved {
 			decided := n.now()
 			if at := n.machine.DecidedAt(e); e != lastEpoch && !at.IsZero() {

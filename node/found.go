@@ -91,10 +91,9 @@ func (n *Node) found(ctx context.Context) {
 
 // meshStarted reports whether a peer has shown a Bootstrap: this seat came too late and is
 // a member without a vote.
-func (n *Node) meshStarted() bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.pulled != nil && n.pulled.Started()
+func (n *Node) meshStarted() (ok bool) {
+	n.machine.Agreed(func(s *consensus.State) { ok = s.Started() })
+	return ok
 }
 
 // coordinates reports whether this seat's organisation has the smallest id.

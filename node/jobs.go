@@ -269,6 +269,7 @@ func (n *Node) policyView() PolicyView {
 			}
 		}
 	})
+	v.Provisional = n.provisionalViews()
 	return v
 }
 
@@ -292,8 +293,10 @@ type PolicyView struct {
 	Thresholds    Thresholds  `json:"thresholds"`
 	// Suspensions are those in force.
 	Suspensions []SuspensionView `json:"suspensions"`
-	Draft       string           `json:"draft"` // the frame of a proposal on this base, in YAML
-	Time        time.Time        `json:"time"`
+	// Provisional is what acts at this node and was not ordered yet.
+	Provisional []ProvisionalView `json:"provisional"`
+	Draft       string            `json:"draft"` // the frame of a proposal on this base, in YAML
+	Time        time.Time         `json:"time"`
 }
 
 // EntryView is one entry of the allowed set.

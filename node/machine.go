@@ -46,6 +46,7 @@ type Applied struct {
 type Machine struct {
 	now     func() time.Time
 	changed *notifier
+	news    *notifier // wakes who passes on policy steps and what was heard
 	tree    *transparency.Tree
 
 	mu      sync.RWMutex
@@ -58,12 +59,15 @@ type Machine struct {
 	gaps    uint64                       // guarded by mu; counts ticks that came after maxStaleness
 	moved   uint64                       // guarded by mu; counts evictions and retirements
 	changes uint64                       // guarded by mu; counts changes of what is suspended
+	pulled  *consensus.PolicyState       // guarded by mu; a policy chain ahead of the ordered one, or nil
+	heard   consensus.Provisional        // guarded by mu; see heard.go
+	lapsed  uint64                       // guarded by mu; counts what left heard
 	halted  error                        // guarded by mu
 }
 
 func newMachine(g *consensus.Genesis, tree *transparency.Tree, changed *notifier, now func() time.Time) *Machine {
 	return &Machine{
-		now: now, changed: changed, tree: tree,
+		now: now, changed: changed, news: newNotifier(), tree: tree,
 		state: consensus.NewState(g), ledger: federated.NewLedger(g.MeshID()),
 		leaves: map[transparency.Hash]uint64{}, applied: map[identity.Epoch]time.Time{},
 	}
@@ -142,6 +146,7 @@ func (m *Machine) dispatch(raw []byte) ([][]byte, Applied, error) {
 	if out.SuspensionsChanged {
 		m.changes++
 	}
+	m.settle(out.EpochChanged || out.SuspensionsChanged || c.Kind == consensus.KindBootstrap)
 	if out.Reason == nil && c.Kind == consensus.KindTick {
 		now := m.now()
 		if !m.tickAt.IsZero() && now.Sub(m.tickAt) > maxStaleness {

@@ -147,20 +147,9 @@ func (n *Node) pullPolicy(ctx context.Context, url string) {
 	if err != nil || len(doc.Chain) == 0 {
 		return
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.pulled == nil {
-		p, err := consensus.ReplayPolicy(n.genesis, doc.Chain)
-		if err != nil {
-			n.log.Warn("policy not believed", "url", url, "error", err)
-			return
-		}
-		n.pulled = p
-	} else if err := n.pulled.Extend(doc.Chain); err != nil {
-		n.log.Debug("policy not extended", "url", url, "error", err)
-		return
+	if _, err := n.machine.Extend(0, doc.Chain); err != nil {
+		n.log.Warn("policy not believed", "url", url, "error", err)
 	}
-	n.changed.notify()
 }
 
 func (n *Node) unreachable(url string, err error) {
@@ -260,6 +249,7 @@ func (n *Node) linked(l mesh.Link) {
 		n.log.Info("link down", "node", s.Node.String(), "code", why.Code)
 		n.changed.notify()
 	})
+	n.tasks.Go(func() { n.gossipWith(l) })
 	// The policy may have changed between the verdict and this moment.
 	if result := (judge{n}).Rejudge(s.Subject, s.Claims); !result.Affirming() {
 		n.evict(l, result, n.machine.DecidedAt(n.machine.Epoch()))

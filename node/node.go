@@ -122,6 +122,7 @@ type Node struct {
 	meshUp      atomic.Bool // mesh is set: its constructor and the control socket call before
 	peers       *peerBook
 	edges       *edges
+	gossip      *gossip
 	addresses   *addressBook
 	blobs       *blobs
 	work        *workbench
@@ -132,7 +133,6 @@ type Node struct {
 
 	mu              sync.Mutex
 	cred            []byte                    // guarded by mu; newest own Credential
-	pulled          *consensus.PolicyState    // guarded by mu; longest policy chain seen
 	replica         *replica.Replica          // guarded by mu; set once, on a seat that started
 	logPrivate      ed25519.PrivateKey        // guarded by mu; set with replica
 	cosignerWitness *transparency.Witness     // guarded by mu; set with replica
@@ -233,7 +233,7 @@ func newNode(ctx context.Context, cfg Config, deps Deps) (*Node, error) {
 		data: deps.Data, keys: keys, key: keys.Peer, self: identity.PeerIDFromKey(public), log: deps.Log, strangers: capped(deps.Log),
 		protocols: newProtocols(deps.Genesis.MeshID()), kind: deps.Attester.Kind(), changed: newNotifier(),
 		peers: newPeerBook(), addresses: newAddressBook(!deps.InMemory), badCredentials: map[identity.PeerID]error{}, phase: PhaseEnrolling,
-		attester: deps.Attester, outages: map[string]outage{}, runtime: &runtimelog.Log{}, proofs: newPendingProofs(), asleep: stoodStill,
+		attester: deps.Attester, outages: map[string]outage{}, runtime: &runtimelog.Log{}, proofs: newPendingProofs(), gossip: newGossip(), asleep: stoodStill,
 	}
 	if deps.InMemory {
 		n.asleep = func() time.Duration { return 0 } // virtual time does not stand still
@@ -367,7 +367,7 @@ func (n *Node) join(deps Deps) error {
 	n.meshUp.Store(true)
 	for p, handler := range map[mesh.Protocol]func(mesh.Link, mesh.Stream){
 		n.protocols.raft: n.handleRaft, n.protocols.found: n.handleFound, n.protocols.submit: n.handleSubmitted,
-		n.protocols.follow: n.handleFollow, n.protocols.head: n.handleHead, n.protocols.cosign: n.handleCosign,
+		n.protocols.follow: n.handleFollow, n.protocols.head: n.handleHead, n.protocols.gossip: n.handleGossip, n.protocols.cosign: n.handleCosign,
 		n.protocols.checkpoint: n.handleCheckpoint, n.protocols.clock: n.handleClock,
 		n.protocols.round: n.handleUpload, n.protocols.blob: n.handleBlobRequest,
 	} {
@@ -429,7 +429,7 @@ func (n *Node) startReplica(b *consensus.Bootstrap, logKey ed25519.PrivateKey) e
 		return err
 	}
 	n.replica, n.logPrivate, n.cosignerWitness = r, logKey, w
-	for _, task := range []func(context.Context){n.reconcile, n.runClock, n.runPublisher,
+	for _, task := range []func(context.Context){n.reconcile, n.runClock, n.runPublisher, n.orderHeard,
 		func(ctx context.Context) { n.orderBootstrap(ctx, b) }} {
 		n.tasks.Go(func() { task(n.ctx) })
 	}

@@ -130,6 +130,13 @@ func (b *peerBook) accept(peer identity.PeerID) {
 	delete(b.unwanted, peer)
 }
 
+// reconsider forgets whom our policy refuses: what put them out may have ended.
+func (b *peerBook) reconsider() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	clear(b.unwanted)
+}
+
 // refused returns why our policy of epoch refuses a peer, as far as it was asked, or nil.
 func (b *peerBook) refused(peer identity.PeerID, epoch identity.Epoch) *attest.Reason {
 	b.mu.Lock()

@@ -175,7 +175,7 @@ func (n *Node) drive(ctx context.Context, job federated.JobStatus) {
 		return
 	}
 	gone := n.unreachableMembers()
-	for _, m := range gone {
+	for _, m := range append(gone, n.putOutMembers()...) {
 		next.Exclude = append(next.Exclude, m.Peer)
 	}
 	if cause == "" && len(gone) > 0 {
@@ -207,11 +207,29 @@ func (n *Node) drive(ctx context.Context, job federated.JobStatus) {
 	}
 }
 
+// putOutMembers returns the members that are eligible but for what was heard and not ordered yet.
+func (n *Node) putOutMembers() (out []federated.Member) {
+	if !n.machine.Hears() {
+		return nil
+	}
+	var all []federated.Member
+	n.machine.View(func(s *consensus.State, _ *federated.Ledger) { all = n.machine.members(s).Eligible() })
+	n.machine.Present(func(s *consensus.State) {
+		out = slices.DeleteFunc(all, func(m federated.Member) bool { return s.IsEligible(m.Peer, s.Now()) })
+	})
+	return out
+}
+
 // hopeless says why the open attempt cannot end, or "".
 func (n *Node) hopeless(job federated.JobStatus) string {
 	o, now := job.Open, n.now()
 	if why := n.suspendedNode(o.Aggregator.Ref); why != nil {
 		return fmt.Sprintf("aggregator %s is suspended", o.Aggregator.Ref)
+	}
+	var revoked attest.Code
+	n.machine.Present(func(s *consensus.State) { revoked = s.Disallowed(o.Aggregator.Ref) })
+	if revoked != "" {
+		return fmt.Sprintf("aggregator %s is put out: %s", o.Aggregator.Ref, revoked)
 	}
 	if o.Aggregator.Peer != n.self && !n.hasLink(o.Aggregator.Peer) {
 		if since(&n.work.mu, n.work.lost, turnOf(o), now) >= aggregatorGrace {

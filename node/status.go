@@ -27,10 +27,12 @@ type Status struct {
 	Raft        RaftStatus     `json:"raft"`
 	State       StateStatus    `json:"state"`
 	Log         LogStatus      `json:"log"`
-	Peers       []PeerStatus   `json:"peers"`
-	Closed      []Closing      `json:"closed"`
-	Jobs        []JobStatus    `json:"jobs"`
-	Warnings    []string       `json:"warnings"`
+	// Provisional is what acts at this node and was not ordered yet.
+	Provisional []ProvisionalView `json:"provisional"`
+	Peers       []PeerStatus      `json:"peers"`
+	Closed      []Closing         `json:"closed"`
+	Jobs        []JobStatus       `json:"jobs"`
+	Warnings    []string          `json:"warnings"`
 	// Counters are mesh.Mesh.Counters: refusals by code, verdicts by mode.
 	Counters map[string]uint64 `json:"counters"`
 }

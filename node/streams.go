@@ -14,7 +14,7 @@ import (
 //
 //	class    protocols                    open while
 //	control  found raft cosign clock      both ends are seats
-//	policy   follow head                  the link is up
+//	policy   follow head gossip           the link is up
 //	log      submit checkpoint            the link is up
 //	data     round blob                   nothing is withheld from the peer
 //
@@ -39,7 +39,7 @@ func (p protocols) class(protocol mesh.Protocol) class {
 	switch protocol {
 	case p.found, p.raft, p.cosign, p.clock:
 		return classControl
-	case p.follow, p.head:
+	case p.follow, p.head, p.gossip:
 		return classPolicy
 	case p.submit, p.checkpoint:
 		return classLog
@@ -95,7 +95,8 @@ func (j judge) Keep(s *mesh.Session, p mesh.Protocol) *attest.Reason {
 
 // withheld says why this node exchanges no data with a peer now, or nil. Whatever closes
 // data streams alone is asked here and nowhere else: this node's own freshness and what
-// suspends it, the peer's epoch, what suspends the peer, the proof of the peer's verdict.
+// puts it out, the peer's epoch, what suspends the peer or was heard to revoke it, the proof of
+// the peer's verdict.
 func (n *Node) withheld(s *mesh.Session) *attest.Reason {
 	if why := n.withdrawn(); why != nil {
 		return why
@@ -104,6 +105,9 @@ func (n *Node) withheld(s *mesh.Session) *attest.Reason {
 		return why
 	}
 	if why := n.suspendedPeer(s); why != nil {
+		return why
+	}
+	if why := n.revokedPeer(s); why != nil {
 		return why
 	}
 	return n.quarantined(s)

@@ -24,6 +24,14 @@ var errMalformed = errors.New("malformed")
 
 func malformed(err error) error { return fmt.Errorf("%w: %w", errMalformed, err) }
 
+// inForceAnyway adds to the error of what was not ordered that it acts all the same.
+func inForceAnyway(err error, acts bool) error {
+	if !acts || isRefused(err) {
+		return err
+	}
+	return fmt.Errorf("in force at every node that hears of it, and not ordered yet: %w", err)
+}
+
 // Times of the submission path.
 const (
 	submitRetry   = 300 * time.Millisecond

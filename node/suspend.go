@@ -6,7 +6,6 @@ import (
 
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/consensus"
-	"github.com/attestmesh/meshnode/federated"
 	"github.com/attestmesh/meshnode/internal/identity"
 	"github.com/attestmesh/meshnode/mesh"
 )
@@ -14,6 +13,7 @@ import (
 // A suspension is one organisation's, ordered like everything else, and takes data alone:
 //
 //	signed suspension ──► suspend ──► Raft ──► State.Apply on every replica, members' too
+//	                         └──► heard.go, gossip.go: at whoever hears it, before it is ordered
 //	                                               │
 //	       recheck: data streams from and to whom it hits are reset, at both ends
 //	       it answers no client and starts no service; it is in no new round
@@ -44,25 +44,34 @@ func (n *Node) submitSuspension(ctx context.Context, kind consensus.Kind, raw []
 	if err != nil {
 		return Submission{}, malformed(err)
 	}
+	acts := n.hear(raw)
 	out, err := n.submit(ctx, command)
 	if err != nil {
-		return Submission{}, err
+		return Submission{}, inForceAnyway(err, acts)
 	}
 	return Submission{ID: id.String(), Epoch: uint64(n.machine.Epoch()), LeafIndex: out.First}, nil
 }
 
-// withdrawn says why this node serves no data to anybody now, or nil: it is stale or
-// suspended.
+// withdrawn says why this node serves no data to anybody now, or nil: it is stale, or put out.
 func (n *Node) withdrawn() *attest.Reason {
 	if why := n.stale(); why != nil {
 		return why
 	}
-	return n.suspendedNode(n.ref)
+	return n.putOut()
+}
+
+// putOut says why this node is not to serve data, though it is fresh, or nil: it is suspended,
+// or what it runs is not allowed any more.
+func (n *Node) putOut() *attest.Reason {
+	if why := n.suspendedNode(n.ref); why != nil {
+		return why
+	}
+	return n.disallowed()
 }
 
 // suspendedNode says what suspends a node, or nil.
 func (n *Node) suspendedNode(ref identity.NodeRef) (why *attest.Reason) {
-	n.machine.View(func(st *consensus.State, _ *federated.Ledger) {
+	n.machine.Present(func(st *consensus.State) {
 		if x, ok := st.SuspendedNode(ref, st.Now()); ok {
 			why = suspension(ref, x)
 		}
@@ -70,7 +79,7 @@ func (n *Node) suspendedNode(ref identity.NodeRef) (why *attest.Reason) {
 	return why
 }
 
-// whileServing returns a context that ends with ctx and as soon as this node is suspended.
+// whileServing returns a context that ends with ctx and as soon as this node is put out.
 // release must be called.
 func (n *Node) whileServing(ctx context.Context) (serving context.Context, release func()) {
 	ctx, cancel := context.WithCancel(ctx)
@@ -79,7 +88,7 @@ func (n *Node) whileServing(ctx context.Context) (serving context.Context, relea
 		defer close(watched)
 		for {
 			changed := n.changed.wait()
-			if n.suspendedNode(n.ref) != nil {
+			if n.putOut() != nil {
 				cancel()
 			}
 			select {
@@ -92,10 +101,10 @@ func (n *Node) whileServing(ctx context.Context) (serving context.Context, relea
 	return ctx, func() { cancel(); <-watched }
 }
 
-// suspendedPeer says what suspends a peer, or nil: by the ordered state, or by what this
-// node itself found it to run, which may not be ordered yet.
+// suspendedPeer says what suspends a peer, or nil: by name or by what others found it to run,
+// or by what this node itself found, which may not be ordered yet.
 func (n *Node) suspendedPeer(s *mesh.Session) (why *attest.Reason) {
-	n.machine.View(func(st *consensus.State, _ *federated.Ledger) {
+	n.machine.Present(func(st *consensus.State) {
 		x, ok := st.SuspendedNode(s.Node, st.Now())
 		if !ok {
 			x, ok = st.SuspendedRun(s.Result.Kind, s.Result.Measurement, s.Result.Reference, st.Now())

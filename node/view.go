@@ -27,6 +27,7 @@ func (n *Node) Status() Status {
 		}
 	})
 	s.State, s.Log = n.machine.Digest(), n.logStatus()
+	s.Provisional = n.provisionalViews()
 	s.Peers, s.Closed = n.peers.snapshot()
 	s.Closed = notNil(s.Closed)
 	n.describeLinks(&s)
@@ -126,6 +127,7 @@ func (n *Node) explain(s *Status, seats []consensus.Node, quorum int) {
 	if c, err := consensus.ParseCredential(n.credential()); err == nil {
 		s.Warnings = append(s.Warnings, n.outageWarnings(c.Expires)...)
 	}
+	s.Warnings = append(s.Warnings, provisionalWarnings(s.Provisional)...)
 	if err := n.machine.Halted(); err != nil {
 		s.Warnings = append(s.Warnings, err.Error())
 	}

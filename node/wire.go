@@ -20,7 +20,7 @@ const (
 // protocols are the names of the streams between nodes. The mesh id in each keeps two
 // meshes apart even where a machine belongs to both.
 type protocols struct {
-	found, raft, submit, follow, head, cosign, checkpoint, clock, round, blob mesh.Protocol
+	found, raft, submit, follow, head, gossip, cosign, checkpoint, clock, round, blob mesh.Protocol
 }
 
 func newProtocols(id identity.MeshID) protocols {
@@ -29,7 +29,7 @@ func newProtocols(id identity.MeshID) protocols {
 	}
 	return protocols{
 		found: name("found"), raft: name("raft"), submit: name("submit"), follow: name("follow"),
-		head: name("head"), cosign: name("cosign"), checkpoint: name("checkpoint"), clock: name("clock"),
+		head: name("head"), gossip: name("gossip"), cosign: name("cosign"), checkpoint: name("checkpoint"), clock: name("clock"),
 		round: name("round"), blob: name("blob"),
 	}
 }

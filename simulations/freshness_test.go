@@ -483,9 +483,23 @@ func TestRevocationClosesExactlyWhatItHits(t *testing.T) {
 }
 
 // A peer that has not heard of a change is served for five seconds. After that it gets policy
-// and log only, until it has caught up; its link stays all the time and no quote is made.
+// and log only, until it has caught up; its link stays all the time and no quote is made. What
+// it could hear from other members is kept from it.
 func TestPeerThatIsBehindGetsPolicyAndLogOnly(t *testing.T) {
-	stage(t, three+"start alpha/n2 new\nstart gamma/n2 new\nexpect phase member of rest\nexpect linked rest\n", nil, func(a *actor) {
+	var deaf atomic.Bool
+	prepare := func(w *world) {
+		w.judge = func(h *host, j mesh.Judge) mesh.Judge {
+			return opinion{j, func(_ *mesh.Session, p mesh.Protocol, answer *attest.Reason) *attest.Reason {
+				if h.name == "alpha/n2" && deaf.Load() && strings.HasSuffix(string(p), "/gossip/1") {
+					r := attest.NewReason(attest.CodeBusy, "gossip", "the test says no", "")
+					return &r
+				}
+				return answer
+			}}
+		}
+	}
+	stage(t, three+"start alpha/n2 new\nstart gamma/n2 new\nexpect phase member of rest\nexpect linked rest\n", prepare, func(a *actor) {
+		deaf.Store(true)
 		a.echoes("alpha/n2", "gamma/n2")
 		s, up := a.stream("gamma/n2", "alpha/n2"), a.link("gamma/n2", "alpha/n2")
 		a.do("wait 2s\n")
@@ -520,6 +534,7 @@ func TestPeerThatIsBehindGetsPolicyAndLogOnly(t *testing.T) {
 		if p := peer(); p.State != node.PeerConnected || p.Code != attest.CodeBehind || p.Epoch != 0 {
 			a.Errorf("status says %+v", p)
 		}
+		deaf.Store(false)
 		a.do("heal\nexpect phase member of rest\n")
 		a.eventually("the peer's epoch", func() bool { return up.PeerEpoch() == 1 })
 		if err := flows(a.stream("alpha/n2", "gamma/n2")); err != nil {

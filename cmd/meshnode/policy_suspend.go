@@ -339,7 +339,7 @@ func printLines(w io.Writer, lines []string) {
 	}
 }
 
-// showSuspensions lists what is in force.
+// showSuspensions lists what is in force, and what acts before it is ordered.
 func showSuspensions(w io.Writer, v node.PolicyView) {
 	for _, x := range v.Suspensions {
 		what := "node " + x.Node
@@ -348,5 +348,8 @@ func showSuspensions(w io.Writer, v node.PolicyView) {
 		}
 		fmt.Fprintf(w, "\n%s is suspended by %s until %s (%s): no data; lifted by %s, or %d others\n  id %s\n", printable(what), x.Organisation,
 			x.Until.Format(time.RFC3339), printable(string(x.Cause)), x.Organisation, v.Thresholds.Lift, x.ID)
+	}
+	for _, x := range v.Provisional {
+		fmt.Fprintf(w, "\nin force at this node and not ordered yet: %s\n  id %s\n", printable(x.Says), x.ID)
 	}
 }
