@@ -112,20 +112,23 @@ func (p *Provisional) judge(over *State, raw []byte, env *envelope.Envelope) (*H
 	return &h, nil
 }
 
-// Settle judges everything again on s, after something was ordered, and returns what is kept
-// no longer.
-func (p *Provisional) Settle(s *State) (gone []*Heard) {
+// Settle judges everything again on s, after something was ordered. It returns how many
+// statements are kept no longer, and how many of them were not ordered.
+func (p *Provisional) Settle(s *State) (gone, lapsed int) {
 	if len(p.all) == 0 {
-		return nil
+		return 0, 0
 	}
 	kept := Provisional{}
 	for _, h := range p.all {
 		if _, _, err := kept.Hear(s, h.Raw); err != nil {
-			gone = append(gone, h)
+			gone++
+			if ReasonOf(err).Code != attest.CodeReplayed {
+				lapsed++
+			}
 		}
 	}
 	*p = kept
-	return gone
+	return gone, lapsed
 }
 
 // Ended reports whether ordered time has ended something since it was settled.

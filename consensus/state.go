@@ -63,6 +63,8 @@ type Outcome struct {
 	SeatsChanged bool
 	// SuspensionsChanged says that something else is suspended than before.
 	SuspensionsChanged bool
+	// Sampled is how many seats have signed the tick.
+	Sampled int
 	// Skipped are the results of a batch that were left out.
 	Skipped []Skip
 	// Proposal describes the proposal that took effect.
@@ -215,7 +217,9 @@ func (s *State) applyTick(envelopes [][]byte) (Outcome, error) {
 	if err != nil {
 		return Outcome{}, err
 	}
-	return s.pass(next)
+	out, err := s.pass(next)
+	out.Sampled = len(envelopes)
+	return out, err
 }
 
 // pass makes next the ordered time.

@@ -35,16 +35,11 @@ func (n *Node) propose(ctx context.Context, raw []byte) (Submission, error) {
 	if err != nil {
 		return Submission{}, malformed(err)
 	}
-	command, err := consensus.NewCommand(consensus.KindProposal, raw)
+	out, err := n.submitHeard(ctx, consensus.KindProposal, raw)
 	if err != nil {
-		return Submission{}, malformed(err)
+		return Submission{}, err
 	}
-	acts := p.Class() == consensus.ClassNarrow && n.hear(raw)
-	out, err := n.submit(ctx, command)
-	if err != nil {
-		return Submission{}, inForceAnyway(err, acts)
-	}
-	answer := Submission{ID: p.ID().String(), Epoch: uint64(n.machine.Epoch()), LeafIndex: out.First}
+	answer := Submission{ID: p.ID().String(), Class: string(p.Class()), Epoch: uint64(n.machine.Epoch()), LeafIndex: out.First}
 	if a := out.Proposal; a != nil {
 		answer.Class, answer.Epoch = string(a.Class), uint64(a.Epoch)
 		for _, org := range a.Organisations {
@@ -57,13 +52,9 @@ func (n *Node) propose(ctx context.Context, raw []byte) (Submission, error) {
 // watchPolicy judges every link again after each change that may put a peer out, and every
 // stream after each that may withhold its data, until ctx ends.
 func (n *Node) watchPolicy(ctx context.Context) {
-	lastEpoch, lastMoved, lastSuspended, lastLapsed := n.epoch(), n.machine.Moved(), n.machine.Suspended(), n.machine.Lapsed()
+	lastEpoch, lastMoved, lastSuspended := n.epoch(), n.machine.Moved(), n.machine.Suspended()
 	for {
 		changed := n.changed.wait()
-		if l := n.machine.Lapsed(); l != lastLapsed {
-			lastLapsed = l
-			n.peers.reconsider()
-		}
 		if e, moved := n.epoch(), n.machine.Moved(); e != lastEpoch || moved != lastMoved {
 			decided := n.now()
 			if at := n.machine.DecidedAt(e); e != lastEpoch && !at.IsZero() {
@@ -118,7 +109,7 @@ func (n *Node) evict(link mesh.Link, result attest.Result, decided time.Time) {
 	if len(result.Reasons) > 0 {
 		why = result.Reasons[0]
 	}
-	n.peers.refuse(s.Peer, why, n.epoch())
+	n.peers.refuse(s.Peer, why, n.openings())
 	if why.Code != attest.CodeRetired { // a retired peer is nobody's subject any more
 		n.edges.record(s.Subject, nil, result)
 	}

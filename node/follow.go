@@ -19,7 +19,8 @@ import (
 
 // A member without a seat speaks no Raft. It follows the ordered commands from two seats at
 // once, so that one that is cut off, frozen or evicted holds up nothing, and applies them
-// to its own machine, which checks every signature of governance itself.
+// to its own machine, which checks every signature of governance itself. Where no seat is
+// linked it follows other members, who also pass on what it submits and its nonces (relay.go).
 // What no signature covers (the order, the credentials, the rounds) it believes once a
 // published checkpoint of a quorum of organisations has the root its own tree computed
 // (publish.go). It serves nothing before seats of ⌊n/2⌋+1 organisations have signed its
@@ -30,6 +31,7 @@ const (
 	followBatch   = 64
 	followLanes   = 2
 	followSilence = 3 * consensus.TickInterval // every tick is a command
+	followRelayed = time.Minute
 	headWithin    = 2 * time.Second
 	proveEvery    = 500 * time.Millisecond
 )
@@ -79,15 +81,18 @@ func (f *followedSeats) release(peer identity.PeerID) {
 func (n *Node) followLane(ctx context.Context, followed *followedSeats) {
 	for ctx.Err() == nil {
 		changed := n.changed.wait()
-		links := n.seatLinks()
+		links, relayed := n.seatLinks(), false
 		if len(links) == 0 {
 			// Before the first command no seat is known but by its Credential.
 			links = slices.DeleteFunc(n.mesh.Links(), func(l mesh.Link) bool { return !slices.Contains(l.Session().Roles, RoleSeat) })
 		}
+		if len(links) == 0 {
+			links, relayed = n.mesh.Links(), true
+		}
 		if link, ok := followed.take(links); ok {
-			err := n.followFrom(ctx, link)
+			err := n.followFrom(ctx, link, relayed)
 			followed.release(link.Peer())
-			n.log.Info("stopped following", "seat", n.nameOf(link.Peer()), "error", err)
+			n.log.Info("stopped following", "node", n.nameOf(link.Peer()), "error", err)
 		}
 		select {
 		case <-changed:
@@ -97,7 +102,14 @@ func (n *Node) followLane(ctx context.Context, followed *followedSeats) {
 	}
 }
 
-func (n *Node) followFrom(ctx context.Context, link mesh.Link) error {
+// followFrom applies the commands that a peer sends. One that holds no seat is followed for a
+// while only: there may be a link to a seat by then.
+func (n *Node) followFrom(ctx context.Context, link mesh.Link, relayed bool) error {
+	if relayed {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, followRelayed)
+		defer cancel()
+	}
 	s, err := n.open(ctx, link, n.protocols.follow)
 	if err != nil {
 		return err
@@ -161,22 +173,25 @@ type Head = consensus.Head
 
 type headRequest struct {
 	Nonce []byte `json:"nonce"`
+	// Relay asks a member without a seat for the heads of the seats that are linked to it.
+	Relay bool `json:"relay,omitempty"`
 }
 
 type headReply struct {
-	Head []byte `json:"head"`
+	Head  []byte   `json:"head,omitempty"`
+	Heads [][]byte `json:"heads,omitempty"` // of others, relayed
 }
 
 const nonceSize = 32
 
-// prove gets the start-up proof, and a new one after every gap: it asks every linked seat to
+// prove gets the start-up proof, and a new one after every gap or when ordered time lags: it asks every linked seat to
 // sign a fresh nonce until enough organisations name nothing that this node has not
 // reached. A founder's first proof is the order of its Bootstrap.
 func (n *Node) prove(ctx context.Context) {
 	tick := time.NewTicker(proveEvery)
 	defer tick.Stop()
 	for {
-		if n.machine.Started() && !n.proven() && (n.raft() == nil || n.provenOnce()) {
+		if n.machine.Started() && (!n.proven() || n.lags(maxStaleness/3)) && (n.raft() == nil || n.provenOnce()) {
 			n.tryProof(ctx)
 		}
 		select {
@@ -195,6 +210,9 @@ func (n *Node) tryProof(ctx context.Context) {
 		return n.askHead(ctx, l, nonce)
 	})
 	reached := map[identity.OrgID]bool{}
+	if len(heads) < n.quorum() {
+		heads = append(heads, n.relayedHeads(ctx, nonce)...)
+	}
 	if n.holdsSeat(n.self) {
 		reached[n.ref.Org] = true // its own head is what it has reached
 	}
@@ -215,26 +233,37 @@ type orgHead struct {
 	raw []byte // as signed
 }
 
+// askHead has a seat sign a nonce.
 func (n *Node) askHead(ctx context.Context, l mesh.Link, nonce []byte) (orgHead, error) {
-	s, err := n.open(ctx, l, n.protocols.head)
+	reply, err := n.requestHead(ctx, l, headRequest{Nonce: nonce})
 	if err != nil {
 		return orgHead{}, err
+	}
+	return n.readHead(reply.Head, l.Peer(), l.Session().Node.Org, nonce)
+}
+
+func (n *Node) requestHead(ctx context.Context, l mesh.Link, req headRequest) (reply headReply, err error) {
+	s, err := n.open(ctx, l, n.protocols.head)
+	if err != nil {
+		return reply, err
 	}
 	defer s.Close()
 	stop := context.AfterFunc(ctx, func() { _ = s.Reset() })
 	defer stop()
-	if err := writeMessage(s, headRequest{nonce}); err != nil {
-		return orgHead{}, err
+	if err := writeMessage(s, req); err != nil {
+		return reply, err
 	}
-	var reply headReply
-	if err := readMessage(s, &reply); err != nil {
-		return orgHead{}, err
-	}
-	env, err := envelope.Parse(reply.Head)
+	err = readMessage(s, &reply)
+	return reply, err
+}
+
+// readHead verifies a head that a seat has signed over a nonce.
+func (n *Node) readHead(raw []byte, seat identity.PeerID, org identity.OrgID, nonce []byte) (orgHead, error) {
+	env, err := envelope.Parse(raw)
 	if err != nil {
 		return orgHead{}, err
 	}
-	if err := env.VerifyPeer(l.Peer()); err != nil {
+	if err := env.VerifyPeer(seat); err != nil {
 		return orgHead{}, err
 	}
 	st, err := envelope.Decode[Head](env.Payload, envelope.TypeHead)
@@ -243,20 +272,27 @@ func (n *Node) askHead(ctx context.Context, l mesh.Link, nonce []byte) (orgHead,
 	}
 	h := st.Predicate
 	if h.Nonce != hex.EncodeToString(nonce) || h.MeshID != n.genesis.MeshID() || h.Incarnation != n.incarnation() {
-		return orgHead{}, fmt.Errorf("%s signed another nonce or mesh", n.nameOf(l.Peer()))
+		return orgHead{}, fmt.Errorf("%s signed another nonce or mesh", n.nameOf(seat))
 	}
-	return orgHead{h, l.Session().Node.Org, reply.Head}, nil
+	return orgHead{h, org, raw}, nil
 }
 
 // handleHead signs this seat's head over a peer's nonce. A seat that has come through a gap
 // signs too: any majority of organisations holds one that stored whatever was ordered, and if
 // all waited for each other after an outage none would ever be fresh again. One that hears
 // no ticks does not.
-func (n *Node) handleHead(_ mesh.Link, s mesh.Stream) {
+func (n *Node) handleHead(l mesh.Link, s mesh.Stream) {
 	defer s.Close()
 	_ = s.SetDeadline(n.now().Add(headWithin))
 	var req headRequest
-	if readMessage(s, &req) != nil || len(req.Nonce) != nonceSize || !n.provenOnce() || n.silent() != nil || !n.holdsSeat(n.self) {
+	if readMessage(s, &req) != nil || len(req.Nonce) != nonceSize {
+		return
+	}
+	if req.Relay {
+		n.relayHeads(l, s, req.Nonce)
+		return
+	}
+	if !n.provenOnce() || n.silent() != nil || !n.holdsSeat(n.self) {
 		return
 	}
 	_, raw, err := n.signHead(req.Nonce)
@@ -264,7 +300,7 @@ func (n *Node) handleHead(_ mesh.Link, s mesh.Stream) {
 		n.log.Error("head", "error", err)
 		return
 	}
-	_ = writeMessage(s, headReply{raw})
+	_ = writeMessage(s, headReply{Head: raw})
 }
 
 // signHead signs how far this node has come, over a nonce.

@@ -13,21 +13,29 @@ import (
 // without a tick, or a machine that stood still for that long: what the mesh decided
 // meanwhile, a host can keep from a node that wakes up. Clocks are monotonic, so that nobody
 // makes or hides a gap by setting one.
+//
+// A host can also let the ticks through slower than they come, so that there is never a gap
+// and what the node hears grows old. Ordered time would then fall behind the node's own: by
+// more than maxStaleness since the newest proof, and the proof is void; by a third of that, and
+// a new one is looked for. Where ordered time itself is slow, for want of seats, it succeeds.
 
 // freshness is when a node proved that it is fresh. The zero value is that it never did.
 type freshness struct {
 	boot   bool          // proven since this boot; a founder by the order of its Bootstrap
 	gaps   uint64        // how many gaps the machine had seen before the proof began
 	asleep time.Duration // how long the machine had stood still by then
+	at     time.Time     // when the proof began, and what time was ordered when it was complete
+	time   time.Time     // zero: before the first tick
 }
 
 // began returns what a proof that begins now is worth once it is complete.
 func (n *Node) began() freshness {
-	return freshness{boot: true, gaps: n.machine.Gaps(), asleep: n.asleep()}
+	return freshness{boot: true, gaps: n.machine.Gaps(), asleep: n.asleep(), at: n.now()}
 }
 
 // completed notes a proof.
 func (n *Node) completed(f freshness) {
+	f.time = n.machine.Now()
 	n.mu.Lock()
 	n.fresh = f
 	n.mu.Unlock()
@@ -48,6 +56,19 @@ func (n *Node) proven() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.fresh.boot && n.fresh.gaps == now.gaps && now.asleep-n.fresh.asleep <= maxStaleness
+}
+
+// lags reports whether ordered time has fallen behind by more than limit since the newest proof,
+// or there was none to begin from.
+func (n *Node) lags(limit time.Duration) bool {
+	n.mu.Lock()
+	f := n.fresh
+	n.mu.Unlock()
+	ordered := n.machine.Now()
+	if ordered.IsZero() {
+		return false
+	}
+	return f.time.IsZero() || f.time.Add(n.now().Sub(f.at)).Sub(ordered) > limit
 }
 
 // silent says that this node has not heard a tick for maxStaleness, or nil.
@@ -72,6 +93,9 @@ func (n *Node) stale() *attest.Reason {
 	}
 	if !n.proven() {
 		return reason(attest.CodeStale, "start-up proof", "of before a gap of more than "+maxStaleness.String(), "heads signed over a new nonce by a majority of organisations")
+	}
+	if n.lags(maxStaleness) {
+		return reason(attest.CodeStale, "ordered time", "behind by more than "+maxStaleness.String()+" since the last proof", "heads signed over a new nonce by a majority of organisations")
 	}
 	return nil
 }

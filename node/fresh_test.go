@@ -90,7 +90,7 @@ func TestLinkedPeerIsWanted(t *testing.T) {
 		c.found()
 		n := c.nodes[0]
 		for _, other := range c.nodes {
-			n.peers.refuse(other.self, attest.NewReason(attest.CodeMeasurementNotAllowed, "measurement", "x", "y"), n.epoch())
+			n.peers.refuse(other.self, attest.NewReason(attest.CodeMeasurementNotAllowed, "measurement", "x", "y"), n.openings())
 		}
 		c.link(1)
 		synctest.Wait()
@@ -98,7 +98,7 @@ func TestLinkedPeerIsWanted(t *testing.T) {
 			t.Fatal("no links")
 		}
 		for _, l := range n.links() {
-			if why := n.peers.refused(l.Peer(), n.epoch()); why != nil {
+			if why := n.peers.refused(l.Peer(), n.openings()); why != nil {
 				t.Errorf("a linked peer would not be dialled: %v", why)
 			}
 		}

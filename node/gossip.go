@@ -394,29 +394,34 @@ func (n *Node) policySteps() (steps int) {
 func (n *Node) orderHeard(ctx context.Context) {
 	tick := time.NewTicker(orderHeardEvery)
 	defer tick.Stop()
+	waiting := map[consensus.StatementID]bool{} // seen a tick ago: whoever submitted it is faster
 	for {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 			return
 		}
-		if !n.leads() {
-			continue
-		}
+		before := waiting
+		waiting = map[consensus.StatementID]bool{}
 		for _, h := range n.machine.Heard() {
-			command, err := consensus.NewCommand(h.Kind, h.Raw)
-			if err != nil {
-				continue
+			if waiting[h.ID] = true; before[h.ID] && n.leads() {
+				n.orderOne(ctx, h)
 			}
-			ctx, cancel := context.WithTimeout(ctx, orderHeardEvery)
-			if _, err := n.submit(ctx, command); err != nil {
-				n.log.Warn("in force and not ordered", "kind", h.Kind, "id", h.ID.String(), "error", err)
-			}
-			cancel()
 		}
 	}
 }
 
-// orderHeardEvery is how often a leader has ordered what was heard. Whoever submits it is
-// faster; and twice does no harm.
+func (n *Node) orderOne(ctx context.Context, h *consensus.Heard) {
+	command, err := consensus.NewCommand(h.Kind, h.Raw)
+	if err == nil {
+		ctx, cancel := context.WithTimeout(ctx, orderHeardEvery)
+		defer cancel()
+		_, err = n.submit(ctx, command)
+	}
+	if err != nil {
+		n.log.Warn("in force and not ordered", "kind", h.Kind, "id", h.ID.String(), "error", err)
+	}
+}
+
+// orderHeardEvery is how often a leader has ordered what it has heard and nobody submitted.
 const orderHeardEvery = 2 * time.Second

@@ -2,6 +2,7 @@ package node
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -70,13 +71,15 @@ func (m *Machine) Heard() []*consensus.Heard {
 // Hears reports whether anything acts that is not ordered yet.
 func (m *Machine) Hears() bool { return len(m.Heard()) > 0 }
 
-// Lapsed counts the times that something heard ended without having been ordered, or was
-// ordered: what it kept out may be let in again.
-func (m *Machine) Lapsed() uint64 {
+// Openings counts what may let in again whom the policy refused: widenings, and what was heard
+// and ended without having been ordered. A narrowing lets in nobody.
+func (m *Machine) Openings() uint64 {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return m.lapsed
+	return m.basis().Base() + m.lapsed
 }
+
+func (n *Node) openings() uint64 { return n.machine.Openings() }
 
 // settle judges anew what does not come from the ordered history, after a command. m.mu is held.
 func (m *Machine) settle(changed bool) {
@@ -89,11 +92,7 @@ func (m *Machine) settle(changed bool) {
 	if !changed && !m.heard.Ended(m.state.Now()) {
 		return
 	}
-	if len(m.heard.Settle(m.basis())) > 0 {
-		m.moved++
-		m.changes++
-		m.lapsed++
-	}
+	m.resettle()
 }
 
 var errAnotherChain = errors.New("another policy chain than the one verified here")
@@ -120,11 +119,21 @@ func (m *Machine) Extend(from int, steps [][]byte) (bool, error) {
 		return false, nil // somebody was faster
 	}
 	m.pulled = next
-	m.heard.Settle(m.basis())
+	m.resettle()
 	m.moved++
 	m.changed.notify()
 	m.news.notify()
 	return true, nil
+}
+
+// resettle judges again what was heard. m.mu is held.
+func (m *Machine) resettle() {
+	gone, lapsed := m.heard.Settle(m.basis())
+	if gone > 0 {
+		m.moved++
+		m.changes++
+	}
+	m.lapsed += uint64(lapsed)
 }
 
 // continuing returns a copy of the policy for count steps from number from on to continue, and
@@ -168,14 +177,30 @@ func (n *Node) revokedPeer(s *mesh.Session) *attest.Reason {
 	return nil
 }
 
-// hear has a statement that this node was handed act at once and be passed on, if it is one
-// that may; that it is not is said when it is ordered.
-func (n *Node) hear(raw []byte) (acts bool) {
-	h, fresh, err := n.machine.Hear(raw)
+// submitHeard has a statement that this node was handed act at once and be passed on, if it is
+// one that may, and submits it.
+func (n *Node) submitHeard(ctx context.Context, kind consensus.Kind, raw []byte) (Applied, error) {
+	command, err := consensus.NewCommand(kind, raw)
+	if err != nil {
+		return Applied{}, malformed(err)
+	}
+	h, fresh, err := n.machine.Hear(raw) // that it may not act says nothing: that is said when it is ordered
+	acts := err == nil
 	if fresh {
 		n.log.Info("in force before it is ordered", "kind", h.Kind, "id", h.ID.String(), "says", h.Says)
 	}
-	return err == nil
+	out, err := n.submit(ctx, command)
+	var refused *RefusedError
+	switch {
+	case err == nil || !acts:
+		return out, err
+	case errors.As(err, &refused) && refused.Reason.Code == attest.CodeReplayed:
+		out.First, _ = n.machine.leafIndex(raw) // it acted, and somebody who heard it was faster
+		return out, nil
+	case refused != nil:
+		return out, err
+	}
+	return out, fmt.Errorf("in force at every node that hears of it, and not ordered yet: %w", err)
 }
 
 // ProvisionalView is one statement that acts here and is not ordered yet.

@@ -55,13 +55,13 @@ type Machine struct {
 	history [][]byte                     // guarded by mu; ordered commands, for followers
 	leaves  map[transparency.Hash]uint64 // guarded by mu; index of each leaf by its hash
 	applied map[identity.Epoch]time.Time // guarded by mu; when this node applied each epoch
-	tickAt  time.Time                    // guarded by mu; when this node applied the newest tick
+	tickAt  time.Time                    // guarded by mu; when this node applied the newest tick of a majority
 	gaps    uint64                       // guarded by mu; counts ticks that came after maxStaleness
 	moved   uint64                       // guarded by mu; counts evictions and retirements
 	changes uint64                       // guarded by mu; counts changes of what is suspended
 	pulled  *consensus.PolicyState       // guarded by mu; a policy chain ahead of the ordered one, or nil
 	heard   consensus.Provisional        // guarded by mu; see heard.go
-	lapsed  uint64                       // guarded by mu; counts what left heard
+	lapsed  uint64                       // guarded by mu; counts what left heard without having been ordered
 	halted  error                        // guarded by mu
 }
 
@@ -147,7 +147,8 @@ func (m *Machine) dispatch(raw []byte) ([][]byte, Applied, error) {
 		m.changes++
 	}
 	m.settle(out.EpochChanged || out.SuspensionsChanged || c.Kind == consensus.KindBootstrap)
-	if out.Reason == nil && c.Kind == consensus.KindTick {
+	// A tick that no majority has signed shows nobody that the mesh goes on: one node can make it.
+	if out.Reason == nil && c.Kind == consensus.KindTick && out.Sampled >= m.state.Quorum() {
 		now := m.now()
 		if !m.tickAt.IsZero() && now.Sub(m.tickAt) > maxStaleness {
 			m.gaps++
@@ -259,11 +260,18 @@ func (m *Machine) DecidedAt(e identity.Epoch) time.Time {
 	return m.applied[e]
 }
 
-// TickAt returns when this node applied the newest tick.
+// TickAt returns when this node applied the newest tick that seats of a majority have signed.
 func (m *Machine) TickAt() time.Time {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	return m.tickAt
+}
+
+// Now returns the ordered time; zero before the first tick.
+func (m *Machine) Now() time.Time {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.state.Now()
 }
 
 // Gaps counts the ticks that came later than maxStaleness after the one before.

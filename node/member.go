@@ -107,7 +107,7 @@ func (n *Node) reach(ctx context.Context, url string) (mesh.Link, error) {
 			p.State = PeerUnreachable
 		}
 	})
-	if why := n.peers.refused(a.Peer, n.epoch()); why != nil {
+	if why := n.peers.refused(a.Peer, n.openings()); why != nil {
 		return nil, &RefusedError{*why} // who dials proves itself first: it would cost us a quote each time
 	}
 	if a.Peer < n.self && !n.waitLinked(ctx, a.Peer, dialPatience) {
@@ -197,7 +197,7 @@ func (n *Node) noteRefusal(r mesh.Refusal) {
 	}
 	why := r.Reasons[0]
 	if !r.Remote {
-		n.peers.refuse(r.Peer, why, n.epoch())
+		n.peers.refuse(r.Peer, why, n.openings())
 	}
 	n.peers.update(ref, "", n.now(), func(p *PeerStatus) {
 		switch {

@@ -27,11 +27,11 @@ type peerBook struct {
 	unwanted map[identity.PeerID]unwanted         // guarded by mu; whose measurement our policy refused
 }
 
-// unwanted is what our policy of an epoch said about a peer. Its measurement cannot change
+// unwanted is what our policy said about a peer. Its measurement cannot change
 // without a new identity, so until the policy does there is nothing to ask.
 type unwanted struct {
-	why   attest.Reason
-	epoch identity.Epoch
+	why      attest.Reason
+	openings uint64
 }
 
 func newPeerBook() *peerBook {
@@ -106,9 +106,10 @@ func (b *peerBook) named(peer identity.PeerID) (identity.NodeRef, bool) {
 	return ref, ok
 }
 
-// refuse remembers that our policy of epoch refuses what a peer runs, or has run since its
-// boot: a new one has a new peer id. Other reasons may pass by themselves and are not remembered.
-func (b *peerBook) refuse(peer identity.PeerID, why attest.Reason, epoch identity.Epoch) {
+// refuse remembers that our policy refuses what a peer runs, or has run since its boot: a new
+// one has a new peer id. It holds until the next of the openings (Node.openings). Other reasons
+// may pass by themselves and are not remembered.
+func (b *peerBook) refuse(peer identity.PeerID, why attest.Reason, openings uint64) {
 	switch why.Code {
 	case attest.CodeRevoked, attest.CodeMeasurementNotAllowed, attest.CodeIMAUnlisted:
 	default:
@@ -119,7 +120,7 @@ func (b *peerBook) refuse(peer identity.PeerID, why attest.Reason, epoch identit
 	if len(b.unwanted) >= maxPeers {
 		clear(b.unwanted) // the price is one dial for each that is still there
 	}
-	b.unwanted[peer] = unwanted{why, epoch}
+	b.unwanted[peer] = unwanted{why, openings}
 }
 
 // accept forgets that a peer was refused: it has shown something else since. Who stole its
@@ -130,19 +131,13 @@ func (b *peerBook) accept(peer identity.PeerID) {
 	delete(b.unwanted, peer)
 }
 
-// reconsider forgets whom our policy refuses: what put them out may have ended.
-func (b *peerBook) reconsider() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	clear(b.unwanted)
-}
-
-// refused returns why our policy of epoch refuses a peer, as far as it was asked, or nil.
-func (b *peerBook) refused(peer identity.PeerID, epoch identity.Epoch) *attest.Reason {
+// refused returns why our policy refuses a peer, as far as it was asked since the last of the
+// openings, or nil.
+func (b *peerBook) refused(peer identity.PeerID, openings uint64) *attest.Reason {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	u, ok := b.unwanted[peer]
-	if !ok || u.epoch != epoch {
+	if !ok || u.openings != openings {
 		delete(b.unwanted, peer)
 		return nil
 	}

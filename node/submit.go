@@ -24,14 +24,6 @@ var errMalformed = errors.New("malformed")
 
 func malformed(err error) error { return fmt.Errorf("%w: %w", errMalformed, err) }
 
-// inForceAnyway adds to the error of what was not ordered that it acts all the same.
-func inForceAnyway(err error, acts bool) error {
-	if !acts || isRefused(err) {
-		return err
-	}
-	return fmt.Errorf("in force at every node that hears of it, and not ordered yet: %w", err)
-}
-
 // Times of the submission path.
 const (
 	submitRetry   = 300 * time.Millisecond
@@ -61,7 +53,7 @@ func (n *Node) submit(ctx context.Context, c consensus.Command) (Applied, error)
 	}
 	var last error
 	for attempt := 0; ; attempt++ {
-		out, err := n.order(ctx, raw, true)
+		out, err := n.order(ctx, raw, true, true)
 		var refused *RefusedError
 		switch {
 		case err == nil:
@@ -81,8 +73,9 @@ func (n *Node) submit(ctx context.Context, c consensus.Command) (Applied, error)
 	}
 }
 
-// order has raw ordered by this node if it leads, else by the leader as far as it is known.
-func (n *Node) order(ctx context.Context, raw []byte, forward bool) (Applied, error) {
+// order has raw ordered by this node if it leads, else by the leader as far as it is known. What
+// is this node's own goes by another member if no seat is linked.
+func (n *Node) order(ctx context.Context, raw []byte, forward, own bool) (Applied, error) {
 	r := n.raft()
 	if r != nil && r.State() == replica.Leader {
 		res, err := r.Apply(ctx, raw)
@@ -104,6 +97,9 @@ func (n *Node) order(ctx context.Context, raw []byte, forward bool) (Applied, er
 		return Applied{}, replica.ErrNotLeader
 	}
 	link, err := n.towardsLeader(r)
+	if errors.Is(err, errNoSeatLinked) && own {
+		link, err = n.submitRelay(n.now())
+	}
 	if err != nil {
 		return Applied{}, err
 	}
@@ -125,7 +121,7 @@ func (n *Node) towardsLeader(r *replica.Replica) (mesh.Link, error) {
 	}
 	seats := n.seatLinks()
 	if len(seats) == 0 {
-		return nil, errors.New("no link to any seat")
+		return nil, errNoSeatLinked
 	}
 	// Different seats at different tries: one may have lost its leader.
 	return seats[int(n.now().UnixNano()/int64(submitRetry))%len(seats)], nil
@@ -171,7 +167,7 @@ func (n *Node) handleSubmitted(link mesh.Link, s mesh.Stream) {
 	} else {
 		// From a seat it comes because that seat believes we lead; no further hop.
 		fromSeat := slices.Contains(link.Session().Roles, RoleSeat)
-		out, err := n.order(ctx, raw, !fromSeat)
+		out, err := n.order(ctx, raw, !fromSeat, false)
 		reply.Applied = out
 		var refused *RefusedError
 		if errors.As(err, &refused) {

@@ -40,14 +40,9 @@ func (n *Node) lift(ctx context.Context, raw []byte) (Submission, error) {
 }
 
 func (n *Node) submitSuspension(ctx context.Context, kind consensus.Kind, raw []byte, id consensus.SuspensionID) (Submission, error) {
-	command, err := consensus.NewCommand(kind, raw)
+	out, err := n.submitHeard(ctx, kind, raw)
 	if err != nil {
-		return Submission{}, malformed(err)
-	}
-	acts := n.hear(raw)
-	out, err := n.submit(ctx, command)
-	if err != nil {
-		return Submission{}, inForceAnyway(err, acts)
+		return Submission{}, err
 	}
 	return Submission{ID: id.String(), Epoch: uint64(n.machine.Epoch()), LeafIndex: out.First}, nil
 }
