@@ -96,7 +96,7 @@ func (r *replayer) dispatch(index uint64, leaf []byte) []transparency.Finding {
 	kind := kindOf(leaf)
 	switch kind {
 	case envelope.TypeCredential, envelope.TypeAttestationResult, envelope.TypeProposal, envelope.TypeMembership,
-		envelope.TypeSuspension, envelope.TypeSuspensionLift:
+		envelope.TypeSuspension, envelope.TypeSuspensionLift, envelope.TypeState:
 	case envelope.TypeRound:
 		return r.round(index, leaf)
 	case "":
@@ -111,7 +111,7 @@ func (r *replayer) dispatch(index uint64, leaf []byte) []transparency.Finding {
 	o, err := r.state.Replay(leaf)
 	if err != nil {
 		code := string(consensus.ReasonOf(err).Code)
-		if kind == envelope.TypeMembership {
+		if kind == envelope.TypeMembership || kind == envelope.TypeState {
 			code = CodeNotDerived
 		}
 		return append(out, finding(index, code, consensus.ReasonOf(err).String()))

@@ -26,6 +26,7 @@ const (
 	KindTick        Kind = "tick"
 	KindSuspension  Kind = "suspension"
 	KindLift        Kind = "suspension-lift"
+	KindDigest      Kind = "digest"
 	KindJob         Kind = "job"
 	KindRoundOpen   Kind = "round-open"
 	KindRoundClose  Kind = "round-close"
@@ -94,7 +95,7 @@ func (c codec) decode(raw []byte, v any) error {
 
 func knownKind(k Kind) bool {
 	switch k {
-	case KindBootstrap, KindCredential, KindResults, KindProposal, KindTick, KindSuspension, KindLift, KindJob, KindRoundOpen, KindRoundClose, KindRoundCommit:
+	case KindBootstrap, KindCredential, KindResults, KindProposal, KindTick, KindSuspension, KindLift, KindDigest, KindJob, KindRoundOpen, KindRoundClose, KindRoundCommit:
 		return true
 	}
 	return false
@@ -154,6 +155,8 @@ func envelopeCount(kind Kind) (lo, hi int, ok bool) {
 		return 1, MaxResults, true
 	case KindTick:
 		return 0, MaxOrganisations, true
+	case KindDigest:
+		return 0, 0, true
 	}
 	return 0, 0, false
 }

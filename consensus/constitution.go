@@ -23,6 +23,18 @@ type FormerKey struct {
 	ID           string // as Key.ID
 	Organisation identity.OrgID
 	Role         string
+	public       envelope.PublicKey // verifies what it signed while it was in force, when a state is restored
+}
+
+// everKeys returns the keys that org has or had in one role: for what was ordered already.
+func (s *PolicyState) everKeys(org identity.OrgID, role string) []envelope.Key {
+	keys := s.OrgKeys(org, role)
+	for _, f := range s.former {
+		if f.Organisation == org && f.Role == role {
+			keys = append(keys, envelope.Key{Org: org, Public: f.public.PublicKey})
+		}
+	}
+	return keys
 }
 
 // Organisations returns those in force, sorted by id.
@@ -84,7 +96,7 @@ func (s *PolicyState) formerKey(id string) (FormerKey, bool) {
 
 // forget notes that a key of org was removed.
 func (s *PolicyState) forget(org identity.OrgID, k Key) {
-	f := FormerKey{k.ID(), org, k.Role}
+	f := FormerKey{k.ID(), org, k.Role, k.Public}
 	i, _ := slices.BinarySearchFunc(s.former, f.ID, func(k FormerKey, id string) int { return cmp.Compare(k.ID, id) })
 	s.former = slices.Insert(slices.Clone(s.former), i, f)
 }

@@ -228,6 +228,22 @@ func (s *PolicyState) signedCredential(raw []byte) (*Credential, error) {
 	return c, nil
 }
 
+// orderedCredential is VerifyCredential for one that was ordered before, perhaps by a key that was
+// removed since: it is in the state, whatever stands of it.
+func (s *PolicyState) orderedCredential(raw []byte) (*Credential, error) {
+	c, env, err := decodeCredential(raw)
+	if err != nil {
+		return nil, refuseErr(attest.CodeNoCredential, "credential", err)
+	}
+	if f, ok := s.formerKey(c.key); !ok || f.Role != KeyEnroll || c.MeshID != s.genesis.meshID || c.Incarnation != s.incarnation || len(env.Signatures) != 1 {
+		return s.signedCredential(raw)
+	}
+	if _, err := env.Verify(s.everKeys(c.Organisation, KeyEnroll)); err != nil {
+		return nil, refuseErr(attest.CodeNoCredential, "credential signature", err)
+	}
+	return c, nil
+}
+
 // Vouch returns claims as they are to be judged for the node of c, which was verified: an
 // attestation key that it names is believed. Evidence by another key, or by none, is refused;
 // what a Credential says nothing about stays as the scheme left it.

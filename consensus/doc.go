@@ -17,6 +17,7 @@
 //	suspension          an emergency key of one member organisation  subject: "mesh", the mesh id
 //	suspension-lift     govern keys of enough others, or its own     subject: "mesh", the mesh id
 //	membership          nobody: derived by Apply, checked by replay  subject: org/node, SHA-256 of the peer id
+//	state               nobody: derived by Apply, checked by replay  subject: "mesh", the mesh id
 //
 // The mesh id is the SHA-256 of the genesis payload. Approvals of a proposal are signatures
 // over the same payload bytes, gathered before it is submitted; its id is the SHA-256 of
@@ -68,6 +69,7 @@
 //	tick        [time-sample, …]        leaves: one membership leaf per removed seat
 //	suspension  [suspension]            leaf: itself
 //	suspension-lift [suspension-lift]   leaf: itself
+//	digest      []                      leaf: one state leaf
 //
 // An unknown version or kind is ErrUnknownCommand: the replica must halt, on every node
 // alike, because skipping a removal would fail open. A command that Apply refuses changes

@@ -21,10 +21,10 @@ func TestCloneKnowsEveryField(t *testing.T) {
 		of   any
 		want string
 	}{
-		{State{}, "PolicyState now tickSeq nodes peers retired edges suspensions used"},
+		{State{}, "PolicyState now tickSeq nodes peers retired edges suspensions used logged"},
 		{PolicyState{}, "genesis incarnation epoch base entries revoked seen bootstrap chain chainBytes links orgs limits witnesses former enrollers"},
 		{node{}, "cred run evicted seat removed"},
-		{suspended{}, "Suspension entry ordered ends lifted"},
+		{suspended{}, "Suspension raw entry ordered ends lifted"},
 	} {
 		var got []string
 		for i := range reflect.TypeOf(c.of).NumField() {

@@ -185,3 +185,22 @@ func (s *State) quotaSection() section {
 	}
 	return section{Name: "quotas", Image: im}
 }
+
+// quotaPart is the same in an encoded state.
+func quotaPart() part {
+	return part{"quotas",
+		func(s *State) any { return s.quotaSection().Image },
+		func(s *State, raw []byte) error {
+			var im []usageImage
+			if err := images.decode(raw, &im); err != nil {
+				return err
+			}
+			for _, u := range im {
+				if len(u.Used) != int(quotas) {
+					return fmt.Errorf("%d quotas of %.40q, want %d", len(u.Used), u.Organisation, int(quotas))
+				}
+				s.used[identity.OrgID(u.Organisation)] = usage(u.Used)
+			}
+			return nil
+		}}
+}

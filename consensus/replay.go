@@ -52,6 +52,8 @@ func (s *State) Replay(leaf []byte) (Outcome, error) {
 		return s.orderSuspension(leaf)
 	case envelope.TypeSuspensionLift:
 		return s.orderLift(leaf)
+	case envelope.TypeState:
+		return s.replayState(leaf)
 	}
 	return Outcome{}, refuse(attest.CodeMalformed, "leaf", fmt.Sprintf("predicate type %.100q", predicate), "a kind of leaf that governance writes")
 }

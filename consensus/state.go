@@ -27,6 +27,8 @@ type State struct {
 	suspensions map[SuspensionID]*suspended
 	// used is what organisations have had ordered since the newest tick.
 	used map[identity.OrgID]usage
+	// logged says when the state was last logged.
+	logged logged
 }
 
 // node is the newest boot of one node.
@@ -111,6 +113,8 @@ func (s *State) apply(c Command) (Outcome, error) {
 		return Outcome{}, refuse(attest.CodeNotStarted, string(c.Kind), "before Bootstrap", "after Bootstrap")
 	}
 	switch c.Kind {
+	case KindDigest:
+		return Outcome{}, refuse(attest.CodeMalformed, string(c.Kind), "no digest of the whole machine", "its owner to call LogState")
 	case KindCredential:
 		return s.applyCredential(envelopes[0])
 	case KindResults:

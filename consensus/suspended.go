@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/attestmesh/meshnode/attest"
@@ -13,6 +14,7 @@ import (
 // it could be ordered again and while it counts for the day's quota.
 type suspended struct {
 	*Suspension
+	raw     []byte    // as ordered
 	entry   Entry     // what Suspension.Entry allowed when it was ordered
 	ordered time.Time // the ordered time; of a replay, which has none, the earliest possible
 	ends    time.Time
@@ -86,7 +88,7 @@ func (s *State) judgeSuspension(raw []byte) (*suspended, error) {
 	if _, ok := s.suspensions[x.id]; ok {
 		return nil, refuse(attest.CodeReplayed, "suspension "+x.id.String(), "ordered before", "a new suspension")
 	}
-	next := &suspended{Suspension: x, ordered: s.now, ends: x.Until}
+	next := &suspended{Suspension: x, raw: slices.Clone(raw), ordered: s.now, ends: x.Until}
 	if s.now.IsZero() {
 		next.ordered = x.Issued.Add(-ClockSkew)
 	} else if err := next.judgeTime(s.now); err != nil {

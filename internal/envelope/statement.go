@@ -29,6 +29,7 @@ const (
 	TypeTimeSample        = "https://attestmesh.github.io/meshnode/time-sample/v1"
 	TypeServiceManifest   = "https://attestmesh.github.io/meshnode/service-manifest/v1"
 	TypeServiceReceipt    = "https://attestmesh.github.io/meshnode/service-receipt/v1"
+	TypeState             = "https://attestmesh.github.io/meshnode/state/v1"
 )
 
 // Subject names what a Statement is about.
