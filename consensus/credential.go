@@ -32,8 +32,9 @@ type Credential struct {
 	// Empty where evidence needs no such word. From fsm_version 3 on.
 	AK string `json:"ak,omitempty"`
 
-	raw []byte
-	key string // id of the one key that signed it; empty if there is not exactly one
+	raw    []byte
+	key    string            // id of the one key that signed it; empty if there is not exactly one
+	packed *packedCredential // of raw, once it was needed
 }
 
 // CheckpointSeen is the newest checkpoint that the enroller had seen: a node that knows
@@ -198,29 +199,8 @@ func (s *PolicyState) signedCredential(raw []byte) (*Credential, error) {
 	if err != nil {
 		return nil, refuseErr(attest.CodeNoCredential, "credential", err)
 	}
-	if c.MeshID != g.meshID {
-		return nil, refuse(attest.CodeWrongMesh, "credential mesh_id", c.MeshID.Short(), g.meshID.Short())
-	}
-	if c.Incarnation != s.incarnation {
-		return nil, refuse(attest.CodeWrongIncarnation, "credential incarnation", fmt.Sprint(c.Incarnation), fmt.Sprint(s.incarnation))
-	}
-	if c.AK != "" && g.FSMVersion < fsmActivation {
-		return nil, g.tooEarly("credential ak", fsmActivation) // older releases cannot read it
-	}
-	if len(env.Signatures) != 1 {
-		return nil, refuse(attest.CodeNoCredential, "credential", fmt.Sprintf("%d signatures", len(env.Signatures)), "one, by an enroll key")
-	}
-	keys := s.orgs.orgKeys(c.Organisation, KeyEnroll, c.Expires)
-	if f, ok := s.formerKey(c.key); ok && len(keys) == 0 {
-		return nil, refuse(attest.CodeOrganisationRemoved, "credential organisation", string(f.Organisation), "an organisation of this mesh")
-	} else if ok {
-		return nil, refuse(attest.CodeNoCredential, "credential signature", s.describeKey(c.key, c.Expires), "an enroll key in force; enrol anew")
-	}
-	if len(keys) == 0 {
-		return nil, refuse(attest.CodeNoCredential, "credential organisation", string(c.Organisation), "an organisation of this mesh, with an enroll key that outlives what it signs")
-	}
-	if _, err := env.Verify(keys); err != nil {
-		return nil, refuseErr(attest.CodeNoCredential, "credential signature", err)
+	if err := s.checkSigned(c, env); err != nil {
+		return nil, err
 	}
 	if g.signed != nil {
 		g.signed.Add(id, c.clone())
@@ -228,20 +208,47 @@ func (s *PolicyState) signedCredential(raw []byte) (*Credential, error) {
 	return c, nil
 }
 
-// orderedCredential is VerifyCredential for one that was ordered before, perhaps by a key that was
-// removed since: it is in the state, whatever stands of it.
-func (s *PolicyState) orderedCredential(raw []byte) (*Credential, error) {
-	c, env, err := decodeCredential(raw)
-	if err != nil {
-		return nil, refuseErr(attest.CodeNoCredential, "credential", err)
+// checkSigned demands that a decoded Credential is of this mesh and incarnation and signed by
+// an enroll key in force of its organisation.
+func (s *PolicyState) checkSigned(c *Credential, env *envelope.Envelope) error {
+	g := s.genesis
+	if c.MeshID != g.meshID {
+		return refuse(attest.CodeWrongMesh, "credential mesh_id", c.MeshID.Short(), g.meshID.Short())
 	}
+	if c.Incarnation != s.incarnation {
+		return refuse(attest.CodeWrongIncarnation, "credential incarnation", fmt.Sprint(c.Incarnation), fmt.Sprint(s.incarnation))
+	}
+	if c.AK != "" && g.FSMVersion < fsmActivation {
+		return g.tooEarly("credential ak", fsmActivation) // older releases cannot read it
+	}
+	if len(env.Signatures) != 1 {
+		return refuse(attest.CodeNoCredential, "credential", fmt.Sprintf("%d signatures", len(env.Signatures)), "one, by an enroll key")
+	}
+	keys := s.orgs.orgKeys(c.Organisation, KeyEnroll, c.Expires)
+	if f, ok := s.formerKey(c.key); ok && len(keys) == 0 {
+		return refuse(attest.CodeOrganisationRemoved, "credential organisation", string(f.Organisation), "an organisation of this mesh")
+	} else if ok {
+		return refuse(attest.CodeNoCredential, "credential signature", s.describeKey(c.key, c.Expires), "an enroll key in force; enrol anew")
+	}
+	if len(keys) == 0 {
+		return refuse(attest.CodeNoCredential, "credential organisation", string(c.Organisation), "an organisation of this mesh, with an enroll key that outlives what it signs")
+	}
+	if _, err := env.Verify(keys); err != nil {
+		return refuseErr(attest.CodeNoCredential, "credential signature", err)
+	}
+	return nil
+}
+
+// checkOrdered is checkSigned for one that was ordered before, perhaps by a key that was removed
+// since: it is in the state, whatever stands of it.
+func (s *PolicyState) checkOrdered(c *Credential, env *envelope.Envelope) error {
 	if f, ok := s.formerKey(c.key); !ok || f.Role != KeyEnroll || c.MeshID != s.genesis.meshID || c.Incarnation != s.incarnation || len(env.Signatures) != 1 {
-		return s.signedCredential(raw)
+		return s.checkSigned(c, env)
 	}
 	if _, err := env.Verify(s.everKeys(c.Organisation, KeyEnroll)); err != nil {
-		return nil, refuseErr(attest.CodeNoCredential, "credential signature", err)
+		return refuseErr(attest.CodeNoCredential, "credential signature", err)
 	}
-	return c, nil
+	return nil
 }
 
 // Vouch returns claims as they are to be judged for the node of c, which was verified: an

@@ -40,6 +40,7 @@ type AttestationResult struct {
 
 	digest [32]byte
 	raw    []byte
+	packed *packedEdge // of raw, once it was needed
 }
 
 const evidenceLabel = "meshnode-evidence/v1"

@@ -118,8 +118,9 @@ func imageEncoding() cbor.EncOptions {
 
 // interner numbers strings that recurs.
 type interner struct {
-	list  []string
-	index map[string]uint64
+	list    []string
+	index   map[string]uint64
+	decoded map[uint64]decodedFindings // of list, where it is one
 }
 
 func (t *interner) of(s string) uint64 {

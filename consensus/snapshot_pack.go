@@ -5,11 +5,11 @@ import (
 	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"strings"
 
 	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/internal/canonical"
 	"github.com/attestmesh/meshnode/internal/envelope"
 	"github.com/attestmesh/meshnode/internal/identity"
 )
@@ -79,38 +79,54 @@ type wireCredential struct {
 	Raw          []byte // in place of all others
 }
 
+// packedCredential is a wireCredential before its strings have numbers.
+type packedCredential struct {
+	wire wireCredential
+	strs credentialStrings
+}
+
 func packCredential(c *Credential, table *interner) wireCredential {
-	raw := wireCredential{Raw: c.raw}
+	if c.packed == nil {
+		c.packed = pressCredential(c)
+	}
+	w, strs := c.packed.wire, c.packed.strs
+	if len(w.Raw) == 0 {
+		w.Organisation, w.Roles, w.KeyID = table.of(strs.org), table.of(strs.roles), table.of(strs.keyID)
+	}
+	return w
+}
+
+func pressCredential(c *Credential) *packedCredential {
+	whole := &packedCredential{wire: wireCredential{Raw: c.raw}}
 	env, err := envelope.Parse(c.raw)
 	if err != nil || len(env.Signatures) != 1 {
-		return raw
+		return whole
 	}
 	root, err1 := hex.DecodeString(c.Checkpoint.Root)
 	ak, err2 := hex.DecodeString(c.AK)
 	if err1 != nil || err2 != nil {
-		return raw
+		return whole
 	}
-	w := wireCredential{Node: string(c.Node), Peer: []byte(c.Peer), Cosigner: c.CosignerKey(), BootSeq: uint64(c.BootSeq),
-		Size: c.Checkpoint.Size, Root: root, Issued: c.Issued.UnixMilli(), Life: c.Expires.Sub(c.Issued).Milliseconds(), AK: ak, Sig: env.Signatures[0].Sig}
-	strs := credentialStrings{string(c.Organisation), strings.Join(c.Roles, ","), env.Signatures[0].KeyID}
-	made, _, err := w.make(strs, c.MeshID, c.Incarnation)
-	if err != nil || !bytes.Equal(made.raw, c.raw) {
-		return raw
+	p := &packedCredential{wireCredential{Node: string(c.Node), Peer: []byte(c.Peer), Cosigner: c.CosignerKey(), BootSeq: uint64(c.BootSeq),
+		Size: c.Checkpoint.Size, Root: root, Issued: c.Issued.UnixMilli(), Life: c.Expires.Sub(c.Issued).Milliseconds(), AK: ak, Sig: env.Signatures[0].Sig},
+		credentialStrings{string(c.Organisation), strings.Join(c.Roles, ","), env.Signatures[0].KeyID}}
+	if made, _, err := p.make(c.MeshID, c.Incarnation); err != nil || !bytes.Equal(made.raw, c.raw) {
+		return whole
 	}
-	w.Organisation, w.Roles, w.KeyID = table.of(strs.org), table.of(strs.roles), table.of(strs.keyID)
-	return w
+	return p
 }
 
 type credentialStrings struct{ org, roles, keyID string }
 
 // make builds the Credential and its envelope.
-func (w *wireCredential) make(strs credentialStrings, mesh identity.MeshID, inc identity.Incarnation) (*Credential, *envelope.Envelope, error) {
+func (p *packedCredential) make(mesh identity.MeshID, inc identity.Incarnation) (*Credential, *envelope.Envelope, error) {
+	w, strs := &p.wire, p.strs
 	if len(w.Cosigner) != ed25519.PublicKeySize {
 		return nil, nil, fmt.Errorf("cosigner: %d bytes", len(w.Cosigner))
 	}
 	c := &Credential{MeshID: mesh, Incarnation: inc, Organisation: identity.OrgID(strs.org), Node: identity.NodeName(w.Node), Peer: identity.PeerID(w.Peer),
 		Cosigner: envelope.PublicKey{PublicKey: ed25519.PublicKey(w.Cosigner)}, Roles: strings.Split(strs.roles, ","), BootSeq: identity.BootSeq(w.BootSeq),
-		Checkpoint: CheckpointSeen{w.Size, hex.EncodeToString(w.Root)}, Issued: timeOf(w.Issued), Expires: timeOf(w.Issued + w.Life), AK: hex.EncodeToString(w.AK)}
+		Checkpoint: CheckpointSeen{w.Size, hex.EncodeToString(w.Root)}, Issued: timeOf(w.Issued), Expires: timeOf(w.Issued + w.Life), AK: hex.EncodeToString(w.AK), key: strs.keyID}
 	if err := c.check(); err != nil {
 		return nil, nil, err
 	}
@@ -128,7 +144,11 @@ func (w *wireCredential) make(strs credentialStrings, mesh identity.MeshID, inc 
 // unpackCredential returns a Credential whose signature holds.
 func (s *State) unpackCredential(w wireCredential, table *interner) (*Credential, error) {
 	if len(w.Raw) > 0 {
-		return s.orderedCredential(w.Raw)
+		c, env, err := decodeCredential(w.Raw)
+		if err != nil {
+			return nil, refuseErr(attest.CodeNoCredential, "credential", err)
+		}
+		return c, s.checkOrdered(c, env)
 	}
 	var strs credentialStrings
 	var err error
@@ -140,11 +160,14 @@ func (s *State) unpackCredential(w wireCredential, table *interner) (*Credential
 			return nil, err
 		}
 	}
-	c, _, err := w.make(strs, s.MeshID(), s.incarnation)
+	w.Organisation, w.Roles, w.KeyID = 0, 0, 0
+	p := &packedCredential{w, strs}
+	c, env, err := p.make(s.MeshID(), s.incarnation)
 	if err != nil {
 		return nil, err
 	}
-	return s.orderedCredential(c.raw)
+	c.packed = p
+	return c, s.checkOrdered(c, env)
 }
 
 // wireEdge is an attestation result on a node.
@@ -170,34 +193,70 @@ type edgeFindings struct {
 	Reference   string         `json:"reference"`
 }
 
+// decodedFindings are edgeFindings and their one encoding.
+type decodedFindings struct {
+	edgeFindings
+	text string
+}
+
+// findings decodes string i, once.
+func (t *interner) findings(i uint64) (decodedFindings, error) {
+	if f, ok := t.decoded[i]; ok {
+		return f, nil
+	}
+	text, err := t.at("finding", i)
+	if err != nil {
+		return decodedFindings{}, err
+	}
+	f := decodedFindings{text: text}
+	if err := canonical.DecodeJSON([]byte(text), &f.edgeFindings); err != nil {
+		return f, fmt.Errorf("finding: %w", err)
+	}
+	if t.decoded == nil {
+		t.decoded = map[uint64]decodedFindings{}
+	}
+	t.decoded[i] = f
+	return f, nil
+}
+
+// packedEdge is a wireEdge before verifier and findings have numbers.
+type packedEdge struct {
+	wire   wireEdge
+	common string
+}
+
 func packEdge(r *AttestationResult, verifier uint64, table *interner) wireEdge {
-	raw := wireEdge{Verifier: verifier, Raw: r.raw}
-	env, err := envelope.Parse(r.raw)
-	if err != nil || len(env.Signatures) != 1 {
-		return raw
+	if r.packed == nil {
+		r.packed = pressEdge(r)
 	}
-	evidence, err := hex.DecodeString(r.Evidence)
-	if err != nil {
-		return raw
+	w := r.packed.wire
+	if w.Verifier = verifier; len(w.Raw) == 0 {
+		w.Finding = table.of(r.packed.common)
 	}
-	w := wireEdge{Verifier: verifier, Epoch: uint64(r.Epoch), Evidence: evidence, At: r.At.UnixMilli(), Life: r.Expires.Sub(r.At).Milliseconds(), Signature: env.Signatures[0].Sig}
-	common, err := json.Marshal(edgeFindings{r.Kind, r.Measurement, r.Verdict, r.Codes, r.Vector, r.Reference})
-	if err != nil {
-		return raw
-	}
-	made, err := w.make(string(common), r.Verifier, r.Subject, r.MeshID, r.Incarnation)
-	if err != nil || !bytes.Equal(made.raw, r.raw) {
-		return raw
-	}
-	w.Finding = table.of(string(common))
 	return w
 }
 
-func (w *wireEdge) make(common string, verifier, subject Party, mesh identity.MeshID, inc identity.Incarnation) (*AttestationResult, error) {
-	var f edgeFindings
-	if err := json.Unmarshal([]byte(common), &f); err != nil {
-		return nil, err
+func pressEdge(r *AttestationResult) *packedEdge {
+	whole := &packedEdge{wire: wireEdge{Raw: r.raw}}
+	env, err := envelope.Parse(r.raw)
+	if err != nil || len(env.Signatures) != 1 {
+		return whole
 	}
+	evidence, err1 := hex.DecodeString(r.Evidence)
+	findings := edgeFindings{r.Kind, r.Measurement, r.Verdict, r.Codes, r.Vector, r.Reference}
+	common, err2 := canonical.JSON(findings)
+	if err1 != nil || err2 != nil {
+		return whole
+	}
+	p := &packedEdge{wireEdge{Epoch: uint64(r.Epoch), Evidence: evidence, At: r.At.UnixMilli(), Life: r.Expires.Sub(r.At).Milliseconds(), Signature: env.Signatures[0].Sig}, string(common)}
+	if made, err := p.make(findings, r.Verifier, r.Subject, r.MeshID, r.Incarnation); err != nil || !bytes.Equal(made.raw, r.raw) {
+		return whole
+	}
+	return p
+}
+
+func (p *packedEdge) make(f edgeFindings, verifier, subject Party, mesh identity.MeshID, inc identity.Incarnation) (*AttestationResult, error) {
+	w := &p.wire
 	r := &AttestationResult{Verifier: verifier, Subject: subject, MeshID: mesh, Incarnation: inc, Epoch: identity.Epoch(w.Epoch),
 		Kind: f.Kind, Measurement: f.Measurement, Verdict: f.Verdict, Codes: f.Codes, Vector: f.Vector, Reference: f.Reference,
 		Evidence: hex.EncodeToString(w.Evidence), At: timeOf(w.At), Expires: timeOf(w.At + w.Life)}
@@ -228,11 +287,17 @@ func (w *wireEdge) make(common string, verifier, subject Party, mesh identity.Me
 // all of an image is, by the logged digest.
 func (s *State) unpackEdge(w wireEdge, verifier, subject Party, table *interner) (*AttestationResult, error) {
 	if len(w.Raw) == 0 {
-		common, err := table.at("finding", w.Finding)
+		findings, err := table.findings(w.Finding)
 		if err != nil {
 			return nil, err
 		}
-		return w.make(common, verifier, subject, s.MeshID(), s.incarnation)
+		w.Verifier, w.Finding = 0, 0
+		p := &packedEdge{w, findings.text}
+		r, err := p.make(findings.edgeFindings, verifier, subject, s.MeshID(), s.incarnation)
+		if err == nil {
+			r.packed = p
+		}
+		return r, err
 	}
 	r, err := ParseResult(w.Raw)
 	if err != nil {

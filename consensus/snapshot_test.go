@@ -129,6 +129,8 @@ func TestImageKnowsEveryField(t *testing.T) {
 		{suspended{}, "Suspension raw entry ordered ends lifted"},
 		{measured{}, "Kind Measurement Reference"},
 		{logged{}, "seq at"},
+		{Credential{}, "MeshID Incarnation Organisation Node Peer Cosigner Roles BootSeq Checkpoint Issued Expires AK raw key packed"},
+		{AttestationResult{}, "Verifier Subject MeshID Incarnation Epoch Kind Measurement Verdict Codes Vector Reference Evidence At Expires digest raw packed"},
 	} {
 		var got []string
 		for i := range reflect.TypeOf(c.of).NumField() {
