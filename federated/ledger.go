@@ -239,7 +239,7 @@ func (l *Ledger) Digest() [32]byte {
 	}
 	add([]byte("meshnode/v1 ledger"), l.mesh[:])
 	for _, j := range l.jobs {
-		add([]byte("job"), j.job.Envelope)
+		add([]byte("job"), j.job.Envelope, []byte(joinOrgs(j.job.Signers)))
 		if j.failed != nil {
 			add([]byte("failed"), []byte(j.failed.String()))
 		}

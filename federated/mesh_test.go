@@ -171,6 +171,7 @@ func (m *fakeMesh) apply(kind string, body []byte, err error) Outcome {
 	}
 	before := m.ledger.Digest()
 	out := m.ledger.Apply(kind, body, m)
+	m.follower = m.restart(m.follower)
 	m.follower.Apply(kind, bytes.Clone(body), m)
 	if m.ledger.Digest() != m.follower.Digest() {
 		m.t.Fatalf("%s: replicas differ", kind)
@@ -180,6 +181,23 @@ func (m *fakeMesh) apply(kind string, body []byte, err error) Outcome {
 	}
 	m.leaves = append(m.leaves, out.Leaves...)
 	return out
+}
+
+// restart returns what somebody makes of l who has it from an image.
+func (m *fakeMesh) restart(l *Ledger) *Ledger {
+	m.t.Helper()
+	raw, err := l.Image()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	again, err := RestoreLedger(testMeshID, raw)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	if again.Digest() != l.Digest() {
+		m.t.Fatal("the restored ledger is another")
+	}
+	return again
 }
 
 // must applies a command that has to be accepted.
