@@ -36,6 +36,7 @@ type Tree struct {
 	published int64              // owned by writer: size of the newest published checkpoint
 	partials  map[tlog.Tile]bool // owned by writer: partial tiles in the store
 	unsynced  map[string]bool    // owned by writer: files written since the last Sync
+	missing   []tlog.Tile        // owned by writer: full tiles that Resume has skipped
 
 	mu  sync.RWMutex
 	now view // guarded by mu, replaced by the writer as a whole
