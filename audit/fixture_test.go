@@ -148,7 +148,7 @@ func (m *mesh) bootstrap() []byte {
 	for _, o := range m.g.Organisations {
 		creds = append(creds, m.credential(string(o.ID)+"/n1"))
 	}
-	payload, err := consensus.NewBootstrap(m.g, 0, 1, creds, key("log").Public().(ed25519.PublicKey), m.at)
+	payload, err := consensus.NewBootstrap(m.g, 1, creds, key("log").Public().(ed25519.PublicKey), m.at)
 	m.check(err)
 	return m.sign(payload, "alpha enroll", "beta enroll", "gamma enroll")
 }

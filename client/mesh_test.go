@@ -137,7 +137,7 @@ func (m *mesh) bootstrap(orgs []identity.OrgID) {
 		m.seats = append(m.seats, s)
 		credentials = append(credentials, s.credential)
 	}
-	payload, err := consensus.NewBootstrap(m.genesis, 0, 1, credentials, m.logKey.Public().(ed25519.PublicKey), time.Now())
+	payload, err := consensus.NewBootstrap(m.genesis, 1, credentials, m.logKey.Public().(ed25519.PublicKey), time.Now())
 	if err != nil {
 		m.t.Fatal(err)
 	}

@@ -25,6 +25,10 @@ type Bootstrap struct {
 	Credentials []string `json:"credentials"`
 	// LogKey is the Ed25519 key that signs checkpoints of this incarnation.
 	LogKey envelope.PublicKey `json:"log_key"`
+	// Recovery is the id of the Recovery that it fulfils and Continues the place from which
+	// the log goes on; both absent in incarnation 0.
+	Recovery  string         `json:"recovery,omitempty"`
+	Continues CheckpointSeen `json:"continues,omitzero"`
 
 	seats []*Credential
 	raw   []byte
@@ -49,26 +53,14 @@ func founding(g *Genesis, inc identity.Incarnation) *PolicyState {
 	return s
 }
 
-// NewBootstrap is PolicyState.NewBootstrap among the founders of genesis.
-func NewBootstrap(g *Genesis, inc identity.Incarnation, attempt uint32, credentials [][]byte, logKey ed25519.PublicKey, now time.Time) ([]byte, error) {
-	return founding(g, inc).NewBootstrap(attempt, credentials, logKey, now)
-}
-
-// CheckBootstrap is PolicyState.CheckBootstrap among the founders of genesis.
-func CheckBootstrap(g *Genesis, inc identity.Incarnation, payload []byte, now time.Time) (*Bootstrap, error) {
-	return founding(g, inc).CheckBootstrap(payload, now)
-}
-
-// ParseBootstrap is PolicyState.ParseBootstrap among the founders of genesis.
-func ParseBootstrap(g *Genesis, inc identity.Incarnation, raw []byte, now time.Time) (*Bootstrap, error) {
-	return founding(g, inc).ParseBootstrap(raw, now)
-}
-
-// NewBootstrap returns the payload of a Bootstrap of the incarnation and the organisations of
-// s, for the enrollers to sign. Credentials may come in any order; everything but the
-// signatures is checked, expiry at now.
+// NewBootstrap returns the payload of a Bootstrap for the enrollers to sign, on a state that
+// has not started: that of genesis, or one that Recover made. Credentials may come in any
+// order; everything but the signatures is checked, expiry at now.
 func (s *PolicyState) NewBootstrap(attempt uint32, credentials [][]byte, logKey ed25519.PublicKey, now time.Time) ([]byte, error) {
 	b := Bootstrap{MeshID: s.genesis.meshID, Incarnation: s.incarnation, Attempt: attempt, Credentials: []string{}, LogKey: envelope.PublicKey{PublicKey: logKey}}
+	if s.recovery != nil {
+		b.Recovery, b.Continues = s.recovery.id.String(), s.continues
+	}
 	var creds []*Credential
 	for _, raw := range credentials {
 		c, err := ParseCredential(raw)
@@ -91,11 +83,15 @@ func (s *PolicyState) NewBootstrap(attempt uint32, credentials [][]byte, logKey 
 	return payload, nil
 }
 
+// NewBootstrap is PolicyState.NewBootstrap on the state of genesis, in incarnation 0.
+func NewBootstrap(g *Genesis, attempt uint32, credentials [][]byte, logKey ed25519.PublicKey, now time.Time) ([]byte, error) {
+	return newPolicyState(g).NewBootstrap(attempt, credentials, logKey, now)
+}
+
 // CheckBootstrap decides everything about a Bootstrap payload but who signed it; an
 // enroller calls it before it signs. A zero now does not judge expiry. The error carries
 // a Reason.
 func (s *PolicyState) CheckBootstrap(payload []byte, now time.Time) (*Bootstrap, error) {
-	g := s.genesis
 	if len(payload) > envelope.MaxSize {
 		return nil, refuse(attest.CodeMalformed, "bootstrap", fmt.Sprintf("%d bytes", len(payload)), fmt.Sprintf("at most %d", envelope.MaxSize))
 	}
@@ -104,10 +100,10 @@ func (s *PolicyState) CheckBootstrap(payload []byte, now time.Time) (*Bootstrap,
 		return nil, refuseErr(attest.CodeMalformed, "bootstrap", err)
 	}
 	b := &st.Predicate
-	if b.MeshID != g.meshID {
-		return nil, refuse(attest.CodeWrongMesh, "bootstrap mesh_id", b.MeshID.Short(), g.meshID.Short())
+	if b.MeshID != s.genesis.meshID {
+		return nil, refuse(attest.CodeWrongMesh, "bootstrap mesh_id", b.MeshID.Short(), s.genesis.meshID.Short())
 	}
-	if err := checkSubject(st.Subject, meshSubject(g.meshID)); err != nil {
+	if err := checkSubject(st.Subject, meshSubject(s.genesis.meshID)); err != nil {
 		return nil, refuseErr(attest.CodeMalformed, "bootstrap", err)
 	}
 	if b.Incarnation != s.incarnation {
@@ -119,8 +115,16 @@ func (s *PolicyState) CheckBootstrap(payload []byte, now time.Time) (*Bootstrap,
 	if b.LogPublic() == nil {
 		return nil, refuse(attest.CodeMalformed, "bootstrap log_key", "", "an Ed25519 key")
 	}
-	if len(b.Credentials) != len(s.orgs) {
-		return nil, refuse(attest.CodeMalformed, "bootstrap credentials", fmt.Sprint(len(b.Credentials)), fmt.Sprintf("one of each of the %d organisations", len(s.orgs)))
+	if err := b.checkRecovered(s); err != nil {
+		return nil, err
+	}
+	if s.recovery != nil {
+		if err := s.recovery.inTime(now); err != nil {
+			return nil, err
+		}
+	}
+	if want := len(s.Founders()); len(b.Credentials) != want {
+		return nil, refuse(attest.CodeMalformed, "bootstrap credentials", fmt.Sprint(len(b.Credentials)), fmt.Sprintf("one of each of the %d organisations", want))
 	}
 	if err := b.checkSeats(s, now); err != nil {
 		return nil, err
@@ -130,6 +134,7 @@ func (s *PolicyState) CheckBootstrap(payload []byte, now time.Time) (*Bootstrap,
 
 // checkSeats verifies each Credential and that no key of the ceremony has two uses.
 func (b *Bootstrap) checkSeats(s *PolicyState, now time.Time) error {
+	founders := s.Founders()
 	used := map[string]string{}
 	claim := func(key ed25519.PublicKey, what string) error {
 		if other, ok := used[string(key)]; ok {
@@ -149,7 +154,7 @@ func (b *Bootstrap) checkSeats(s *PolicyState, now time.Time) error {
 		if err != nil {
 			return err
 		}
-		if want := s.orgs[i].ID; c.Organisation != want {
+		if want := founders[i]; c.Organisation != want {
 			return refuse(attest.CodeMalformed, fmt.Sprintf("bootstrap credential %d", i), string(c.Organisation), string(want))
 		}
 		if !c.HasRole(RoleSeat) {
@@ -186,8 +191,9 @@ func (s *PolicyState) ParseBootstrap(raw []byte, now time.Time) (*Bootstrap, err
 	if err != nil {
 		return nil, refuseErr(attest.CodeWrongSigner, "bootstrap", err)
 	}
-	if missing := s.orgs.missing(signed); len(missing) > 0 {
-		return nil, refuse(attest.CodeThreshold, "bootstrap", fmt.Sprintf("no signature by %s", missing), "an enroll key of every organisation")
+	missing := slices.DeleteFunc(s.Founders(), func(org identity.OrgID) bool { return slices.Contains(signed, org) })
+	if len(missing) > 0 {
+		return nil, refuse(attest.CodeThreshold, "bootstrap", fmt.Sprintf("no signature by %s", missing), "an enroll key of every founding organisation")
 	}
 	b.raw = raw
 	return b, nil

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/attestmesh/meshnode/attest"
 )
@@ -23,12 +22,12 @@ func (s *PolicyState) Append(steps [][]byte) (*PolicyState, error) {
 		}
 		rest = rest[2:]
 	}
-	for _, raw := range rest {
-		c, err := next.judge(raw, time.Time{})
+	for len(rest) > 0 {
+		done, err := next.replayStep(rest)
 		if err != nil {
 			return nil, fmt.Errorf("policy chain step %d: %w", len(next.chain), err)
 		}
-		next.commit(c)
+		rest = rest[done:]
 	}
 	return next, nil
 }
@@ -71,8 +70,8 @@ func (s *PolicyState) link(raw []byte) {
 	s.links = append(s.links, sha256.Sum256(append(before[:], step[:]...)))
 }
 
-// Continues reports whether the policy chain of s begins with that of other.
-func (s *PolicyState) Continues(other *PolicyState) bool {
+// BeginsWith reports whether the policy chain of s begins with that of other.
+func (s *PolicyState) BeginsWith(other *PolicyState) bool {
 	want, _ := other.ChainDigest(len(other.chain))
 	got, ok := s.ChainDigest(len(other.chain))
 	return ok && bytes.Equal(got[:], want[:])

@@ -27,6 +27,7 @@ const (
 	KindSuspension  Kind = "suspension"
 	KindLift        Kind = "suspension-lift"
 	KindDigest      Kind = "digest"
+	KindRecovery    Kind = "recovery"
 	KindJob         Kind = "job"
 	KindRoundOpen   Kind = "round-open"
 	KindRoundClose  Kind = "round-close"
@@ -95,7 +96,7 @@ func (c codec) decode(raw []byte, v any) error {
 
 func knownKind(k Kind) bool {
 	switch k {
-	case KindBootstrap, KindCredential, KindResults, KindProposal, KindTick, KindSuspension, KindLift, KindDigest, KindJob, KindRoundOpen, KindRoundClose, KindRoundCommit:
+	case KindBootstrap, KindCredential, KindResults, KindProposal, KindTick, KindSuspension, KindLift, KindDigest, KindRecovery, KindJob, KindRoundOpen, KindRoundClose, KindRoundCommit:
 		return true
 	}
 	return false
@@ -147,7 +148,7 @@ func NewCommand(kind Kind, envelopes ...[]byte) (Command, error) {
 // envelopeCount returns how many envelopes a command of this package carries.
 func envelopeCount(kind Kind) (lo, hi int, ok bool) {
 	switch kind {
-	case KindBootstrap:
+	case KindBootstrap, KindRecovery:
 		return 2, 2, true
 	case KindCredential, KindProposal, KindSuspension, KindLift:
 		return 1, 1, true

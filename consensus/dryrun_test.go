@@ -22,7 +22,7 @@ func TestCloneKnowsEveryField(t *testing.T) {
 		want string
 	}{
 		{State{}, "PolicyState now tickSeq nodes peers retired edges suspensions used logged"},
-		{PolicyState{}, "genesis incarnation epoch base entries revoked seen bootstrap chain chainBytes links orgs limits witnesses former enrollers"},
+		{PolicyState{}, "genesis incarnation epoch base entries revoked seen bootstrap recovery continues chain chainBytes links orgs limits witnesses former enrollers"},
 		{node{}, "cred run evicted seat removed"},
 		{suspended{}, "Suspension raw entry ordered ends lifted"},
 	} {

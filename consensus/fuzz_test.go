@@ -47,7 +47,7 @@ func FuzzProposal(f *testing.F) {
 func FuzzBootstrap(f *testing.F) {
 	m := newMesh(f, 2)
 	fuzzPayload(f, m.bootstrap(1), func(payload []byte) ([]byte, error) {
-		b, err := CheckBootstrap(m.g, 0, payload, time.Time{})
+		b, err := NewPolicyState(m.g).CheckBootstrap(payload, time.Time{})
 		if err != nil {
 			return nil, err
 		}
@@ -67,7 +67,7 @@ func FuzzEnvelopes(f *testing.F) {
 		_, _ = ParseTimeSample(raw)
 		_, _ = ParseMembership(raw)
 		_, _ = ParseGenesis(raw)
-		_, _ = ParseBootstrap(m.g, 0, raw, m.at)
+		_, _ = NewPolicyState(m.g).ParseBootstrap(raw, m.at)
 		_, _ = Merge(raw, raw)
 	})
 }

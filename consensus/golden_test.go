@@ -28,6 +28,7 @@ func TestGolden(t *testing.T) {
 	v2.ok(v2.command(KindSuspension, suspension))
 	suspendedDigest := v2.s.Digest()
 	v3 := measuring(t, 3)
+	recovery, rebirth := governed(t, 3).goldenRecovery()
 	for name, got := range map[string][]byte{
 		"credential-ak.json":      v3.credential("alpha/n2", 1, activated),
 		"proposal-ima.json":       v3.sign(v3.payload(v3.propose(add(booted(t, "meshnode", "init")))), v3.governors(2)...),
@@ -42,6 +43,8 @@ func TestGolden(t *testing.T) {
 		"suspension-entry.json":   must1(v2.suspend("beta emergency", func(x *Suspension) { x.Organisation = "beta" }, onEntry(t, "new"))),
 		"suspension-lift.json":    v2.lift(id, "beta govern", "gamma govern"),
 		"digest-suspended.hex":    []byte(hex.EncodeToString(suspendedDigest[:]) + "\n"),
+		"recovery.json":           recovery,
+		"bootstrap-recovery.json": rebirth,
 		"command.hex":             []byte(hex.EncodeToString(command) + "\n"),
 		"digest.hex":              []byte(hex.EncodeToString(digest[:]) + "\n"),
 	} {

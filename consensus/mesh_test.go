@@ -168,7 +168,7 @@ func (m *mesh) bootstrapPayload(attempt uint32) []byte {
 	for _, o := range m.orgs() {
 		creds = append(creds, m.credential(string(o)+"/n1", 1))
 	}
-	payload, err := NewBootstrap(m.g, 0, attempt, creds, key("log").Public().(ed25519.PublicKey), m.at)
+	payload, err := NewBootstrap(m.g, attempt, creds, key("log").Public().(ed25519.PublicKey), m.at)
 	if err != nil {
 		m.t.Fatal(err)
 	}

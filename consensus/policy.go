@@ -24,7 +24,9 @@ type PolicyState struct {
 	revoked     map[string]Entry // by id; entries that were allowed once
 	seen        map[ProposalID]struct{}
 	bootstrap   *Bootstrap
-	chain       [][]byte // genesis, bootstrap and proposals, as ordered
+	recovery    *Recovery      // that the incarnation began with; nil in incarnation 0
+	continues   CheckpointSeen // where the log goes on from in this incarnation
+	chain       [][]byte       // what PolicyChain says
 	chainBytes  int
 	links       [][32]byte // ChainDigest of each beginning of chain
 	// The constitution in force: see constitution.go.
@@ -263,6 +265,9 @@ func (s *PolicyState) start(genesisRaw, bootstrapRaw []byte) error {
 	if s.bootstrap != nil {
 		return refuse(attest.CodeReplayed, "bootstrap", "a second Bootstrap", "one per incarnation")
 	}
+	if s.recovery != nil {
+		return refuse(attest.CodeWrongIncarnation, "bootstrap", "genesis", "the Recovery of incarnation "+fmt.Sprint(s.incarnation))
+	}
 	g, err := ParseGenesis(genesisRaw)
 	if err != nil {
 		return refuseErr(attest.CodeMalformed, "bootstrap genesis", err)
@@ -280,8 +285,12 @@ func (s *PolicyState) start(genesisRaw, bootstrapRaw []byte) error {
 	return nil
 }
 
+// NewPolicyState returns the policy before the start of incarnation 0.
+func NewPolicyState(g *Genesis) *PolicyState { return newPolicyState(g) }
+
 // PolicyChain returns what ReplayPolicy needs: the envelopes of genesis, Bootstrap and
-// every proposal, as ordered. Empty before the start.
+// every proposal, as ordered; after those of each incarnation the Recovery and the Bootstrap
+// of the next. Empty before the start.
 func (s *PolicyState) PolicyChain() [][]byte { return slices.Clone(s.chain) }
 
 // ReplayPolicy verifies a policy chain from genesis on and returns the policy it leads to,

@@ -19,6 +19,8 @@ var endOfTime = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)
 // judged and no removal is derived from one; a membership leaf that says "expired" is
 // accepted where the entries in question do expire, and whoever knows the time judges
 // when. The first leaves of Outcome is the given one; the log must go on with the others.
+// An incarnation above 0 begins with two leaves, Recovery and Bootstrap; the caller compares
+// State.Continues with the place at which the first of them stands.
 // The error carries a Reason. Whoever takes part in a mesh uses Apply.
 func (s *State) Replay(leaf []byte) (Outcome, error) {
 	env, err := envelope.Parse(leaf)
@@ -29,8 +31,8 @@ func (s *State) Replay(leaf []byte) (Outcome, error) {
 	if err != nil {
 		return Outcome{}, refuseErr(attest.CodeMalformed, "leaf", err)
 	}
-	if !s.Started() {
-		return Outcome{}, refuse(attest.CodeNotStarted, "leaf", "before Bootstrap", "after Bootstrap")
+	if !s.Started() || predicate == envelope.TypeRecovery {
+		return s.replayRecovery(predicate, leaf)
 	}
 	switch predicate {
 	case envelope.TypeCredential:

@@ -124,7 +124,7 @@ func TestImageKnowsEveryField(t *testing.T) {
 	}{
 		{State{}, "PolicyState now tickSeq nodes peers retired edges suspensions used logged"},
 		// All of it follows from genesis and the chain.
-		{PolicyState{}, "genesis incarnation epoch base entries revoked seen bootstrap chain chainBytes links orgs limits witnesses former enrollers"},
+		{PolicyState{}, "genesis incarnation epoch base entries revoked seen bootstrap recovery continues chain chainBytes links orgs limits witnesses former enrollers"},
 		{node{}, "cred run evicted seat removed"},
 		{suspended{}, "Suspension raw entry ordered ends lifted"},
 		{measured{}, "Kind Measurement Reference"},

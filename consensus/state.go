@@ -106,8 +106,11 @@ func (s *State) apply(c Command) (Outcome, error) {
 	if err != nil {
 		return Outcome{}, refuseErr(attest.CodeMalformed, string(c.Kind), err)
 	}
-	if c.Kind == KindBootstrap {
+	switch c.Kind {
+	case KindBootstrap:
 		return s.applyBootstrap(envelopes[0], envelopes[1])
+	case KindRecovery:
+		return s.applyRecovery(envelopes[0], envelopes[1])
 	}
 	if !s.Started() {
 		return Outcome{}, refuse(attest.CodeNotStarted, string(c.Kind), "before Bootstrap", "after Bootstrap")
@@ -132,10 +135,7 @@ func (s *State) applyBootstrap(genesisRaw, bootstrapRaw []byte) (Outcome, error)
 	if err := s.start(genesisRaw, bootstrapRaw); err != nil {
 		return Outcome{}, err
 	}
-	for _, c := range s.bootstrap.seats {
-		s.nodes[c.Ref()] = &node{cred: c, seat: true}
-		s.peers[c.Peer] = c.Ref()
-	}
+	s.seatFounders()
 	return Outcome{Leaves: [][]byte{genesisRaw, bootstrapRaw}, SeatsChanged: true}, nil
 }
 

@@ -35,7 +35,7 @@ func TestBootstrap(t *testing.T) {
 func TestBootstrapAttacks(t *testing.T) {
 	enrollers := []string{"alpha enroll", "beta enroll", "gamma enroll"}
 	edit := func(m *mesh, change func(b *Bootstrap)) []byte {
-		b := must(CheckBootstrap(m.g, 0, m.bootstrapPayload(1), m.at))
+		b := must(NewPolicyState(m.g).CheckBootstrap(m.bootstrapPayload(1), m.at))
 		change(b)
 		return m.sign(must(envelope.NewPayload(envelope.TypeBootstrap, meshSubject(b.MeshID), *b)), enrollers...)
 	}

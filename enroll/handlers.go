@@ -218,7 +218,7 @@ func (s *Server) verify(ctx context.Context, req *credentialRequest, bind [32]by
 
 // bootstrap signs for the organisation's own seat.
 func (s *Server) bootstrap(_ *http.Request, req *bootstrapRequest) (*bootstrapAnswer, *attest.Reason) {
-	b, err := consensus.CheckBootstrap(s.cfg.Genesis, s.scope.incarnation, req.Payload, s.cfg.Now())
+	b, err := s.founding.CheckBootstrap(req.Payload, s.cfg.Now())
 	if err != nil {
 		return nil, consensus.ReasonOf(err)
 	}

@@ -23,11 +23,14 @@ import (
 	"github.com/sigstore/sigstore/pkg/signature"
 )
 
-// Config is what an enroller is made of. Every field but Activate and Log is required.
+// Config is what an enroller is made of. Every field but Recovery, Activate and Log is required.
 type Config struct {
 	Genesis *consensus.Genesis
 	// Key is an enroll key that genesis names; it says which organisation this is.
 	Key ed25519.PrivateKey
+	// Recovery, if the mesh has been recovered, is the file with which its present incarnation
+	// began: Credentials are of that one, and Bootstrap is. Nil in incarnation 0.
+	Recovery *consensus.RecoveryFile
 	// Releases is the organisation's own list.
 	Releases Releases
 	// Schemes decide what evidence is genuine, one for each kind on the list.
@@ -50,13 +53,15 @@ type Server struct {
 	signer  signature.Signer
 	schemes map[string]attest.Scheme
 	store   *store
-	cert    tls.Certificate
-	spki    string
-	release func()
-	limiter *throttle.Requests
-	slots   chan struct{} // one token per appraisal
-	failed  chan struct{} // closed once the store cannot write
-	fail    func()
+	// founding is the state in which Bootstrap is signed.
+	founding *consensus.PolicyState
+	cert     tls.Certificate
+	spki     string
+	release  func()
+	limiter  *throttle.Requests
+	slots    chan struct{} // one token per appraisal
+	failed   chan struct{} // closed once the store cannot write
+	fail     func()
 }
 
 // NewServer checks cfg, takes the directory (the error wraps durable.ErrInUse where
@@ -111,8 +116,18 @@ func (s *Server) check() (err error) {
 		return err
 	}
 	keyID, err := envelope.KeyID(cfg.Key.Public())
-	s.scope = scope{mesh: cfg.Genesis.MeshID(), keyID: keyID}
-	return err
+	if err != nil {
+		return err
+	}
+	s.founding = consensus.NewPolicyState(cfg.Genesis)
+	if cfg.Recovery != nil {
+		// Its time is judged where a Bootstrap is signed: Credentials are needed long after.
+		if s.founding, err = cfg.Recovery.Founding(time.Time{}); err != nil {
+			return err
+		}
+	}
+	s.scope = scope{mesh: cfg.Genesis.MeshID(), incarnation: s.founding.Incarnation(), keyID: keyID}
+	return nil
 }
 
 func (s *Server) open() (err error) {

@@ -46,7 +46,7 @@ func peerOf(life string) identity.PeerID {
 // payload is a Bootstrap with alpha's Credential given and a log key by name.
 func (w *world) payload(attempt uint32, own []byte, logKey string) []byte {
 	w.t.Helper()
-	payload, err := consensus.NewBootstrap(w.genesis, 0, attempt,
+	payload, err := consensus.NewBootstrap(w.genesis, attempt,
 		[][]byte{own, w.credentialOf("beta", "beta", 1, "seat"), w.credentialOf("gamma", "gamma", 1, "seat")},
 		keyOf(logKey).Public().(ed25519.PublicKey), w.clock.Now())
 	if err != nil {
@@ -103,7 +103,7 @@ func TestBootstrap(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := consensus.ParseBootstrap(w.genesis, 0, merged, w.clock.Now()); err != nil {
+	if _, err := consensus.NewPolicyState(w.genesis).ParseBootstrap(merged, w.clock.Now()); err != nil {
 		t.Error(err)
 	}
 
@@ -161,7 +161,7 @@ func TestBootstrapRefusals(t *testing.T) {
 	if err := w.sign(n, stranger); err == nil {
 		t.Error("a payload of another mesh was signed")
 	}
-	if _, err := consensus.NewBootstrap(w.genesis, 0, 1, [][]byte{member, w.credentialOf("beta", "beta", 1, "seat"), w.credentialOf("gamma", "gamma", 1, "seat")},
+	if _, err := consensus.NewBootstrap(w.genesis, 1, [][]byte{member, w.credentialOf("beta", "beta", 1, "seat"), w.credentialOf("gamma", "gamma", 1, "seat")},
 		keyOf("log").Public().(ed25519.PublicKey), w.clock.Now()); err == nil {
 		t.Error("a Bootstrap with a node that has no seat was made")
 	}

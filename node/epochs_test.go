@@ -197,7 +197,7 @@ func (c *crowd) found() {
 	for _, n := range seats {
 		creds = append(creds, n.credential())
 	}
-	payload, err := consensus.NewBootstrap(c.genesis, 0, 1, creds, crowdKey("log", "log").Public().(ed25519.PublicKey), time.Now())
+	payload, err := consensus.NewBootstrap(c.genesis, 1, creds, crowdKey("log", "log").Public().(ed25519.PublicKey), time.Now())
 	if err != nil {
 		c.t.Fatal(err)
 	}

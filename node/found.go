@@ -12,6 +12,7 @@ import (
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/consensus/replica"
+	"github.com/attestmesh/meshnode/federated"
 	"github.com/attestmesh/meshnode/internal/identity"
 	"github.com/attestmesh/meshnode/mesh"
 )
@@ -123,7 +124,10 @@ func (n *Node) coordinate(ctx context.Context, attempt uint32, peers map[identit
 	for _, l := range peers {
 		credentials = append(credentials, l.Session().Credential)
 	}
-	payload, err := consensus.NewBootstrap(n.genesis, n.incarnation(), attempt, credentials, public, n.now())
+	var payload []byte
+	n.machine.View(func(s *consensus.State, _ *federated.Ledger) {
+		payload, err = s.NewBootstrap(attempt, credentials, public, n.now())
+	})
 	if err != nil {
 		return err
 	}
@@ -247,7 +251,9 @@ func (n *Node) considerOffer(ctx context.Context, link mesh.Link, offer foundOff
 	if n.raft() != nil {
 		return nil, &RefusedError{attest.NewReason(attest.CodeReplayed, "founding offer", "this seat has started", "one start per boot")}
 	}
-	b, err := consensus.CheckBootstrap(n.genesis, n.incarnation(), offer.Payload, n.now())
+	var b *consensus.Bootstrap
+	var err error
+	n.machine.View(func(s *consensus.State, _ *federated.Ledger) { b, err = s.CheckBootstrap(offer.Payload, n.now()) })
 	if err != nil {
 		return nil, err
 	}
@@ -284,7 +290,9 @@ func (n *Node) waitSeats(ctx context.Context, b *consensus.Bootstrap) error {
 
 // start verifies the fully signed Bootstrap, has the enroller record it and starts Raft.
 func (n *Node) start(ctx context.Context, bootstrap []byte, logKey ed25519.PrivateKey) error {
-	b, err := consensus.ParseBootstrap(n.genesis, n.incarnation(), bootstrap, n.now())
+	var b *consensus.Bootstrap
+	var err error
+	n.machine.View(func(s *consensus.State, _ *federated.Ledger) { b, err = s.ParseBootstrap(bootstrap, n.now()) })
 	if err != nil {
 		return err
 	}

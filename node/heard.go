@@ -83,7 +83,7 @@ func (n *Node) openings() uint64 { return n.machine.Openings() }
 
 // settle judges anew what does not come from the ordered history, after a command. m.mu is held.
 func (m *Machine) settle(changed bool) {
-	if changed && m.pulled != nil && (m.pulled.Steps() <= m.state.Steps() || !m.pulled.Continues(m.state.PolicyState)) {
+	if changed && m.pulled != nil && (m.pulled.Steps() <= m.state.Steps() || !m.pulled.BeginsWith(m.state.PolicyState)) {
 		m.pulled = nil // what the seats ordered is another history, or as long
 	}
 	if changed {
@@ -115,7 +115,7 @@ func (m *Machine) Extend(from int, steps [][]byte) (bool, error) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if now := m.basis().PolicyState; now.Steps() >= next.Steps() || !next.Continues(now) {
+	if now := m.basis().PolicyState; now.Steps() >= next.Steps() || !next.BeginsWith(now) {
 		return false, nil // somebody was faster
 	}
 	m.pulled = next

@@ -65,7 +65,7 @@ func (d *desk) Credential(context.Context, *attest.Quoter) ([]byte, error) {
 
 // SignBootstrap implements node.Enroller.
 func (d *desk) SignBootstrap(_ context.Context, payload []byte) ([]byte, error) {
-	b, err := consensus.CheckBootstrap(d.genesis, 0, payload, time.Now())
+	b, err := consensus.NewPolicyState(d.genesis).CheckBootstrap(payload, time.Now())
 	if err != nil {
 		return nil, err
 	}

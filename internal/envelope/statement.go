@@ -15,6 +15,7 @@ import (
 const (
 	TypeGenesis           = "https://attestmesh.github.io/meshnode/genesis/v1"
 	TypeBootstrap         = "https://attestmesh.github.io/meshnode/bootstrap/v1"
+	TypeRecovery          = "https://attestmesh.github.io/meshnode/recovery/v1"
 	TypeCredential        = "https://attestmesh.github.io/meshnode/credential/v1"
 	TypeProposal          = "https://attestmesh.github.io/meshnode/proposal/v1"
 	TypeAttestationResult = "https://attestmesh.github.io/meshnode/attestation-result/v1"
