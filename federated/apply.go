@@ -64,7 +64,7 @@ func (l *Ledger) applyJob(body []byte, members Members) Outcome {
 	if err != nil {
 		return refused(reason(attest.CodeJobNotSigned, "signatures", err.Error(), "valid signatures of the organisations' govern keys"))
 	}
-	l.jobs = append(l.jobs, &jobState{job: job})
+	l.jobs = append(l.jobs, &jobState{job: job, committed: l.takeUp(job.ID)})
 	return Outcome{Job: job.ID}
 }
 

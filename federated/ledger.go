@@ -22,8 +22,9 @@ import (
 // It belongs to the goroutine that applies commands; the values it returns are never
 // modified afterwards and may be kept.
 type Ledger struct {
-	mesh identity.MeshID
-	jobs []*jobState
+	mesh    identity.MeshID
+	jobs    []*jobState
+	resumed []resumed // see Resume
 }
 
 type jobState struct {
@@ -249,6 +250,9 @@ func (l *Ledger) Digest() [32]byte {
 		if j.open != nil {
 			add([]byte("open"), openBytes(j.open))
 		}
+	}
+	if len(l.resumed) > 0 {
+		add([]byte("resumed"), l.resumedBytes())
 	}
 	return sha256.Sum256(buf)
 }
