@@ -30,10 +30,7 @@ type Claimed struct {
 const maxPath = 64
 
 // claims judges claims while a log is read.
-type claims struct {
-	tree *transparency.Accumulator
-	all  []*claim
-}
+type claims struct{ all []*claim }
 
 type claim struct {
 	Claim
@@ -44,7 +41,7 @@ type claim struct {
 }
 
 func newClaims(in []Claim) *claims {
-	out := &claims{tree: transparency.NewAccumulator()}
+	out := &claims{}
 	for _, c := range in {
 		next := &claim{Claim: c}
 		if err := next.parse(); err != nil {
@@ -78,13 +75,7 @@ func (c *claim) refuse(code attest.Code, format string, args ...any) {
 }
 
 // leaf is called with every leaf, after it was replayed.
-func (cs *claims) leaf(index uint64, leaf []byte, a *auditor) error {
-	if len(cs.all) == 0 {
-		return nil
-	}
-	if err := cs.tree.Append(leaf); err != nil {
-		return err
-	}
+func (cs *claims) leaf(index uint64, leaf []byte, a *auditor) {
 	for _, c := range cs.all {
 		if c.verdict.Err != nil {
 			continue
@@ -95,11 +86,10 @@ func (cs *claims) leaf(index uint64, leaf []byte, a *auditor) error {
 			}
 		}
 		if index+1 == c.head.Size && a.replay.started() {
-			c.sameRoot(cs.tree)
+			c.sameRoot(a.tree)
 			c.prove(a)
 		}
 	}
-	return nil
 }
 
 // prove verifies checkpoint and path by the members that the leaves so far make.

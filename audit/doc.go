@@ -9,6 +9,10 @@
 //
 //   - Leaf 0 is a genesis that all founding organisations signed; it is the one the auditor
 //     holds, if one is given. Leaf 1 is a Bootstrap signed by all of them.
+//   - A log may go on in a higher incarnation: by a Recovery that govern keys of enough
+//     organisations signed, for exactly the size, root and policy that stand before it (a
+//     planned one, for a part of them), and a Bootstrap by the enrollers of all organisations
+//     that it names. Nodes and cosigners of a lower incarnation count for nothing after it.
 //   - The checkpoint is of that origin and signed by the log key that Bootstrap names.
 //   - Every Credential is signed by an enroll key of its organisation; every proposal by
 //     enough organisations, on the right base; every attestation result by the node it

@@ -261,18 +261,26 @@ func (m *mesh) publish(cosigners ...string) string {
 	return path
 }
 
+// logKey is the log key of the present incarnation.
+func (m *mesh) logKey() ed25519.PrivateKey {
+	if inc := m.s.Incarnation(); inc > 0 {
+		return key(fmt.Sprint("log ", inc))
+	}
+	return key("log")
+}
+
 func (m *mesh) checkpoint(tree *transparency.Tree, cosigners ...string) []byte {
 	m.t.Helper()
 	size, root := tree.Head()
-	cp, err := transparency.NewCheckpoint(transparency.Checkpoint{Origin: m.g.Origin(0), Size: size, Root: root}, key("log"))
+	cp, err := transparency.NewCheckpoint(transparency.Checkpoint{Origin: m.s.Origin(), Size: size, Root: root}, m.logKey())
 	m.check(err)
 	for _, node := range cosigners {
 		n, ok := m.s.Node(peerOf(node))
 		if !ok {
 			m.t.Fatalf("%s is no node", node)
 		}
-		by := transparency.Cosigner{Name: m.g.CosignerName(0, n.Ref, n.BootSeq), Org: n.Ref.Org, Key: public(node + " cosigner").PublicKey.(ed25519.PublicKey)}
-		if by.Name != transparency.CosignerName(m.g.Origin(0), n.Ref, n.BootSeq) {
+		by := transparency.Cosigner{Name: m.s.CosignerName(n.Ref, n.BootSeq), Org: n.Ref.Org, Key: public(node + " cosigner").PublicKey.(ed25519.PublicKey)}
+		if by.Name != transparency.CosignerName(m.s.Origin(), n.Ref, n.BootSeq) {
 			m.t.Fatalf("two packages name cosigners differently: %s", by.Name)
 		}
 		line, err := transparency.Cosign(cp, by.Name, key(node+" cosigner"))

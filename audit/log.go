@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/attestmesh/meshnode/consensus"
@@ -42,6 +44,7 @@ func Log(ctx context.Context, r *transparency.Reader, opts Options) (Report, err
 	if opts.At.IsZero() {
 		return a.report, errors.New("audit: no time given")
 	}
+	a.tree = transparency.NewAccumulator()
 	a.claims = newClaims(opts.Claims)
 	err := a.run(ctx, r)
 	if ctx.Err() != nil {
@@ -65,6 +68,8 @@ type auditor struct {
 	more       int
 	leaves     []transparency.Finding // of the replay; added after those of the tree
 	claims     *claims
+	tree       *transparency.Accumulator // of the leaves that were replayed
+	signed     bool                      // the log key has signed the checkpoint
 }
 
 // maxFindings bounds a report; the rest is counted.
@@ -83,7 +88,7 @@ func (a *auditor) run(ctx context.Context, r *transparency.Reader) error {
 	if err != nil || a.checkpoint == nil {
 		return err
 	}
-	a.replay = newReplayer(a.opts)
+	a.replay = newReplayer(a.opts, a.place)
 	walked, err := r.Walk(ctx, head, transparency.WalkOptions{Leaf: a.leaf, Progress: a.opts.Progress})
 	a.report.Entries = walked.Read
 	stopped := errors.Is(err, errStop)
@@ -96,7 +101,7 @@ func (a *auditor) run(ctx context.Context, r *transparency.Reader) error {
 		return err
 	}
 	a.judgeCheckpoint(head)
-	return nil
+	return a.judgeParts(ctx, r, head)
 }
 
 // readCheckpoint fetches the checkpoint and decodes it unverified: the log key is in leaf 1.
@@ -125,25 +130,43 @@ func (a *auditor) readCheckpoint(ctx context.Context, r *transparency.Reader) (t
 	return head, nil
 }
 
-// leaf replays one leaf. After Bootstrap, as soon as the log key is known, the checkpoint
-// must be signed by it, or the walk ends.
+// place is the size and root of the leaves replayed so far.
+func (a *auditor) place() (consensus.CheckpointSeen, error) {
+	root, err := a.tree.Root()
+	return consensus.CheckpointSeen{Size: a.tree.Size(), Root: root.String()}, err
+}
+
+// leaf replays one leaf. After the Bootstrap of the checkpoint's incarnation, as soon as the
+// log key is known, the checkpoint must be signed by it, or the walk ends.
 func (a *auditor) leaf(index uint64, leaf []byte) error {
 	a.leaves = append(a.leaves, a.replay.leaf(index, leaf)...)
 	if len(a.leaves) > maxFindings {
 		a.more += len(a.leaves) - maxFindings
 		a.leaves = a.leaves[:maxFindings]
 	}
-	if err := a.claims.leaf(index, leaf, a); err != nil {
+	if err := a.tree.Append(leaf); err != nil {
 		return err
 	}
-	if index != 1 || !a.replay.started() {
+	a.claims.leaf(index, leaf, a)
+	if a.signed || !a.replay.started() || a.laterIncarnation() {
 		return nil
 	}
+	a.signed = true
 	if _, err := transparency.Verify(a.checkpoint, a.policy(nil)); err != nil {
 		a.found(a.report.Size, CodeCheckpointInvalid, err.Error())
 		return errStop
 	}
 	return nil
+}
+
+// laterIncarnation reports whether the checkpoint is of an incarnation of this mesh that the
+// leaves so far have not come to.
+func (a *auditor) laterIncarnation() bool {
+	s := a.replay.state
+	own, _ := strings.CutSuffix(s.Origin(), fmt.Sprint(s.Incarnation()))
+	digits, ok := strings.CutPrefix(a.report.Origin, own)
+	inc, err := strconv.ParseUint(digits, 10, 64)
+	return ok && err == nil && inc > uint64(s.Incarnation())
 }
 
 // policy is what the checkpoint is held against, in the state that the leaves lead to.
@@ -195,7 +218,8 @@ func (a *auditor) judgeCheckpoint(head transparency.Checkpoint) {
 	s := a.replay.state
 	a.report.Simulated = s.Genesis().AllowSim
 	a.report.Members = len(s.Nodes())
-	a.report.Results, a.report.Policies, a.report.Rounds = a.replay.results, int(s.Epoch()), a.replay.rounds
+	a.report.Recoveries = a.replay.recoveries
+	a.report.Results, a.report.Policies, a.report.Rounds = a.replay.results, int(s.Epoch())-len(a.report.Recoveries), a.replay.rounds
 	a.report.Suspensions = a.replay.suspensions
 	v, err := transparency.Verify(a.checkpoint, a.policy(a.cosigners()))
 	if err != nil {

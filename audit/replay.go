@@ -17,10 +17,14 @@ type replayer struct {
 	opts    Options
 	genesis []byte
 	state   *consensus.State
-	broken  bool     // there is no state: genesis or Bootstrap do not hold
-	derived [][]byte // leaves that must come next
-	results int
-	rounds  int
+	broken  bool // there is no state: genesis, a Bootstrap or a Recovery do not hold
+	// place returns the size and root of the leaves before the present one.
+	place      func() (consensus.CheckpointSeen, error)
+	recoveries []Recovered
+	parts      []part
+	derived    [][]byte // leaves that must come next
+	results    int
+	rounds     int
 	// suspensions counts suspensions and lifts.
 	suspensions int
 	suspects    []suspect
@@ -30,8 +34,8 @@ type replayer struct {
 	earliest time.Time
 }
 
-func newReplayer(opts Options) *replayer {
-	return &replayer{opts: opts, jobs: map[federated.JobID]*job{}}
+func newReplayer(opts Options, place func() (consensus.CheckpointSeen, error)) *replayer {
+	return &replayer{opts: opts, place: place, jobs: map[federated.JobID]*job{}}
 }
 
 // started reports whether genesis and Bootstrap were read and hold.
@@ -94,6 +98,9 @@ func (r *replayer) second(leaf []byte) []transparency.Finding {
 // dispatch replays a leaf through the rules of its kind.
 func (r *replayer) dispatch(index uint64, leaf []byte) []transparency.Finding {
 	kind := kindOf(leaf)
+	if kind == envelope.TypeRecovery || r.state.Recovering() {
+		return r.recovery(index, kind, leaf)
+	}
 	switch kind {
 	case envelope.TypeCredential, envelope.TypeAttestationResult, envelope.TypeProposal, envelope.TypeMembership,
 		envelope.TypeSuspension, envelope.TypeSuspensionLift, envelope.TypeState:

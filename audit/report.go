@@ -14,6 +14,7 @@ const (
 	CodeGenesisMismatch   = "genesis_mismatch"   // leaf 0 is another mesh than the auditor's genesis
 	CodeGenesisInvalid    = "genesis_invalid"    // leaf 0 is no genesis signed by all founders
 	CodeBootstrapInvalid  = "bootstrap_invalid"  // leaf 1 is no Bootstrap signed by all founders
+	CodeRecoveryInvalid   = "recovery_invalid"   // a Recovery or its Bootstrap that does not hold
 	CodeCheckpointInvalid = "checkpoint_invalid" // malformed, of another origin or not by the log key
 	CodeCheckpointMissing = "checkpoint_missing" // there are tiles, but no checkpoint
 	CodeUnpublished       = "unpublished"        // too few organisations have cosigned
@@ -33,6 +34,8 @@ type Report struct {
 	Cosigners []identity.OrgID       `json:"cosigners"`
 	Level     transparency.Level     `json:"level"`
 	Findings  []transparency.Finding `json:"findings"`
+	// Recoveries are the places at which the log goes on in a higher incarnation.
+	Recoveries []Recovered `json:"recoveries,omitempty"`
 
 	Origin       string    `json:"-"` // of the checkpoint
 	Size         uint64    `json:"-"` // of the checkpoint
@@ -69,6 +72,9 @@ func (r *Report) Proves() []string {
 		fmt.Sprintf("each of the %d changes to the allowed software had the signatures of enough organisations", r.Policies),
 		fmt.Sprintf("each of the %d attestation results was signed by a member of its time and, if affirming, named software allowed at its place in the log", r.Results),
 	}
+	for _, x := range r.Recoveries {
+		out = append(out, fmt.Sprintf("incarnation %d goes on from exactly the %d entries before it: its Recovery had the signatures of %v, its Bootstrap those of the enrollers of %v", x.Incarnation, x.Index, x.Signers, x.Founders))
+	}
 	if r.Suspensions > 0 {
 		out = append(out, fmt.Sprintf("each of the %d suspensions and lifts was signed by the organisations whose keys it takes", r.Suspensions))
 	}
@@ -87,6 +93,9 @@ func (r *Report) ProvesNot() []string {
 		"that the results are true: the evidence behind them is not in the log, only commitments to it",
 		"that everything that happened was logged, or that nothing was logged after this checkpoint",
 		"that allowed software is good, or that the hardware of an affirmed node was not broken",
+	}
+	if len(r.Recoveries) > 0 {
+		out = append(out, "that nothing was ordered between a recovered checkpoint and the end of its incarnation: that is given up, by the organisations that signed the Recovery")
 	}
 	if r.Rounds > 0 {
 		out = append(out, "that the training sums are right: job verify adds them up again from the job's certificates")

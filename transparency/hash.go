@@ -65,5 +65,8 @@ func (a *Accumulator) Append(leaf []byte) error {
 	return nil
 }
 
+// Size returns how many leaves there are.
+func (a *Accumulator) Size() uint64 { return a.lane.tree.End() }
+
 // Root returns the root of the leaves so far.
 func (a *Accumulator) Root() (Hash, error) { return a.lane.root() }
