@@ -79,7 +79,7 @@ const (
 	// two ticks where the limits in force name no number, MaxQuota what they may name.
 	DefaultResults     = 256
 	DefaultCredentials = 64
-	DefaultProposals   = 16
+	DefaultProposals   = 64
 	DefaultSuspensions = 4
 	MaxQuota           = 1 << 16
 	// MaxRetired bounds the retired peer ids of one organisation: 4 reboots a day of

@@ -220,6 +220,34 @@ func (s *State) dropOrganisations(out *Outcome, cause string) error {
 	return nil
 }
 
+// Stands reports whether peer is the newest boot of a node and its Credential in the log is by
+// a key in force.
+func (s *State) Stands(peer identity.PeerID) bool {
+	ref, known := s.peers[peer]
+	return known && s.stands(s.nodes[ref].cred)
+}
+
+// Dismissed says why a peer that was let in by a Credential has to go, whatever it runs: a newer
+// boot of its node is known, its organisation is out, or the key that signed its newest
+// Credential was removed. Nil if nothing is against it. The time is not judged.
+func (s *State) Dismissed(peer identity.PeerID, credential []byte) *attest.Reason {
+	if s.Stands(peer) {
+		return nil
+	}
+	var err error
+	if ref, out := s.retired[peer]; !out {
+		_, err = s.signedCredential(credential)
+	} else if _, in := s.orgs.find(ref.Org); !in {
+		err = refuse(attest.CodeOrganisationRemoved, "organisation", string(ref.Org), "an organisation of this mesh")
+	} else {
+		err = refuse(attest.CodeRetired, "peer", peer.Short(), "the newest boot of its node")
+	}
+	if err == nil {
+		return nil
+	}
+	return ReasonOf(err)
+}
+
 // checkOrganisationKeys demands that no key that next adds is one of a node.
 func (s *State) checkOrganisationKeys(next *PolicyState) error {
 	if sameOrganisations(s.orgs, next.orgs) {

@@ -7,7 +7,6 @@ import (
 
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/consensus"
-	"github.com/attestmesh/meshnode/federated"
 	"github.com/attestmesh/meshnode/internal/identity"
 	"github.com/attestmesh/meshnode/mesh"
 )
@@ -37,7 +36,7 @@ func (j judge) Credential(peer identity.PeerID, raw []byte) (mesh.Subject, *atte
 	var c *consensus.Credential
 	var err error
 	started := false
-	n.machine.View(func(s *consensus.State, _ *federated.Ledger) {
+	n.machine.Agreed(func(s *consensus.State) {
 		c, err = s.VerifyCredential(raw, n.now())
 		started = s.Started()
 	})
@@ -66,10 +65,10 @@ func (j judge) Appraise(ctx context.Context, s mesh.Subject, ev attest.Evidence,
 }
 
 // Rejudge judges claims that were found affirming before under the policy in force now, and
-// refuses a boot that a newer one has replaced.
+// refuses a boot that a newer one has replaced or whose Credential is void.
 func (j judge) Rejudge(s mesh.Subject, c attest.Claims) attest.Result {
 	n := j.n
-	if why := n.retired(s.Peer); why != nil {
+	if why := n.dismissed(s.Peer, s.Credential); why != nil {
 		return attest.Refuse(n.now(), *why)
 	}
 	return attest.Appraise(c, n.policyFor(s), n.now())

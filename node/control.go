@@ -35,7 +35,7 @@ import (
 //	GET  /v1/services                        [Deployment]
 //
 // An error is {"error":{"code","message","remedy"}} with status 400 (malformed), 403
-// (refused), 404 or 503 (cannot decide now).
+// (refused), 404, 429 (over a quota: again after the next tick) or 503 (cannot decide now).
 
 // Submission is the outcome of an ordered command.
 type Submission struct {
@@ -127,7 +127,11 @@ func writeSubmitError(w http.ResponseWriter, err error) {
 	var refused *RefusedError
 	switch {
 	case errors.As(err, &refused):
-		writeControlError(w, http.StatusForbidden, &ControlError{string(refused.Reason.Code), refused.Reason.String(), refused.Reason.Remedy})
+		status := http.StatusForbidden
+		if passes(err) {
+			status = http.StatusTooManyRequests
+		}
+		writeControlError(w, status, &ControlError{string(refused.Reason.Code), refused.Reason.String(), refused.Reason.Remedy})
 	case errors.Is(err, errMalformed):
 		writeControlError(w, http.StatusBadRequest, &ControlError{"usage", err.Error(), "make the file with policy approve or job approve"})
 	default:

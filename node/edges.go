@@ -217,9 +217,13 @@ func (e *edges) flush(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, submitTimeout)
 	defer cancel()
-	if _, err := n.submit(ctx, command); err != nil {
+	out, err := n.submit(ctx, command)
+	if err == nil && len(out.Again) > 0 {
+		e.giveBack(left(batch, envelopes, out.Again))
+	}
+	if err != nil {
 		var count int
-		if !isRefused(err) {
+		if !isRefused(err) || passes(err) {
 			count = e.giveBack(batch)
 		}
 		n.log.Warn("findings not ordered", "kept", count, "error", err)
@@ -276,6 +280,24 @@ func (e *edges) giveBack(batch map[identity.PeerID]edge) int {
 	return len(e.pending)
 }
 
+// left returns the findings of a batch whose statements, by their index, were left out.
+func left(batch map[identity.PeerID]edge, envelopes [][]byte, again []int) map[identity.PeerID]edge {
+	out := map[identity.PeerID]edge{}
+	for _, i := range again {
+		if i < 0 || i >= len(envelopes) { // a leader says so
+			continue
+		}
+		r, err := consensus.ParseResult(envelopes[i])
+		if err != nil {
+			continue
+		}
+		if ed, ok := batch[r.Subject.Peer]; ok {
+			out[r.Subject.Peer] = ed
+		}
+	}
+	return out
+}
+
 // signEdge makes the public statement of a finding. The evidence itself stays here, under
 // the name of its commitment, together with the salt: whoever deletes the file has erased
 // the only opening.
@@ -297,11 +319,12 @@ func (n *Node) signEdge(ed edge) ([]byte, error) {
 	return consensus.SignResult(n.key, r)
 }
 
-// orderCredential has a Credential ordered that the state does not know. A refusal is
-// remembered: a newer boot is known, or the quota is full.
+// orderCredential has a Credential ordered that the state does not know, or knows another one
+// in place of that is void. A refusal is remembered, as that a newer boot is known, unless it
+// passes by itself or the same boot may get another Credential.
 func (n *Node) orderCredential(ctx context.Context, peer identity.PeerID, raw []byte) {
 	known := false
-	n.machine.View(func(s *consensus.State, _ *federated.Ledger) { _, known = s.Node(peer) })
+	n.machine.View(func(s *consensus.State, _ *federated.Ledger) { known = s.Stands(peer) })
 	n.mu.Lock()
 	known = known || n.badCredentials[peer] != nil
 	n.mu.Unlock()
@@ -319,7 +342,7 @@ func (n *Node) orderCredential(ctx context.Context, peer identity.PeerID, raw []
 		return
 	}
 	n.log.Warn("credential not ordered", "peer", peer.String(), "error", err)
-	if isRefused(err) {
+	if isRefused(err) && !passes(err) && refusedAs(err) != attest.CodeNoCredential {
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		if len(n.badCredentials) < maxPeers {

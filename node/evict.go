@@ -76,7 +76,7 @@ func (n *Node) watchPolicy(ctx context.Context) {
 }
 
 // rejudge applies the policy in force to the stored claims of every link, and closes the
-// links to boots that a newer one has replaced.
+// links to boots that a newer one has replaced or whose Credentials are void.
 func (n *Node) rejudge(decided time.Time) {
 	for _, link := range n.mesh.Links() {
 		n.rejudgeLink(link, decided)
@@ -91,16 +91,6 @@ func (n *Node) rejudgeLink(link mesh.Link, decided time.Time) {
 	}
 }
 
-// retired says that a newer boot of the peer's node is known, or nil.
-func (n *Node) retired(peer identity.PeerID) (why *attest.Reason) {
-	n.machine.View(func(s *consensus.State, _ *federated.Ledger) {
-		if s.Retired(peer) {
-			why = reason(attest.CodeRetired, "peer", peer.Short(), "the newest boot of its node")
-		}
-	})
-	return why
-}
-
 // evict closes a link whose peer an ordered decision has put out. Closing tells the peer
 // the reason; it must not hold up the closing of others.
 func (n *Node) evict(link mesh.Link, result attest.Result, decided time.Time) {
@@ -110,7 +100,9 @@ func (n *Node) evict(link mesh.Link, result attest.Result, decided time.Time) {
 		why = result.Reasons[0]
 	}
 	n.peers.refuse(s.Peer, why, n.openings())
-	if why.Code != attest.CodeRetired { // a retired peer is nobody's subject any more
+	switch why.Code {
+	case attest.CodeRetired, attest.CodeOrganisationRemoved, attest.CodeNoCredential: // not about what it runs
+	default:
 		n.edges.record(s.Subject, nil, result)
 	}
 	n.tasks.Go(func() {

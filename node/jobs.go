@@ -263,7 +263,8 @@ func (n *Node) policyView() PolicyView {
 			Thresholds:  Thresholds{consensus.NarrowThreshold(s.N()), consensus.WidenThreshold(s.N()), consensus.LiftThreshold(s.N())},
 			Suspensions: suspensionViews(s.Suspensions(s.Now())),
 			Draft:       string(s.NewDraft(nonce, n.now())), Time: s.Now()}
-		for _, o := range s.Genesis().Organisations {
+		v.Parties, v.Limits, v.Witnesses = partyViews(s.Organisations()), s.Limits().WithDefaults(), s.Witnesses()
+		for _, o := range s.Organisations() {
 			if o.IsMember() {
 				v.Organisations = append(v.Organisations, string(o.ID))
 			}
@@ -291,6 +292,10 @@ type PolicyView struct {
 	Revoked       []EntryView `json:"revoked"`
 	Organisations []string    `json:"organisations"`
 	Thresholds    Thresholds  `json:"thresholds"`
+	// Parties are all organisations in force, neutral seats too, with their keys.
+	Parties   []PartyView      `json:"parties"`
+	Limits    consensus.Limits `json:"limits"`
+	Witnesses []string         `json:"witnesses"`
 	// Suspensions are those in force.
 	Suspensions []SuspensionView `json:"suspensions"`
 	// Provisional is what acts at this node and was not ordered yet.

@@ -35,6 +35,9 @@ type Applied struct {
 	Proposal *consensus.Accepted
 	// Reason is why the command was refused and changed nothing; nil if it was not.
 	Reason *attest.Reason
+	// Again are the results of a batch that were left out for a quota, by their index: they may
+	// be ordered after the next tick.
+	Again []int
 	// Err is set if the machine has halted.
 	Err error `json:"-"`
 }
@@ -155,7 +158,13 @@ func (m *Machine) dispatch(raw []byte) ([][]byte, Applied, error) {
 		}
 		m.tickAt = now
 	}
-	return out.Leaves, Applied{Reason: out.Reason, Proposal: out.Proposal}, nil
+	applied := Applied{Reason: out.Reason, Proposal: out.Proposal}
+	for _, skip := range out.Skipped {
+		if skip.Reason.Code == attest.CodeQuota {
+			applied.Again = append(applied.Again, skip.Index)
+		}
+	}
+	return out.Leaves, applied, nil
 }
 
 // Check is the follower's guard: it refuses an entry whose results are not signed by who

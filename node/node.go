@@ -140,9 +140,10 @@ type Node struct {
 	newestAt        time.Time                 // guarded by mu
 	fresh           freshness                 // guarded by mu
 	badCredentials  map[identity.PeerID]error // guarded by mu; refused by the machine, not to be ordered again
-	phase           Phase                     // guarded by mu; until the first Credential
-	phaseReason     *attest.Reason            // guarded by mu
-	outages         map[string]outage         // guarded by mu; "attester", "enroller"
+	refusals        refusals
+	phase           Phase             // guarded by mu; until the first Credential
+	phaseReason     *attest.Reason    // guarded by mu
+	outages         map[string]outage // guarded by mu; "attester", "enroller"
 }
 
 // Run runs a node until ctx ends, and then stops everything it started. Mistakes that the
@@ -328,9 +329,7 @@ func (n *Node) renew(ctx context.Context) {
 			n.fail(fmt.Errorf("own credential: %w", err))
 			return
 		}
-		select {
-		case <-time.After(max(time.Minute, c.Expires.Sub(n.now())/2)):
-		case <-ctx.Done():
+		if !n.waitRenewal(ctx, max(time.Minute, c.Expires.Sub(n.now())/2)) {
 			return
 		}
 		raw, err := n.enroller.Credential(ctx, n.quoter)
@@ -346,6 +345,30 @@ func (n *Node) renew(ctx context.Context) {
 			_, err = n.submit(ctx, command)
 			cancel()
 			n.log.Info("credential renewed", "ordered", err == nil)
+		}
+	}
+}
+
+// renewVoid is how often a node whose Credential is void asks for another.
+const renewVoid = 2 * time.Second
+
+// waitRenewal waits until a new Credential is due: for as long as given, or until the key that
+// signed the present one was removed. It reports false once ctx has ended.
+func (n *Node) waitRenewal(ctx context.Context, life time.Duration) bool {
+	due := time.NewTimer(life)
+	defer due.Stop()
+	for {
+		changed := n.changed.wait()
+		if why := n.dismissed(n.self, n.credential()); why != nil && why.Code == attest.CodeNoCredential {
+			due.Reset(min(life, renewVoid))
+			changed = nil
+		}
+		select {
+		case <-due.C:
+			return true
+		case <-changed:
+		case <-ctx.Done():
+			return false
 		}
 	}
 }

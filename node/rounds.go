@@ -105,11 +105,7 @@ func (v memberView) Eligible() []federated.Member {
 
 // GovernKeys implements federated.Members.
 func (v memberView) GovernKeys() []envelope.Key {
-	var keys []envelope.Key
-	for _, o := range v.s.Genesis().Organisations {
-		keys = append(keys, v.s.Genesis().OrgKeys(o.ID, consensus.KeyGovern)...)
-	}
-	return keys
+	return v.s.GovernKeys()
 }
 
 func (v memberView) member(node consensus.Node) federated.Member {

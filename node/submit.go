@@ -78,6 +78,9 @@ func (n *Node) submit(ctx context.Context, c consensus.Command) (Applied, error)
 func (n *Node) order(ctx context.Context, raw []byte, forward, own bool) (Applied, error) {
 	r := n.raft()
 	if r != nil && r.State() == replica.Leader {
+		if why := n.machine.overQuota(raw); why != nil {
+			return Applied{Reason: why}, &RefusedError{*why}
+		}
 		res, err := r.Apply(ctx, raw)
 		if err != nil {
 			return Applied{}, err
@@ -162,15 +165,19 @@ func (n *Node) handleSubmitted(link mesh.Link, s mesh.Stream) {
 		return
 	}
 	var reply submitReply
-	if err := n.machine.Check(raw); err != nil {
+	// From a seat it comes because that seat believes we lead; no further hop.
+	fromSeat, org := slices.Contains(link.Session().Roles, RoleSeat), link.Session().Node.Org
+	if why := n.refusals.over(org, fromSeat, n.now()); why != nil {
+		reply.Reason = why
+	} else if err := n.machine.Check(raw); err != nil {
+		n.refusals.note(org, fromSeat, n.now())
 		reply.Error = err.Error()
 	} else {
-		// From a seat it comes because that seat believes we lead; no further hop.
-		fromSeat := slices.Contains(link.Session().Roles, RoleSeat)
 		out, err := n.order(ctx, raw, !fromSeat, false)
 		reply.Applied = out
 		var refused *RefusedError
 		if errors.As(err, &refused) {
+			n.refusals.note(org, fromSeat, n.now())
 			reply.Reason = &refused.Reason
 		} else if err != nil {
 			reply.Error = err.Error()
