@@ -30,6 +30,7 @@ import (
 	"github.com/attestmesh/meshnode/attest/runtimelog"
 	"github.com/attestmesh/meshnode/client"
 	"github.com/attestmesh/meshnode/consensus"
+	"github.com/attestmesh/meshnode/internal/envelope"
 	"github.com/attestmesh/meshnode/internal/identity"
 	"github.com/attestmesh/meshnode/service"
 )
@@ -405,6 +406,48 @@ func TestReleaseVotedOut(t *testing.T) {
 	clk.advance(30 * time.Second)
 	if _, _, err := ask(tr, n.address, "a secret"); code(err) != attest.CodeRevoked || n.requests.Load() != 1 || n.conns.Load() != 1 {
 		t.Errorf("got %v, %d requests on %d connections", err, n.requests.Load(), n.conns.Load())
+	}
+}
+
+// The constitution in force decides whose word counts: not genesis's.
+func TestConstitutionIsFollowed(t *testing.T) {
+	m := newMesh(t, "constitution", orgs...)
+	leaver := serve(t, m, identity.NodeRef{Org: "gamma", Name: "n1"}, "one")
+	n := serve(t, m, bob, "one")
+	clk := &clock{}
+	with := func(c *client.Config) { c.Now = clk.now }
+	tr, gone := transport(t, m, client.Policy{Reattest: 30 * time.Second}, with), transport(t, m, client.Policy{Reattest: 30 * time.Second}, with)
+	for _, address := range []string{n.address, leaver.address} {
+		if _, _, err := ask(tr, address, "x"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.propose(consensus.Action{RemoveOrganisation: &consensus.RemoveOrganisation{ID: "gamma"}})
+	clk.advance(30 * time.Second)
+	if _, _, err := ask(gone, leaver.address, "a secret"); code(err) != attest.CodeOrganisationRemoved {
+		t.Errorf("a node of who has left: %v", err)
+	}
+	if _, _, err := ask(tr, n.address, "x"); err != nil {
+		t.Errorf("a node of who has stayed: %v", err)
+	}
+	only := client.Policy{Organisations: []identity.OrgID{"gamma"}}
+	if _, _, err := ask(transport(t, m, only, with), n.address, "x"); code(err) != attest.CodeUnknownOrganisation {
+		t.Errorf("a policy that names who has left: %v", err)
+	}
+	m.seats, n.heads, n.cosigned = m.seats[:2], 2, 2 // gamma signs nothing more
+	m.propose(consensus.Action{AddKey: &consensus.AddKey{Organisation: "beta", Key: consensus.Key{Role: consensus.KeyEnroll, Public: envelope.PublicKey{PublicKey: key("new").Public()}}}})
+	clk.advance(30 * time.Second)
+	if _, _, err := ask(tr, n.address, "x"); err != nil {
+		t.Errorf("a Credential by a key beside a new one: %v", err)
+	}
+	id, err := envelope.KeyID(m.key("beta", consensus.KeyEnroll).Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.propose(consensus.Action{RemoveKey: &consensus.RemoveKey{Organisation: "beta", Role: consensus.KeyEnroll, ID: id}})
+	clk.advance(30 * time.Second)
+	if _, _, err := ask(tr, n.address, "a secret"); code(err) != attest.CodeNoCredential {
+		t.Errorf("a Credential by a key that was removed: %v", err)
 	}
 }
 

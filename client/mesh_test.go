@@ -165,9 +165,15 @@ func (m *mesh) sign(payload []byte, role string) []byte {
 // remove votes a release out.
 func (m *mesh) remove(release string) {
 	m.t.Helper()
+	m.propose(consensus.Action{RemoveEntry: &consensus.RemoveEntry{Measurement: attesttest.Measurement(release)}})
+}
+
+// propose has every organisation vote for something.
+func (m *mesh) propose(a consensus.Action) {
+	m.t.Helper()
 	now := time.Now().UTC().Truncate(time.Second)
-	p := consensus.Proposal{MeshID: m.genesis.MeshID(), Base: 0, Nonce: hex.EncodeToString(sum(release)[:16]), Created: now, Expires: now.Add(time.Hour),
-		Actions: []consensus.Action{{RemoveEntry: &consensus.RemoveEntry{Measurement: attesttest.Measurement(release)}}}}
+	p := consensus.Proposal{MeshID: m.genesis.MeshID(), Base: m.state(m.chain).Base(), Nonce: hex.EncodeToString(sum(fmt.Sprint(len(m.chain)))[:16]),
+		Created: now, Expires: now.Add(time.Hour), Actions: []consensus.Action{a}}
 	payload, err := p.Payload()
 	if err != nil {
 		m.t.Fatal(err)

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/attest/attesttest"
 	"github.com/attestmesh/meshnode/client"
 	"github.com/attestmesh/meshnode/internal/identity"
@@ -65,11 +66,15 @@ func TestConfigIsChecked(t *testing.T) {
 		"no genesis":    {},
 		"no signatures": {Genesis: []byte(`{"payloadType":"application/vnd.in-toto+json","payload":"","signatures":[]}`)},
 		"bad policy":    {Genesis: m.genesis.Raw(), Policy: client.Policy{Reattest: time.Nanosecond}},
-		"stranger":      {Genesis: m.genesis.Raw(), Policy: client.Policy{Organisations: []identity.OrgID{"nobody"}}},
 	} {
 		if _, err := client.New(cfg); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
+	}
+	// Who is no organisation is known once the policy is.
+	n := serve(t, m, bob, "one")
+	if _, _, err := ask(transport(t, m, client.Policy{Organisations: []identity.OrgID{"nobody"}}, nil), n.address, "a secret"); code(err) != attest.CodeUnknownOrganisation || n.requests.Load() != 0 {
+		t.Errorf("a stranger: got %v, %d requests", err, n.requests.Load())
 	}
 	if _, err := client.New(client.Config{Genesis: append(m.genesis.Raw(), '\n')}); err != nil {
 		t.Errorf("a file with a newline at its end: %v", err)

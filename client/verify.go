@@ -57,7 +57,7 @@ func NewVerifier(genesis []byte, policy Policy, given ...attest.Scheme) (*Verifi
 		return nil, fmt.Errorf("policy: %w", err)
 	}
 	for _, o := range policy.Organisations {
-		if _, ok := g.Organisation(o); !ok {
+		if _, ok := g.Organisation(o); !ok && !g.Amendable() {
 			return nil, fmt.Errorf("policy: organisations: %s is none of mesh %s", o, g.MeshID().Short())
 		}
 	}
@@ -91,6 +91,11 @@ func (v *Verifier) judge(ctx context.Context, s Sighting) (Session, *Refusal) {
 	state, refusal := v.replay(a.Policy)
 	if refusal != nil {
 		return Session{}, refusal
+	}
+	for _, o := range v.policy.Organisations { // genesis alone cannot tell who has come in since
+		if _, in := state.Organisation(o); !in {
+			return Session{}, refuse(attest.CodeUnknownOrganisation, "policy: organisations", string(o), "organisations of mesh "+v.genesis.MeshID().Short())
+		}
 	}
 	credential, refusal := v.whose(state, a, s.At)
 	if refusal != nil {
@@ -204,7 +209,7 @@ func (v *Verifier) heads(state *consensus.PolicyState, s Sighting) ([]countedHea
 			out = append(out, countedHead{h, seat.Organisation})
 		}
 	}
-	n := len(state.Bootstrap().Seats())
+	n := len(state.Organisations())
 	if quorum := transparency.QuorumOf(n).Published; len(out) < quorum {
 		switch {
 		case behind != nil:
@@ -227,9 +232,12 @@ func (v *Verifier) heads(state *consensus.PolicyState, s Sighting) ([]countedHea
 
 // checkpoint demands that the log was published not long ago, and is the heads' log.
 func (v *Verifier) checkpoint(state *consensus.PolicyState, note []byte, heads []countedHead, at time.Time) (transparency.Verified, *Refusal) {
-	seats := state.Bootstrap().Seats()
-	p := transparency.Policy{Origin: state.Origin(), LogKey: state.LogKey(), Quorum: transparency.QuorumOf(len(seats)), At: at}
-	for _, c := range seats {
+	n := len(state.Organisations())
+	p := transparency.Policy{Origin: state.Origin(), LogKey: state.LogKey(), Quorum: transparency.QuorumOf(n), At: at}
+	for _, c := range state.Bootstrap().Seats() {
+		if _, in := state.Organisation(c.Organisation); !in {
+			continue
+		}
 		p.Cosigners = append(p.Cosigners, transparency.Cosigner{Name: state.CosignerName(c.Ref(), c.BootSeq), Org: c.Organisation, Key: c.CosignerKey()})
 	}
 	c, err := transparency.Verify(note, p)
@@ -237,7 +245,7 @@ func (v *Verifier) checkpoint(state *consensus.PolicyState, note []byte, heads [
 		return c, refuse(attest.CodeBadSignature, "checkpoint", err.Error(), "signed by the log key")
 	}
 	if c.Level < transparency.Published {
-		return c, refuse(attest.CodeStale, "checkpoint", "cosigned by "+plural(len(c.Orgs), "organisation"), fmt.Sprintf("by %d of %d", p.Quorum.Published, len(seats)))
+		return c, refuse(attest.CodeStale, "checkpoint", "cosigned by "+plural(len(c.Orgs), "organisation"), fmt.Sprintf("by %d of %d", p.Quorum.Published, n))
 	}
 	if age := at.Sub(c.Fresh); age > v.policy.maxAge() {
 		return c, refuse(attest.CodeStale, "checkpoint", "cosigned "+age.Round(time.Second).String()+" ago", "at most "+v.policy.maxAge().String())

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"time"
 
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/internal/envelope"
@@ -59,6 +60,12 @@ func (s *PolicyState) GovernKeys() []envelope.Key { return s.orgs.all(KeyGovern)
 func (s *PolicyState) KeyOwner(pub crypto.PublicKey) (identity.OrgID, string, bool) {
 	org, k, ok := s.orgs.owner(pub)
 	return org, k.Role, ok
+}
+
+// KeyEnds returns when a public key in force ends; zero if never, or if it is not in force.
+func (s *PolicyState) KeyEnds(pub crypto.PublicKey) time.Time {
+	_, k, _ := s.orgs.owner(pub)
+	return k.NotAfter
 }
 
 // FormerKeys returns the keys that were removed, sorted by id.

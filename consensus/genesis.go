@@ -228,6 +228,10 @@ func (g *Genesis) Organisation(id identity.OrgID) (Organisation, bool) {
 	return organisations(g.Organisations).find(id)
 }
 
+// Amendable reports whether organisations, keys, limits and witnesses may change after the
+// start: whether genesis is no more than what the mesh began with.
+func (g *Genesis) Amendable() bool { return g.FSMVersion >= fsmGovernance }
+
 // N is the number of founders that are members.
 func (g *Genesis) N() int { return organisations(g.Organisations).n() }
 

@@ -35,6 +35,9 @@ type Client struct {
 	URL string
 	// SPKI is the pin of the enroller's TLS key.
 	SPKI string
+	// InForce returns the organisation's enroll keys in force where the caller knows of changes;
+	// nil, or no keys, stands for EnrollKeys.
+	InForce func() []crypto.PublicKey
 	// EnrollKeys are the organisation's enroll keys in genesis: whose signature and name
 	// the client accepts.
 	EnrollKeys  []crypto.PublicKey
@@ -183,10 +186,20 @@ func (c *Client) Started(ctx context.Context, attempt uint32) error {
 
 func (c *Client) keys() []envelope.Key {
 	var out []envelope.Key
-	for _, k := range c.EnrollKeys {
+	for _, k := range c.enrollKeys() {
 		out = append(out, envelope.Key{Org: c.Node.Org, Public: k})
 	}
 	return out
+}
+
+// enrollKeys are the keys that the enroller may have.
+func (c *Client) enrollKeys() []crypto.PublicKey {
+	if c.InForce != nil {
+		if keys := c.InForce(); len(keys) > 0 {
+			return keys
+		}
+	}
+	return c.EnrollKeys
 }
 
 // fail names the enroller and carries a reason.
@@ -269,11 +282,11 @@ func (conn *connection) hello(ctx context.Context) error {
 	if len(answer.Nonce) != nonceSize {
 		return c.fail(attest.CodeProtocol, "nonce", fmt.Errorf("%d bytes, want %d", len(answer.Nonce), nonceSize))
 	}
-	if !slices.ContainsFunc(c.EnrollKeys, func(k crypto.PublicKey) bool {
+	if !slices.ContainsFunc(c.enrollKeys(), func(k crypto.PublicKey) bool {
 		id, err := envelope.KeyID(k)
 		return err == nil && id == answer.KeyID
 	}) {
-		return c.fail(attest.CodeWrongSigner, "key_id", fmt.Errorf("it signs with %.64q, which genesis does not name for %s", answer.KeyID, c.Node.Org))
+		return c.fail(attest.CodeWrongSigner, "key_id", fmt.Errorf("it signs with %.64q, which is no enroll key of %s", answer.KeyID, c.Node.Org))
 	}
 	conn.nonce = answer.Nonce
 	conn.scope = scope{mesh: c.MeshID, incarnation: c.Incarnation, keyID: answer.KeyID}

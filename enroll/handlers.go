@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"time"
 
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/consensus"
@@ -116,6 +117,13 @@ func (s *Server) credential(r *http.Request, req *credentialRequest) (*credentia
 		return nil, reason
 	}
 	now := s.cfg.Now()
+	expires := now.Add(CredentialLifetime)
+	if ends := s.keyEnds; !ends.IsZero() && ends.Before(expires) { // a key signs nothing that outlives it
+		expires = ends
+	}
+	if !now.Before(expires) {
+		return nil, refusal(attest.CodeUnavailable, "enroll key", "ended "+s.keyEnds.Format(time.RFC3339), "a key in force: have it replaced by a proposal (rotate_key)")
+	}
 	seq, reason := s.store.enrol(req.Node, req.Peer, req.Cosigner.PublicKey.(ed25519.PublicKey), now)
 	if reason != nil {
 		return nil, reason
@@ -123,7 +131,7 @@ func (s *Server) credential(r *http.Request, req *credentialRequest) (*credentia
 	raw, err := consensus.SignCredential(s.signer, consensus.Credential{
 		MeshID: s.scope.mesh, Incarnation: s.scope.incarnation, Organisation: s.org, Node: req.Node,
 		Peer: req.Peer, Cosigner: req.Cosigner, Roles: roles, BootSeq: seq,
-		Issued: now, Expires: now.Add(CredentialLifetime), AK: ak,
+		Issued: now, Expires: expires, AK: ak,
 	})
 	if err != nil {
 		return nil, refusal(attest.CodeUnavailable, "credential", err.Error(), "a signature by the enroll key")

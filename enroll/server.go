@@ -26,7 +26,10 @@ import (
 // Config is what an enroller is made of. Every field but Recovery, Activate and Log is required.
 type Config struct {
 	Genesis *consensus.Genesis
-	// Key is an enroll key that genesis names; it says which organisation this is.
+	// Policy is the newest policy that is known here; nil for genesis's. An enroller whose key or
+	// organisation came in after genesis needs one that names it.
+	Policy *consensus.PolicyState
+	// Key is an enroll key in force; it says which organisation this is.
 	Key ed25519.PrivateKey
 	// Recovery, if the mesh has been recovered, is the file with which its present incarnation
 	// began: Credentials are of that one, and Bootstrap is. Nil in incarnation 0.
@@ -50,6 +53,7 @@ type Server struct {
 	cfg     Config
 	org     identity.OrgID
 	scope   scope
+	keyEnds time.Time // of Key; zero is never
 	signer  signature.Signer
 	schemes map[string]attest.Scheme
 	store   *store
@@ -93,11 +97,20 @@ func (s *Server) check() (err error) {
 	if cfg.Genesis == nil || cfg.Dir == nil || cfg.Now == nil || len(cfg.Key) != ed25519.PrivateKeySize {
 		return errors.New("genesis, key, directory and clock are all needed")
 	}
-	org, role, ok := cfg.Genesis.KeyOwner(cfg.Key.Public())
-	if !ok || role != consensus.KeyEnroll {
-		return fmt.Errorf("the key is not an enroll key of any organisation of mesh %s (it has role %q): use the key that genesis names", cfg.Genesis.MeshID().Short(), role)
+	policy := cfg.Policy
+	if policy == nil {
+		if policy, err = consensus.ReplayPolicy(cfg.Genesis, nil); err != nil {
+			return err
+		}
 	}
-	s.org = org
+	if policy.MeshID() != cfg.Genesis.MeshID() {
+		return fmt.Errorf("the policy is of mesh %s, genesis of %s", policy.MeshID().Short(), cfg.Genesis.MeshID().Short())
+	}
+	org, role, ok := policy.KeyOwner(cfg.Key.Public())
+	if !ok || role != consensus.KeyEnroll {
+		return fmt.Errorf("the key is not an enroll key of any organisation of mesh %s (it has role %q): use the key that genesis names, or give the policy that names it", cfg.Genesis.MeshID().Short(), role)
+	}
+	s.org, s.keyEnds = org, policy.KeyEnds(cfg.Key.Public())
 	if err := cfg.Releases.Validate(); err != nil {
 		return err
 	}

@@ -36,6 +36,10 @@ const (
 type Config struct {
 	// Genesis is the path of the signed genesis file.
 	Genesis string `yaml:"genesis"`
+	// Chain is the path of the signed history of the policy, as a node serves it at
+	// /.well-known/meshnode/policy; optional. A node of an organisation that came in after
+	// genesis, or whose enroll keys have changed since, needs one that has the change.
+	Chain string `yaml:"chain"`
 	// Organisation and Node are the stable name of this node.
 	Organisation identity.OrgID    `yaml:"organisation"`
 	Node         identity.NodeName `yaml:"node"`
@@ -117,7 +121,7 @@ func LoadConfig(path string) (Config, error) {
 		return Config{}, &ConfigError{Err: err, Remedy: "mend the file; meshnode config check FILE checks it without starting"}
 	}
 	base := filepath.Dir(path)
-	for _, p := range append(c.Attester.paths(), &c.Genesis, &c.Data, &c.Training.Data, &c.Training.Holdout) {
+	for _, p := range append(c.Attester.paths(), &c.Genesis, &c.Chain, &c.Data, &c.Training.Data, &c.Training.Holdout) {
 		if *p != "" && !filepath.IsAbs(*p) {
 			*p = filepath.Join(base, *p)
 		}

@@ -23,9 +23,13 @@ func SystemDeps(cfg Config) (Deps, error) {
 	if err != nil {
 		return Deps{}, err
 	}
-	org, ok := g.Organisation(cfg.Organisation)
+	policy, err := readChain(cfg.Chain, g)
+	if err != nil {
+		return Deps{}, err
+	}
+	org, ok := policy.Organisation(cfg.Organisation)
 	if !ok {
-		return Deps{}, &ConfigError{Field: "organisation", Err: fmt.Errorf("%q is not in genesis %s", cfg.Organisation, cfg.Genesis), Remedy: "use an organisation's id in genesis, or the genesis of the mesh you mean"}
+		return Deps{}, unknownOrganisation(cfg, fmt.Errorf("%q is not in genesis %s", cfg.Organisation, cfg.Genesis))
 	}
 	attester, activator, err := cfg.Attester.source()
 	if err != nil {
@@ -43,10 +47,11 @@ func SystemDeps(cfg Config) (Deps, error) {
 		return Deps{}, err
 	}
 	return Deps{
-		Genesis: g, Schemes: known, Data: data, Directory: NewHTTPDirectory(nil),
+		Genesis: g, Policy: policy, Schemes: known, Data: data, Directory: NewHTTPDirectory(nil),
 		Attester: attester,
 		Enroller: func(keys Keys) Enroller {
 			client := enrollClient(cfg, g, org, keys)
+			client.InForce = keys.Enroll
 			client.Activator = activator
 			return systemEnroller{client}
 		},
@@ -78,6 +83,36 @@ func readGenesis(path string) (*consensus.Genesis, error) {
 		return nil, &ConfigError{Field: "genesis", Err: fmt.Errorf("%s: %w", path, err), Remedy: remedy}
 	}
 	return g, nil
+}
+
+// unknownOrganisation says that nobody knows the organisation that a configuration names.
+func unknownOrganisation(cfg Config, err error) error {
+	remedy := "use an organisation's id in genesis, or the genesis of the mesh you mean; one that came in later needs chain"
+	if cfg.Chain != "" {
+		remedy = "save the policy again (/.well-known/meshnode/policy of any node) once the organisation is in, or correct its id"
+	}
+	return &ConfigError{Field: "organisation", Err: err, Remedy: remedy}
+}
+
+// readChain reads and verifies the policy chain at path; without one it is genesis's policy.
+func readChain(path string, g *consensus.Genesis) (*consensus.PolicyState, error) {
+	if path == "" {
+		return consensus.ReplayPolicy(g, nil)
+	}
+	f, err := regular.Open(path)
+	if err != nil {
+		return nil, &ConfigError{Field: "chain", Err: err, Remedy: "save what any node serves at /.well-known/meshnode/policy here, or leave chain out"}
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(io.LimitReader(f, consensus.MaxChainFile+1))
+	if err != nil {
+		return nil, &ConfigError{Field: "chain", Err: err, Remedy: "save what any node serves at /.well-known/meshnode/policy here"}
+	}
+	policy, err := consensus.ParseChainFile(g, raw)
+	if err != nil {
+		return nil, &ConfigError{Field: "chain", Err: fmt.Errorf("%s: %w", path, err), Remedy: "save what a node of this mesh serves at /.well-known/meshnode/policy here"}
+	}
+	return policy, nil
 }
 
 func publicKeys(org consensus.Organisation, role string) []crypto.PublicKey {

@@ -136,7 +136,7 @@ func (d *doctor) configuration(path string) bool {
 		return false
 	}
 	g := d.deps.Genesis
-	d.policy = consensus.NewState(g).PolicyState
+	d.policy = d.deps.Policy
 	d.good("genesis", fmt.Sprintf("mesh %s of %d organisations", g.MeshID().Short(), len(g.Organisations)), "signed by every founding organisation")
 	if t := d.deps.Data; t != nil && t.Train != nil {
 		d.good("training data", fmt.Sprintf("%d rows of %d features", t.Train.Rows(), t.Train.Features), "a table of numbers with the label last")
@@ -243,7 +243,7 @@ func (d *doctor) enroller(ctx context.Context) {
 	const check, want = "enroller", "this organisation's enroller for this mesh, with the pinned key"
 	ctx, cancel := context.WithTimeout(ctx, lookWithin)
 	defer cancel()
-	org, _ := d.deps.Genesis.Organisation(d.cfg.Organisation)
+	org, _ := d.deps.Policy.Organisation(d.cfg.Organisation)
 	var keys Keys
 	var err error
 	if _, keys.Peer, err = ed25519.GenerateKey(rand.Reader); err == nil {
@@ -325,6 +325,11 @@ func (d *doctor) peers(ctx context.Context) {
 		wg.Go(func() { answers[i] = ask(ctx, url) })
 	}
 	wg.Wait()
+	for _, a := range answers { // keys may have changed: the newest policy says whose a Credential is
+		if p, err := consensus.ReplayPolicy(d.deps.Genesis, a.policy.Chain); err == nil && p.Epoch() > d.policy.Epoch() {
+			d.policy = p
+		}
+	}
 	for i, url := range d.cfg.Peers {
 		a := answers[i]
 		check := "peer " + url
@@ -345,9 +350,6 @@ func (d *doctor) peers(ctx context.Context) {
 			continue
 		}
 		d.good(check, fmt.Sprintf("%s, peer %s", c.Ref(), c.Peer.Short()), want)
-		if p, err := consensus.ReplayPolicy(d.deps.Genesis, a.policy.Chain); err == nil && p.Epoch() > d.policy.Epoch() {
-			d.policy = p
-		}
 	}
 }
 

@@ -22,6 +22,7 @@ package node
 
 import (
 	"context"
+	"crypto"
 	"crypto/ed25519"
 	"crypto/rand"
 	"errors"
@@ -58,12 +59,16 @@ type Enroller interface {
 type Keys struct {
 	Peer     ed25519.PrivateKey // identity: signs Statements
 	Cosigner ed25519.PrivateKey // signs checkpoints only
+	// Enroll returns the organisation's enroll keys in force, as far as the node knows.
+	Enroll func() []crypto.PublicKey
 }
 
 // Deps is what a node needs from outside. SystemDeps makes the real ones; simulations make
 // their own. Genesis, Attester, Schemes, Enroller and Directory are required.
 type Deps struct {
-	Genesis   *consensus.Genesis
+	Genesis *consensus.Genesis
+	// Policy is the newest policy that is known at the start; nil for genesis's.
+	Policy    *consensus.PolicyState
 	Attester  attest.Attester
 	Schemes   []attest.Scheme
 	Enroller  func(Keys) Enroller
@@ -239,8 +244,13 @@ func newNode(ctx context.Context, cfg Config, deps Deps) (*Node, error) {
 	if deps.InMemory {
 		n.asleep = func() time.Duration { return 0 } // virtual time does not stand still
 	}
-	if _, ok := n.genesis.Organisation(cfg.Organisation); !ok {
-		return nil, &ConfigError{Field: "organisation", Err: fmt.Errorf("%q is not in genesis", cfg.Organisation), Remedy: "use an organisation of this mesh, or this mesh's genesis"}
+	if n.pulled = deps.Policy; n.pulled == nil {
+		if n.pulled, err = consensus.ReplayPolicy(n.genesis, nil); err != nil {
+			return nil, err
+		}
+	}
+	if _, ok := n.pulled.Organisation(cfg.Organisation); !ok {
+		return nil, unknownOrganisation(cfg, fmt.Errorf("%q is not in genesis", cfg.Organisation))
 	}
 	for _, s := range deps.Schemes {
 		n.schemes[s.Kind()] = s
@@ -249,6 +259,7 @@ func newNode(ctx context.Context, cfg Config, deps Deps) (*Node, error) {
 	if n.services, err = newServices(n, cfg.Services); err != nil {
 		return nil, err
 	}
+	keys.Enroll = n.enrollKeys
 	n.enroller = deps.Enroller(keys)
 	n.edges = newEdges(n)
 	n.edges.own = n.ref

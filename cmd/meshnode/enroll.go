@@ -34,8 +34,8 @@ func enrollCommand() *cobra.Command {
 
 // enrollFlags are the files and addresses of one enroller.
 type enrollFlags struct {
-	genesis, key, releases, dir, listen string
-	asJSON                              bool
+	genesis, chain, key, releases, dir, listen string
+	asJSON                                     bool
 }
 
 func enrollServeCommand() *cobra.Command {
@@ -61,6 +61,7 @@ mesh lives. It runs until it gets SIGINT or SIGTERM.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return serveEnroller(cmd, f) },
 	}
 	cmd.Flags().StringVar(&f.genesis, "genesis", "", "the genesis, signed by all organisations")
+	cmd.Flags().StringVar(&f.chain, "chain", "", "file of the policy's signed history, where the key or the organisation came in after genesis")
 	cmd.Flags().StringVar(&f.key, "key", "", "the organisation's enroll key")
 	cmd.Flags().StringVar(&f.releases, "releases", "", "the organisation's own list of releases and nodes (YAML)")
 	cmd.Flags().StringVar(&f.dir, "dir", "", "directory of the enroller's state, made if absent")
@@ -103,6 +104,22 @@ func serveEnroller(cmd *cobra.Command, f enrollFlags) error {
 	return nil
 }
 
+// readChain reads a file of the policy's history; nil where none is named.
+func readChain(path string, g *consensus.Genesis) (*consensus.PolicyState, error) {
+	if path == "" {
+		return nil, nil
+	}
+	raw, err := readLimited(path, consensus.MaxChainFile)
+	if err != nil {
+		return nil, err
+	}
+	policy, err := consensus.ParseChainFile(g, raw)
+	if err != nil {
+		return nil, refusedError("bad_history", "save what a node of this mesh serves at /.well-known/meshnode/policy", "%s: %v", path, err)
+	}
+	return policy, nil
+}
+
 // enrollerConfig reads every file and writes nothing.
 func enrollerConfig(f enrollFlags) (enroll.Config, error) {
 	for _, required := range []struct{ flag, value string }{{"genesis", f.genesis}, {"key", f.key}, {"releases", f.releases}, {"dir", f.dir}, {"listen", f.listen}} {
@@ -137,7 +154,11 @@ func enrollerConfig(f enrollFlags) (enroll.Config, error) {
 	if err != nil {
 		return enroll.Config{}, usageError("make the genesis again", "%s: %v", f.genesis, err)
 	}
-	return enroll.Config{Genesis: g, Key: ed, Releases: releases, Schemes: known, Activate: activate, Now: time.Now}, nil
+	policy, err := readChain(f.chain, g)
+	if err != nil {
+		return enroll.Config{}, err
+	}
+	return enroll.Config{Genesis: g, Policy: policy, Key: ed, Releases: releases, Schemes: known, Activate: activate, Now: time.Now}, nil
 }
 
 // activation returns the attestation CA under the roots for TPMs of a genesis, nil where it
