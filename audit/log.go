@@ -220,7 +220,7 @@ func (a *auditor) judgeCheckpoint(head transparency.Checkpoint) {
 	a.report.Members = len(s.Nodes())
 	a.report.Recoveries = a.replay.recoveries
 	a.report.Results, a.report.Policies, a.report.Rounds = a.replay.results, int(s.Epoch())-len(a.report.Recoveries), a.replay.rounds
-	a.report.Suspensions = a.replay.suspensions
+	a.report.Suspensions, a.report.GovernKeys = a.replay.suspensions, a.replay.governors
 	v, err := transparency.Verify(a.checkpoint, a.policy(a.cosigners()))
 	if err != nil {
 		a.found(head.Size, CodeCheckpointInvalid, err.Error())

@@ -2,7 +2,9 @@ package audit
 
 import (
 	"bytes"
+	"crypto"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/attestmesh/meshnode/attest"
@@ -29,6 +31,8 @@ type replayer struct {
 	suspensions int
 	suspects    []suspect
 	jobs        map[federated.JobID]*job
+	// governors are all govern keys that were in force so far.
+	governors []envelope.Key
 	// earliest is a time that the members' clock had passed: the newest result so far
 	// would not have been ordered any earlier than ClockSkew before it was made.
 	earliest time.Time
@@ -79,6 +83,7 @@ func (r *replayer) first(leaf []byte) []transparency.Finding {
 		return []transparency.Finding{finding(0, CodeGenesisMismatch, fmt.Sprintf("the log is of mesh %s, the given genesis of %s", g.MeshID(), want.MeshID()))}
 	}
 	r.genesis, r.state, r.broken = leaf, consensus.NewState(g), false
+	r.governors = r.state.GovernKeys()
 	return nil
 }
 
@@ -126,6 +131,8 @@ func (r *replayer) dispatch(index uint64, leaf []byte) []transparency.Finding {
 	switch kind {
 	case envelope.TypeAttestationResult:
 		r.results++
+	case envelope.TypeProposal:
+		r.meet(r.state.GovernKeys())
 	case envelope.TypeSuspension, envelope.TypeSuspensionLift:
 		r.suspensions++
 	}
@@ -136,6 +143,16 @@ func (r *replayer) dispatch(index uint64, leaf []byte) []transparency.Finding {
 		r.derived = append(r.derived, o.Leaves[1:]...)
 	}
 	return out
+}
+
+// meet notes govern keys that are in force now.
+func (r *replayer) meet(keys []envelope.Key) {
+	for _, k := range keys {
+		same, ok := k.Public.(interface{ Equal(crypto.PublicKey) bool })
+		if ok && !slices.ContainsFunc(r.governors, func(have envelope.Key) bool { return same.Equal(have.Public) }) {
+			r.governors = append(r.governors, k)
+		}
+	}
 }
 
 // times finds leaves that were ordered after the members' clock had passed their expiry.

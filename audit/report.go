@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/attestmesh/meshnode/internal/envelope"
 	"github.com/attestmesh/meshnode/internal/identity"
 	"github.com/attestmesh/meshnode/transparency"
 )
@@ -48,6 +49,8 @@ type Report struct {
 	Rounds       int       `json:"-"` // committed training rounds among the leaves
 	Suspensions  int       `json:"-"` // suspensions and lifts among the leaves
 	Claims       []Claimed `json:"-"` // one for each of Options.Claims, in their order
+	// GovernKeys are all govern keys that were in force at some place in the log.
+	GovernKeys []envelope.Key `json:"-"`
 }
 
 // Undecided reports whether the findings, if there are any, say no more than that the log
@@ -69,7 +72,7 @@ func (r *Report) Proves() []string {
 	out := []string{
 		fmt.Sprintf("these are the %d entries, in this order, of %s at root %s", r.Entries, r.Origin, r.Root),
 		fmt.Sprintf("%d organisations have each computed that root themselves: another history of that size needs signatures that convict them", len(r.Cosigners)),
-		fmt.Sprintf("each of the %d changes to the allowed software had the signatures of enough organisations", r.Policies),
+		fmt.Sprintf("each of the %d changes to the allowed software, or to who decides about it, had the signatures of enough organisations of its time", r.Policies),
 		fmt.Sprintf("each of the %d attestation results was signed by a member of its time and, if affirming, named software allowed at its place in the log", r.Results),
 	}
 	for _, x := range r.Recoveries {

@@ -15,7 +15,7 @@ import (
 
 // VerifyOptions is what a verifier knows beyond the directory.
 type VerifyOptions struct {
-	// GovernKeys are the organisations' govern keys, from genesis. Without them the
+	// GovernKeys are the organisations' govern keys, from genesis and the log. Without them the
 	// report says that the job's signatures were not judged.
 	GovernKeys []envelope.Key
 	// Inclusion checks that a certificate's leaf is in the log, where its members were

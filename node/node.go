@@ -174,6 +174,7 @@ func Run(ctx context.Context, cfg Config, deps Deps) error {
 		return &ConfigError{Field: "data", Err: err, Remedy: "give the node a directory of its own"}
 	}
 	n.machine = newMachine(n.genesis, tree, n.changed, n.now)
+	n.machine.pulled = deps.Policy
 	n.blobs, n.work = newBlobs(dirs.blobs), newWorkbench()
 
 	if len(cfg.Services) > 0 {
@@ -244,12 +245,13 @@ func newNode(ctx context.Context, cfg Config, deps Deps) (*Node, error) {
 	if deps.InMemory {
 		n.asleep = func() time.Duration { return 0 } // virtual time does not stand still
 	}
-	if n.pulled = deps.Policy; n.pulled == nil {
-		if n.pulled, err = consensus.ReplayPolicy(n.genesis, nil); err != nil {
+	policy := deps.Policy
+	if policy == nil {
+		if policy, err = consensus.ReplayPolicy(n.genesis, nil); err != nil {
 			return nil, err
 		}
 	}
-	if _, ok := n.pulled.Organisation(cfg.Organisation); !ok {
+	if _, ok := policy.Organisation(cfg.Organisation); !ok {
 		return nil, unknownOrganisation(cfg, fmt.Errorf("%q is not in genesis", cfg.Organisation))
 	}
 	for _, s := range deps.Schemes {

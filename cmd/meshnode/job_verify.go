@@ -13,6 +13,7 @@ import (
 	"github.com/attestmesh/meshnode/audit"
 	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/federated"
+	"github.com/attestmesh/meshnode/internal/envelope"
 	"github.com/attestmesh/meshnode/transparency"
 	"github.com/spf13/cobra"
 )
@@ -105,8 +106,12 @@ func verifyJob(cmd *cobra.Command, path string, o verifyOptions) (*verifyReport,
 		}
 	}
 	if o.log != "" {
-		if out.Log, opts.Inclusion, err = findRounds(cmd, o.log, g, certs); err != nil {
+		var governors []envelope.Key
+		if out.Log, governors, opts.Inclusion, err = findRounds(cmd, o.log, g, certs); err != nil {
 			return nil, err
+		}
+		if g != nil && len(governors) > 0 { // keys have come in since genesis
+			opts.GovernKeys = governors
 		}
 	}
 	if whole {
@@ -165,14 +170,14 @@ func exists(path string) bool {
 }
 
 // findRounds audits a log and returns what tells whether a certificate's round is in it.
-func findRounds(cmd *cobra.Command, location string, g *consensus.Genesis, certs []*federated.Certificate) (*verifiedLog, func(*federated.Certificate) (string, error), error) {
+func findRounds(cmd *cobra.Command, location string, g *consensus.Genesis, certs []*federated.Certificate) (*verifiedLog, []envelope.Key, func(*federated.Certificate) (string, error), error) {
 	opts := audit.Options{Genesis: g, At: time.Now()}
 	for _, c := range certs {
 		opts.Claims = append(opts.Claims, audit.Claim{Leaf: c.Leaf, Log: c.Log})
 	}
 	report, err := auditLog(cmd, location, opts)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	claimed := map[*federated.Certificate]audit.Claimed{}
 	for i, c := range certs {
@@ -188,7 +193,7 @@ func findRounds(cmd *cobra.Command, location string, g *consensus.Genesis, certs
 		}
 		return v.Level.String(), nil
 	}
-	return &verifiedLog{location, report.Origin, report.Entries, report.Root, report.Level}, inclusion, nil
+	return &verifiedLog{location, report.Origin, report.Entries, report.Root, report.Level}, report.GovernKeys, inclusion, nil
 }
 
 func showReport(w io.Writer, r *verifyReport) {
