@@ -36,6 +36,7 @@ type crowd struct {
 	attesters []*attesttest.Attester
 	nonce     int
 	base      uint64
+	fed       []*Node // whose machines the test feeds; nil: all
 }
 
 var crowdOrgs = []string{"alpha", "beta", "delta", "epsilon", "eta", "gamma", "zeta"}
@@ -175,18 +176,25 @@ func (c *crowd) close() {
 	all.Wait()
 }
 
-// order applies a command to every machine, as if Raft had ordered it.
+// order applies a command to every machine that is fed, as if Raft had ordered it.
 func (c *crowd) order(kind consensus.Kind, envelopes ...[]byte) {
 	c.t.Helper()
 	raw, err := command(kind, envelopes...)
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	for _, n := range c.nodes {
+	for _, n := range c.feeds() {
 		if out := n.machine.apply(raw); out.Err != nil || out.Reason != nil {
-			c.t.Fatalf("%s: %v %v", kind, out.Err, out.Reason)
+			c.t.Fatalf("%s at %s: %v %v", kind, n.ref, out.Err, out.Reason)
 		}
 	}
+}
+
+func (c *crowd) feeds() []*Node {
+	if c.fed != nil {
+		return c.fed
+	}
+	return c.nodes
 }
 
 // found orders Bootstrap and the first tick.
@@ -221,7 +229,7 @@ func (c *crowd) found() {
 		samples = append(samples, sample)
 	}
 	c.order(consensus.KindTick, samples...)
-	for _, n := range c.nodes {
+	for _, n := range c.feeds() {
 		n.completed(n.began())
 	}
 }

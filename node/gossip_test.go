@@ -10,20 +10,6 @@ import (
 	"github.com/attestmesh/meshnode/consensus"
 )
 
-// orderAt applies a command at some nodes only, as if Raft had ordered it there.
-func (c *crowd) orderAt(nodes []*Node, kind consensus.Kind, envelopes ...[]byte) {
-	c.t.Helper()
-	raw, err := command(kind, envelopes...)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	for _, n := range nodes {
-		if out := n.machine.apply(raw); out.Err != nil || out.Reason != nil {
-			c.t.Fatalf("%s at %s: %v %v", kind, n.ref, out.Err, out.Reason)
-		}
-	}
-}
-
 // dial links two nodes.
 func (c *crowd) dial(a, b *Node) {
 	c.t.Helper()
@@ -66,7 +52,8 @@ func chainOf(t *testing.T, members int, release func(int) string, f func(t *test
 func TestPolicyReachesMembersOfMembers(t *testing.T) {
 	chainOf(t, 4, func(int) string { return "new" }, func(t *testing.T, c *crowd, members []*Node) {
 		began := time.Now()
-		c.orderAt(c.nodes[:len(crowdOrgs)], consensus.KindProposal, c.removal("old", crowdOrgs[:4]...))
+		c.fed = c.nodes[:len(crowdOrgs)]
+		c.order(consensus.KindProposal, c.removal("old", crowdOrgs[:4]...))
 		synctest.Wait()
 		for _, n := range members {
 			if n.epoch() != 1 || n.machine.Epoch() != 0 {
