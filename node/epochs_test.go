@@ -243,13 +243,16 @@ func (c *crowd) propose(a consensus.Action) {
 	}
 }
 
+// crowdProposal is how long proposals are open: less than Credentials live.
+const crowdProposal = 30 * time.Minute
+
 // proposal makes one action, signed by orgs.
 func (c *crowd) proposal(orgs []string, a consensus.Action) []byte {
 	c.t.Helper()
 	c.nonce++
 	nonce, now := sha256.Sum256([]byte(fmt.Sprint("crowd ", c.nonce))), time.Now().UTC().Truncate(time.Second)
 	p := consensus.Proposal{MeshID: c.genesis.MeshID(), Base: c.base, Nonce: hex.EncodeToString(nonce[:16]), Created: now,
-		Expires: now.Add(time.Hour), Actions: []consensus.Action{a}}
+		Expires: now.Add(crowdProposal), Actions: []consensus.Action{a}}
 	payload, err := p.Payload()
 	if err != nil {
 		c.t.Fatal(err)

@@ -42,7 +42,7 @@ const (
 	// maxGossip bounds the statements and steps of one message in bytes, maxGossipSteps the
 	// steps in number.
 	maxGossip      = 512 << 10
-	maxGossipSteps = 256
+	maxGossipSteps = 64
 	// gossipBurst and gossipRate bound the exchanges that one peer opens: at once, and a
 	// second. faultBurst and faultRate bound the statements of it that do not verify.
 	gossipBurst, gossipRate = 64, 8.0
