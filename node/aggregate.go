@@ -122,6 +122,9 @@ func (n *Node) aggregate(ctx context.Context, job federated.JobStatus, s *sessio
 	if err := n.awaitReceipts(ctx, closed, s); err != nil {
 		return err
 	}
+	if cause := n.lostParticipants(closed); cause != "" { // perhaps before it was ordered
+		return errors.New(cause)
+	}
 	return n.commitAttempt(ctx, closed, out)
 }
 
@@ -133,15 +136,21 @@ func (n *Node) collect(ctx context.Context, job federated.JobStatus, s *session)
 	late := false
 	for {
 		changed := n.changed.wait()
+		out := n.putOutOf(o)
 		s.mu.Lock()
-		have := len(s.parts)
+		have := 0
 		waitFor := slices.ContainsFunc(o.Participants, func(m federated.Member) bool {
 			_, here := s.parts[m.Peer]
-			return !here && (m.Peer == n.self || n.hasLink(m.Peer))
+			return !here && !out[m.Peer] && (m.Peer == n.self || n.hasLink(m.Peer))
 		})
+		for peer := range s.parts {
+			if !out[peer] {
+				have++
+			}
+		}
 		s.mu.Unlock()
 		switch {
-		case have == len(o.Participants):
+		case have == len(o.Participants)-len(out) && have > 0:
 			return nil
 		case have >= job.Job.Spec.MinParticipants && (late || !waitFor):
 			return nil

@@ -227,6 +227,9 @@ func (n *Node) hopeless(job federated.JobStatus) string {
 	if revoked != "" {
 		return fmt.Sprintf("aggregator %s is put out: %s", o.Aggregator.Ref, revoked)
 	}
+	if cause := n.lostParticipants(job); cause != "" {
+		return cause
+	}
 	if o.Aggregator.Peer != n.self && !n.hasLink(o.Aggregator.Peer) {
 		if since(&n.work.mu, n.work.lost, turnOf(o), now) >= aggregatorGrace {
 			return fmt.Sprintf("aggregator %s is unreachable", o.Aggregator.Ref)
@@ -238,6 +241,41 @@ func (n *Node) hopeless(job federated.JobStatus) string {
 	n.work.mu.Unlock()
 	if open := since(&n.work.mu, n.work.opened, turnOf(o), now); open > time.Duration(job.Job.Spec.Deadline)*time.Second {
 		return fmt.Sprintf("aggregator %s did not finish in %d seconds", o.Aggregator.Ref, job.Job.Spec.Deadline)
+	}
+	return ""
+}
+
+// putOutOf returns the participants of an attempt that are not eligible any more, by what was
+// ordered or heard.
+func (n *Node) putOutOf(o *federated.OpenRound) map[identity.PeerID]bool {
+	out := map[identity.PeerID]bool{}
+	n.machine.Present(func(s *consensus.State) {
+		for _, m := range o.Participants {
+			if !s.IsEligible(m.Peer, s.Now()) {
+				out[m.Peer] = true
+			}
+		}
+	})
+	return out
+}
+
+// lostParticipants says that the open attempt cannot end for want of those that were put out
+// since it began, or "": an update that was accepted does not count any more, or too few are left.
+func (n *Node) lostParticipants(job federated.JobStatus) string {
+	o := job.Open
+	out := n.putOutOf(o)
+	lost := slices.DeleteFunc(slices.Clone(o.Participants), func(m federated.Member) bool { return !out[m.Peer] })
+	if o.Closed != nil {
+		lost = slices.DeleteFunc(lost, func(m federated.Member) bool {
+			return !slices.ContainsFunc(o.Closed.Accepted, func(a federated.Accepted) bool { return a.Peer == m.Peer })
+		})
+		if len(lost) > 0 {
+			return "put out after the update was accepted: " + refNames(lost)
+		}
+		return ""
+	}
+	if left, least := len(o.Participants)-len(lost), job.Job.Spec.MinParticipants; left < least {
+		return fmt.Sprintf("%d participants are left of at least %d; put out: %s", left, least, refNames(lost))
 	}
 	return ""
 }

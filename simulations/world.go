@@ -19,6 +19,7 @@ import (
 	"github.com/attestmesh/meshnode/internal/identity"
 	"github.com/attestmesh/meshnode/mesh"
 	"github.com/attestmesh/meshnode/mesh/meshtest/memtransport"
+	"github.com/attestmesh/meshnode/node"
 )
 
 // latency is the way from one host to another: two clouds of one continent.
@@ -39,8 +40,9 @@ type world struct {
 	nonces    int
 	watch     watch
 
-	// What tests do to nodes: between the Credential and the mesh, and to what they think
+	// What tests do to nodes: their data, between the Credential and the mesh, and to what they think
 	// of peers.
+	training   func(name string) *node.TrainingData
 	beforeMesh func(*host)
 	judge      func(*host, mesh.Judge) mesh.Judge
 }
