@@ -137,6 +137,20 @@ func (s *State) Edges(subject identity.PeerID) []*AttestationResult {
 	})
 }
 
+// AllEdges returns every edge, sorted by the names of subject and verifier.
+func (s *State) AllEdges() []*AttestationResult {
+	var out []*AttestationResult
+	for _, ref := range s.refs() {
+		out = append(out, s.Edges(s.nodes[ref].cred.Peer)...)
+	}
+	return out
+}
+
+// SnapshotQuorum is the number of distinct seat organisations whose cosignatures make a copy of
+// the state believable: ⌊n/2⌋+1 of all that the policy names. Which of them still have a seat
+// is said by the copy alone.
+func (s *PolicyState) SnapshotQuorum() int { return floorHalf(len(s.genesis.Organisations)) }
+
 // Affirming returns the edges on subject that count for its eligibility at now: affirming,
 // unexpired, by a node of another organisation whose own measurement is allowed and whose
 // Credential is by a key in force, and with a finding that is allowed for the subject's roles.

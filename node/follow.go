@@ -148,7 +148,13 @@ func (n *Node) handleFollow(link mesh.Link, s mesh.Stream) {
 	}
 	for seq := req.From; ; {
 		changed := n.changed.wait()
-		for _, raw := range n.machine.Since(seq, followBatch) {
+		commands, kept := n.machine.Since(seq, followBatch)
+		if !kept {
+			_ = s.SetDeadline(n.now().Add(forwardWithin))
+			_ = writeFrame(s, nil) // ask for a snapshot
+			return
+		}
+		for _, raw := range commands {
 			_ = s.SetDeadline(n.now().Add(forwardWithin))
 			if writeFrame(s, raw) != nil {
 				return

@@ -3,6 +3,7 @@ package node
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -17,9 +18,13 @@ import (
 	"github.com/attestmesh/meshnode/transparency"
 )
 
-// maxHistory bounds the ordered commands that are kept for members who follow. A mesh
-// that outgrows it needs state snapshots before more members can join.
-const maxHistory = 1 << 20
+// maxHistory bounds the ordered commands that are kept for members who follow, keepHistory how
+// many are kept behind the newest published state: who needs older ones starts from that
+// state (snapshot.go). The first is reached only where no state is published.
+const (
+	maxHistory  = 1 << 20
+	keepHistory = 4096
+)
 
 // errHalted is wrapped by every error after a command that this release cannot apply:
 // going on would build another history than the other seats'.
@@ -56,6 +61,9 @@ type Machine struct {
 	state   *consensus.State             // guarded by mu
 	ledger  *federated.Ledger            // guarded by mu
 	history [][]byte                     // guarded by mu; ordered commands, for followers
+	base    uint64                       // guarded by mu; how many commands came before history
+	states  states                       // guarded by mu; copies of the state at digest commands
+	saved   *savedState                  // guarded by mu; the newest digest command, nil before the first
 	leaves  map[transparency.Hash]uint64 // guarded by mu; index of each leaf by its hash
 	applied map[identity.Epoch]time.Time // guarded by mu; when this node applied each epoch
 	tickAt  time.Time                    // guarded by mu; when this node applied the newest tick of a majority
@@ -90,9 +98,11 @@ func (m *Machine) apply(raw []byte) Applied {
 func (m *Machine) follow(seq uint64, raw []byte) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	switch have := uint64(len(m.history)); {
+	switch have := m.seq(); {
+	case seq <= m.base:
+		return nil // long ago; a published state holds what it led to
 	case seq <= have:
-		if !bytes.Equal(m.history[seq-1], raw) {
+		if !bytes.Equal(m.history[seq-1-m.base], raw) {
 			return fmt.Errorf("command %d is another than the one applied here: two histories", seq)
 		}
 		return nil
@@ -120,13 +130,16 @@ func (m *Machine) applyLocked(raw []byte) Applied {
 		err = fmt.Errorf("%d ordered commands are kept already", maxHistory)
 	}
 	if err != nil {
-		m.halted = fmt.Errorf("%w at command %d: %w", errHalted, len(m.history)+1, err)
+		m.halted = fmt.Errorf("%w at command %d: %w", errHalted, m.seq()+1, err)
 		return Applied{Err: m.halted}
 	}
 	m.history = append(m.history, slices.Clone(raw))
-	out.Seq = uint64(len(m.history))
+	out.Seq = m.seq()
 	return out
 }
+
+// seq returns how many commands were applied. The caller holds m.mu.
+func (m *Machine) seq() uint64 { return m.base + uint64(len(m.history)) }
 
 // dispatch hands the command to the room that owns its kind. An error halts the machine.
 func (m *Machine) dispatch(raw []byte) ([][]byte, Applied, error) {
@@ -135,6 +148,9 @@ func (m *Machine) dispatch(raw []byte) ([][]byte, Applied, error) {
 		return nil, Applied{}, err
 	}
 	switch c.Kind {
+	case consensus.KindDigest:
+		out := m.logState(c)
+		return out.Leaves, Applied{Reason: out.Reason}, nil
 	case consensus.KindJob, consensus.KindRoundOpen, consensus.KindRoundClose, consensus.KindRoundCommit:
 		out := m.ledger.Apply(string(c.Kind), c.Body, m.members(m.state))
 		return out.Leaves, Applied{Reason: out.Reason}, nil
@@ -194,16 +210,33 @@ func (m *Machine) View(f func(*consensus.State, *federated.Ledger)) {
 func (m *Machine) Seq() uint64 {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return uint64(len(m.history))
+	return m.seq()
 }
 
 // Digest names the ordered state, federated ledger included.
 func (m *Machine) Digest() StateStatus {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	state, ledger := m.state.Digest(), m.ledger.Digest()
-	sum := sha256.Sum256(slices.Concat(state[:], ledger[:]))
-	return StateStatus{Commands: uint64(len(m.history)), Digest: hex.EncodeToString(sum[:])}
+	sum := m.digest()
+	return StateStatus{Commands: m.seq(), Digest: hex.EncodeToString(sum[:])}
+}
+
+// digest is that of everything that decides what commands do: the governance state, the
+// federated ledger, and where in the log the edges stand, which rounds refer to. The caller holds
+// m.mu.
+func (m *Machine) digest() [32]byte {
+	state, ledger, places := m.state.Digest(), m.ledger.Digest(), sha256.Sum256(m.places())
+	return sha256.Sum256(slices.Concat(state[:], ledger[:], places[:]))
+}
+
+// places returns the leaf index of every edge, u64 big-endian each, in the order of
+// State.AllEdges. The caller holds m.mu.
+func (m *Machine) places() []byte {
+	var out []byte
+	for _, e := range m.state.AllEdges() {
+		out = binary.BigEndian.AppendUint64(out, m.leaves[transparency.LeafHash(e.Raw())])
+	}
+	return out
 }
 
 // memberView shows the governance state to the federated ledger: it is all that one knows
@@ -229,15 +262,19 @@ func (m *Machine) leafIndex(leaf []byte) (uint64, bool) {
 	return i, ok
 }
 
-// Since returns the commands after the first seq, at most limit.
-func (m *Machine) Since(seq uint64, limit int) [][]byte {
+// Since returns the commands after the first seq, at most limit. It is false for commands that
+// are not kept any more.
+func (m *Machine) Since(seq uint64, limit int) ([][]byte, bool) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	if seq >= uint64(len(m.history)) {
-		return nil
+	if seq < m.base {
+		return nil, false
 	}
-	rest := m.history[seq:]
-	return slices.Clone(rest[:min(limit, len(rest))])
+	if seq >= m.seq() {
+		return nil, true
+	}
+	rest := m.history[seq-m.base:]
+	return slices.Clone(rest[:min(limit, len(rest))]), true
 }
 
 // Moved counts the changes that may put a linked peer out: evictions, by vote or by an

@@ -77,10 +77,10 @@ func TestMachineOrdersBootstrapFirst(t *testing.T) {
 	if again := m.apply(bootstrap); again.Reason == nil || again.Count != 0 || again.Seq != 2 || m.tree.Size() != 2 {
 		t.Errorf("a second Bootstrap: %+v", again)
 	}
-	if got := m.Since(1, 10); len(got) != 1 || !bytes.Equal(got[0], bootstrap) {
+	if got, ok := m.Since(1, 10); !ok || len(got) != 1 || !bytes.Equal(got[0], bootstrap) {
 		t.Errorf("history after the first: %d commands", len(got))
 	}
-	if got := m.Since(2, 10); got != nil {
+	if got, ok := m.Since(2, 10); !ok || got != nil {
 		t.Errorf("history after the last: %d commands", len(got))
 	}
 }

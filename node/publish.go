@@ -205,6 +205,15 @@ func (n *Node) acceptCheckpoint(note []byte) error {
 	if v.Level < transparency.Published {
 		return fmt.Errorf("size %d is cosigned by %v only", v.Size, v.Orgs)
 	}
+	if err := n.publishHere(note, v); err != nil {
+		return err
+	}
+	n.machine.published(v.Size, note)
+	return nil
+}
+
+// publishHere serves a checkpoint that was verified, if it is newer.
+func (n *Node) publishHere(note []byte, v transparency.Verified) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if v.Size < n.newest.Size || v.Size == n.newest.Size && v.Level < n.newest.Level {
@@ -239,17 +248,20 @@ func (n *Node) checkpointPolicy() transparency.Policy {
 
 // cosigners returns the seats' cosigner keys that count: those whose Credential and
 // affirming result are in the log.
-func (n *Node) cosigners() map[identity.PeerID]transparency.Cosigner {
+func (n *Node) cosigners() (out map[identity.PeerID]transparency.Cosigner) {
+	n.machine.View(func(s *consensus.State, _ *federated.Ledger) { out = cosignersOf(s) })
+	return out
+}
+
+func cosignersOf(s *consensus.State) map[identity.PeerID]transparency.Cosigner {
 	out := map[identity.PeerID]transparency.Cosigner{}
-	n.machine.View(func(s *consensus.State, _ *federated.Ledger) {
-		for _, seat := range s.Seats() {
-			if seat.Standing != consensus.StandingMeasured {
-				continue
-			}
-			c := seat.Credential
-			out[c.Peer] = transparency.Cosigner{Name: s.CosignerName(c.Ref(), c.BootSeq), Org: c.Organisation, Key: c.CosignerKey()}
+	for _, seat := range s.Seats() {
+		if seat.Standing != consensus.StandingMeasured {
+			continue
 		}
-	})
+		c := seat.Credential
+		out[c.Peer] = transparency.Cosigner{Name: s.CosignerName(c.Ref(), c.BootSeq), Org: c.Organisation, Key: c.CosignerKey()}
+	}
 	return out
 }
 

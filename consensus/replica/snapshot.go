@@ -1,0 +1,4 @@
+package replica
+
+// MaxSnapshot bounds a snapshot.
+const MaxSnapshot = 96 << 20
