@@ -49,7 +49,8 @@
 // or makes it panic now and at every later start. So each request passes the guard before
 // raft sees it:
 //
-//   - the sender is in the allowed set at this moment (Config.Member);
+//   - the sender is in the allowed set at this moment (Config.Member); a learner
+//     (Config.Learner) is sent the log and is not heard;
 //   - a peer may raise our term by 1,000 at once and by ten per heartbeat timeout in the
 //     long run, in requests as in replies; honest clusters stay far below, and a replica
 //     that was cut off for long catches up at that rate;
@@ -74,6 +75,17 @@
 // SetHeartbeatHandler is ignored: raft's fast path for heartbeats runs beside the main
 // loop and lets a deposed leader store a command under its successor's term
 // (hashicorp/raft#695). Heartbeats queue with everything else.
+//
+// # Membership
+//
+// The founding voters are the first entry of every log. A replica that is none of them
+// (Config.Join) begins with that entry, votes in nothing and waits: a leader adds it as a
+// non-voter, replicates the log to it, and gives it a vote when its owner says so
+// (AddNonvoter, AddVoter, RemoveServer; hashicorp/raft's AddVoter alone would make a voter of
+// whoever has not caught up). Each change compares the configuration it was decided on.
+//
+// A leader gives its office away only when it ends (Close, HandOver): a transfer that fails
+// ends it for good.
 //
 // # Failures
 //

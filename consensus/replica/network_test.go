@@ -266,7 +266,21 @@ type cluster struct {
 	replicas []*Replica
 	machines []*kv
 	fatal    chan error
+	known    sync.Map // of PeerID
 	banned   sync.Map // of PeerID
+	learners sync.Map // of PeerID
+}
+
+// member is who may take part: all but the banned and those that learn.
+func (c *cluster) member(p identity.PeerID) bool {
+	_, banned := c.banned.Load(p)
+	_, known := c.known.Load(p)
+	return known && !banned && !c.learner(p)
+}
+
+func (c *cluster) learner(p identity.PeerID) bool {
+	_, learns := c.learners.Load(p)
+	return learns
 }
 
 // fast are times for tests against the real clock.
@@ -281,23 +295,16 @@ func newCluster(t testing.TB, n, ghosts int, latency time.Duration, timing Timin
 
 // newClusterOn is newCluster with the stores given.
 func newClusterOn(t testing.TB, n, ghosts int, latency time.Duration, timing Timing, store func(i int) Store) *cluster {
-	c := &cluster{t: t, net: newNetwork(latency), fatal: make(chan error, n)}
+	c := &cluster{t: t, net: newNetwork(latency), fatal: make(chan error, 2*n+4)}
 	for i := range n + ghosts {
 		c.ids = append(c.ids, peerOf(i))
+		c.known.Store(peerOf(i), true)
 	}
 	for i := range n {
 		m := &kv{values: map[string]string{}}
 		cfg := Config{
 			Self: c.ids[i], Peers: peers{c.net, c.ids[i]}, Machine: m, Servers: c.ids, Store: store(i),
-			Member: func(p identity.PeerID) bool {
-				_, banned := c.banned.Load(p)
-				for _, id := range c.ids {
-					if id == p {
-						return !banned
-					}
-				}
-				return false
-			},
+			Member: c.member, Learner: c.learner,
 			Fatal: func(err error) { c.fatal <- err }, Timing: timing,
 		}
 		r, err := New(cfg)

@@ -74,13 +74,20 @@ type Config struct {
 	// Member reports whether a peer may take part at this moment. It is asked about each
 	// request in and each stream out, and must answer at once.
 	Member func(identity.PeerID) bool
+	// Learner reports whether a peer that is no Member may be sent what a leader sends to
+	// non-voters; no request of one is heard. It may be nil: nobody.
+	Learner func(identity.PeerID) bool
 	// Machine executes commands.
 	Machine Machine
 	// Store holds the log; New's success gives it to the replica, whose Close closes it.
 	Store Store
-	// Servers are the founding voters, the same on each of them, with Self among them. They
-	// are used when Store is empty; a Store that is not has its own configuration.
+	// Servers are the founding voters, the same on every replica, with Self among them unless
+	// Join is set. They are used when Store is empty; a Store that is not has its own
+	// configuration.
 	Servers []identity.PeerID
+	// Join says that Self is none of the founding voters: the replica knows the founding
+	// entry of the log, votes in nothing and campaigns for nothing until a leader has added it.
+	Join bool
 	// Log receives what operators should see. It may be nil.
 	Log *slog.Logger
 	// Fatal is called at most once, on a goroutine of its own, with the reason why this
@@ -105,6 +112,7 @@ type Replica struct {
 	adapter   *adapter
 	leaders   chan Leadership
 	refusals  atomic.Uint64
+	began     time.Time
 
 	stop chan struct{} // closed by Close, ends watch
 	own  sync.WaitGroup
@@ -130,7 +138,7 @@ func New(cfg Config) (*Replica, error) {
 	}
 	r := &Replica{
 		cfg: cfg, log: cfg.Log, said: lastSaid{at: map[string]time.Time{}},
-		leaders: make(chan Leadership, 1), stop: make(chan struct{}), closed: make(chan struct{}),
+		leaders: make(chan Leadership, 1), began: time.Now(), stop: make(chan struct{}), closed: make(chan struct{}),
 	}
 	store, err := watch(cfg.Store, r.fatal)
 	if err != nil {
@@ -159,6 +167,9 @@ func (c *Config) complete() error {
 	if c.Peers == nil || c.Member == nil || c.Machine == nil || c.Store == nil {
 		return errors.New("Peers, Member, Machine and Store are required")
 	}
+	if c.Learner == nil {
+		c.Learner = func(identity.PeerID) bool { return false }
+	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
@@ -182,8 +193,11 @@ func (c *Config) founding() (raft.Configuration, error) {
 	for _, p := range peers {
 		out.Servers = append(out.Servers, raft.Server{Suffrage: raft.Voter, ID: raft.ServerID(p.String()), Address: raft.ServerAddress(p.String())})
 	}
-	if !slices.Contains(peers, c.Self) {
+	switch founder := slices.Contains(peers, c.Self); {
+	case !founder && !c.Join:
 		return out, fmt.Errorf("%s is none of the %d founding servers, and its store is empty", c.Self, len(peers))
+	case founder && c.Join:
+		return out, fmt.Errorf("%s is a founding server and cannot join", c.Self)
 	}
 	return out, checkConfiguration(out)
 }
@@ -271,25 +285,6 @@ func (r *Replica) Apply(ctx context.Context, command []byte) (any, error) {
 // committed before the call: a read after it is linearizable. Errors are those of Apply.
 func (r *Replica) Barrier(ctx context.Context) error {
 	return r.submit(ctx, func(wait time.Duration) error { return r.raft.Barrier(wait).Error() })
-}
-
-// RemoveServer takes peer out of the configuration, and returns once that is committed. A
-// peer that is not in it is no error. Should the configuration change meanwhile, nothing
-// is done. Errors are those of Apply.
-func (r *Replica) RemoveServer(ctx context.Context, peer identity.PeerID) error {
-	latest, ok := r.store.latest()
-	if !ok {
-		return errors.New("no configuration yet")
-	}
-	id := raft.ServerID(peer.String())
-	if !slices.ContainsFunc(latest.configuration.Servers, func(s raft.Server) bool { return s.ID == id }) {
-		return nil
-	}
-	return r.submit(ctx, func(wait time.Duration) error {
-		// Raft's own GetConfiguration cannot tell the index: in v1.8.0 it is always 0, which
-		// compares nothing.
-		return r.raft.RemoveServer(id, latest.index, wait).Error()
-	})
 }
 
 // submit runs a request to raft's leader and gives its error a meaning. do gets the time

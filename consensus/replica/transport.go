@@ -35,6 +35,7 @@ type transport struct {
 	self      identity.PeerID
 	peers     Peers
 	member    func(identity.PeerID) bool
+	learner   func(identity.PeerID) bool
 	check     func([]byte) error
 	heartbeat time.Duration
 	refused   func(identity.PeerID, error)
@@ -66,7 +67,7 @@ type transport struct {
 
 func newTransport(cfg Config, store *watchedStore, floor uint64, refused func(identity.PeerID, error)) *transport {
 	t := &transport{
-		self: cfg.Self, peers: cfg.Peers, member: cfg.Member, check: cfg.Machine.Check,
+		self: cfg.Self, peers: cfg.Peers, member: cfg.Member, learner: cfg.Learner, check: cfg.Machine.Check,
 		heartbeat: cfg.Timing.Heartbeat, refused: refused,
 		ready: make(chan struct{}), store: store, floor0: max(floor, foundingIndex), rpcs: make(chan raft.RPC),
 		gate: make(chan struct{}, 1),
@@ -163,7 +164,7 @@ func (t *transport) stream(id raft.ServerID, timeout time.Duration) (*outgoing, 
 	if err != nil {
 		return nil, err
 	}
-	if !t.member(peer) {
+	if !t.mayHear(peer) {
 		t.drop(peer)
 		return nil, fmt.Errorf("%s is not in the allowed set", peer.Short())
 	}
@@ -195,6 +196,9 @@ func (t *transport) stream(id raft.ServerID, timeout time.Duration) (*outgoing, 
 		return nil, errClosed
 	}
 }
+
+// mayHear reports whether this replica may send to a peer.
+func (t *transport) mayHear(peer identity.PeerID) bool { return t.member(peer) || t.learner(peer) }
 
 // drop closes the streams of a peer that is no member any more.
 func (t *transport) drop(peer identity.PeerID) {
@@ -261,7 +265,7 @@ func (t *transport) reach(id raft.ServerID, term uint64) {
 			return
 		}
 		peer, err := t.peer(id)
-		if r := t.raft.Load(); err != nil || r == nil || (*r).State() != raft.Leader || (*r).CurrentTerm() != term || !t.member(peer) {
+		if r := t.raft.Load(); err != nil || r == nil || (*r).State() != raft.Leader || (*r).CurrentTerm() != term || !t.mayHear(peer) {
 			return
 		}
 		select {

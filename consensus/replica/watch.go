@@ -73,11 +73,10 @@ func (r *Replica) AppliedIndex() uint64 {
 
 // Voters returns the voters of the newest configuration in the log, committed or not.
 func (r *Replica) Voters() []identity.PeerID {
-	latest, _ := r.store.latest()
 	var out []identity.PeerID
-	for _, s := range latest.configuration.Servers {
-		if p, err := r.transport.peer(s.ID); err == nil && s.Suffrage == raft.Voter {
-			out = append(out, p)
+	for _, s := range r.Servers() {
+		if s.Voter {
+			out = append(out, s.Peer)
 		}
 	}
 	return out
