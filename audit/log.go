@@ -40,7 +40,15 @@ var errStop = errors.New("stop")
 // Log audits the log that r reads. What is wrong with the log, or keeps it from being
 // read, is in the Report; an error is ErrNoLog, the context's or a mistake in opts.
 func Log(ctx context.Context, r *transparency.Reader, opts Options) (Report, error) {
-	a := &auditor{opts: opts, report: Report{Cosigners: []identity.OrgID{}, Findings: []transparency.Finding{}, GenesisGiven: opts.Genesis != nil}}
+	return newAuditor(opts).audit(ctx, r)
+}
+
+func newAuditor(opts Options) *auditor {
+	return &auditor{opts: opts, report: Report{Cosigners: []identity.OrgID{}, Findings: []transparency.Finding{}, GenesisGiven: opts.Genesis != nil}}
+}
+
+func (a *auditor) audit(ctx context.Context, r *transparency.Reader) (Report, error) {
+	opts := a.opts
 	if opts.At.IsZero() {
 		return a.report, errors.New("audit: no time given")
 	}
@@ -70,6 +78,9 @@ type auditor struct {
 	claims     *claims
 	tree       *transparency.Accumulator // of the leaves that were replayed
 	signed     bool                      // the log key has signed the checkpoint
+	// watch is shown every leaf after its replay, and whether that found it as it should be; it
+	// may be nil.
+	watch func(index uint64, leaf []byte, ok bool)
 }
 
 // maxFindings bounds a report; the rest is counted.
@@ -139,7 +150,11 @@ func (a *auditor) place() (consensus.CheckpointSeen, error) {
 // leaf replays one leaf. After the Bootstrap of the checkpoint's incarnation, as soon as the
 // log key is known, the checkpoint must be signed by it, or the walk ends.
 func (a *auditor) leaf(index uint64, leaf []byte) error {
-	a.leaves = append(a.leaves, a.replay.leaf(index, leaf)...)
+	found := a.replay.leaf(index, leaf)
+	if a.watch != nil {
+		a.watch(index, leaf, len(found) == 0)
+	}
+	a.leaves = append(a.leaves, found...)
 	if len(a.leaves) > maxFindings {
 		a.more += len(a.leaves) - maxFindings
 		a.leaves = a.leaves[:maxFindings]

@@ -23,6 +23,7 @@ import (
 //
 //	GET  /v1/status                          Status
 //	GET  /v1/policy                          PolicyView
+//	GET  /v1/history                         PolicyHistory
 //	POST /v1/proposals        envelope       Submission
 //	POST /v1/dry-run          envelope       DryRun; nothing is submitted
 //	POST /v1/suspensions      envelope       Submission
@@ -86,6 +87,9 @@ func (n *Node) serveControl(ctx context.Context, l net.Listener) error {
 	})
 	mux.HandleFunc("GET /v1/policy", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, n.policyView())
+	})
+	mux.HandleFunc("GET /v1/history", func(w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, http.StatusOK, n.policyHistory())
 	})
 	mux.HandleFunc("POST /v1/proposals", n.handleSubmit(n.propose))
 	mux.HandleFunc("POST /v1/dry-run", n.handleDryRun)

@@ -259,7 +259,7 @@ func (n *Node) policyView() PolicyView {
 	var v PolicyView
 	n.machine.View(func(s *consensus.State, _ *federated.Ledger) {
 		v = PolicyView{MeshID: s.MeshID().String(), Incarnation: uint64(s.Incarnation()), Epoch: uint64(s.Epoch()), Base: s.Base(),
-			Entries: entryViews(s.Entries()), Revoked: entryViews(s.Revoked()),
+			Entries: s.Entries(), Revoked: s.Revoked(),
 			Thresholds:  Thresholds{consensus.NarrowThreshold(s.N()), consensus.WidenThreshold(s.N()), consensus.LiftThreshold(s.N())},
 			Suspensions: suspensionViews(s.Suspensions(s.Now())),
 			Draft:       string(s.NewDraft(nonce, n.now())), Time: s.Now()}
@@ -274,24 +274,16 @@ func (n *Node) policyView() PolicyView {
 	return v
 }
 
-func entryViews(entries []consensus.Entry) []EntryView {
-	out := []EntryView{}
-	for _, e := range entries {
-		out = append(out, EntryView{e.ID, e.Kind, e.Measurement, e.Roles})
-	}
-	return out
-}
-
 // PolicyView is the allowed set in force, for people.
 type PolicyView struct {
-	MeshID        string      `json:"mesh_id"`
-	Incarnation   uint64      `json:"incarnation"`
-	Epoch         uint64      `json:"epoch"`
-	Base          uint64      `json:"base"`
-	Entries       []EntryView `json:"entries"`
-	Revoked       []EntryView `json:"revoked"`
-	Organisations []string    `json:"organisations"`
-	Thresholds    Thresholds  `json:"thresholds"`
+	MeshID        string            `json:"mesh_id"`
+	Incarnation   uint64            `json:"incarnation"`
+	Epoch         uint64            `json:"epoch"`
+	Base          uint64            `json:"base"`
+	Entries       []consensus.Entry `json:"entries"`
+	Revoked       []consensus.Entry `json:"revoked"`
+	Organisations []string          `json:"organisations"`
+	Thresholds    Thresholds        `json:"thresholds"`
 	// Parties are all organisations in force, neutral seats too, with their keys.
 	Parties   []PartyView      `json:"parties"`
 	Limits    consensus.Limits `json:"limits"`
@@ -302,14 +294,6 @@ type PolicyView struct {
 	Provisional []ProvisionalView `json:"provisional"`
 	Draft       string            `json:"draft"` // the frame of a proposal on this base, in YAML
 	Time        time.Time         `json:"time"`
-}
-
-// EntryView is one entry of the allowed set.
-type EntryView struct {
-	ID          string   `json:"id"`
-	Kind        string   `json:"kind"`
-	Measurement string   `json:"measurement"`
-	Roles       []string `json:"roles"`
 }
 
 // Thresholds are how many organisations must sign.

@@ -2,10 +2,12 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"text/tabwriter"
 
+	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/node"
 	"github.com/spf13/cobra"
 )
@@ -13,22 +15,32 @@ import (
 func policyCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "policy", Short: "Look at the allowed set and change it with the organisations' signatures", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
-	cmd.AddCommand(policyShowCommand(), policyApproveCommand(), policyDryRunCommand(), policyProposeCommand(), policySuspendCommand(), policyLiftCommand())
+	cmd.AddCommand(policyShowCommand(), policyApproveCommand(), policyDryRunCommand(), policyProposeCommand(), policySuspendCommand(), policyLiftCommand(),
+		policyHistoryCommand())
 	return cmd
 }
 
 func policyShowCommand() *cobra.Command {
 	var asJSON, draft bool
+	var at uint64
 	cmd := &cobra.Command{
-		Use:   "show --node DATA",
-		Short: "Show the allowed set in force, and what is suspended",
+		Use:   "show --node DATA | show --at EPOCH (--node DATA | --log DIR|URL | --chain FILE)",
+		Short: "Show the allowed set in force, and what is suspended; or that of an earlier epoch",
 		Args:  cobra.NoArgs,
 	}
-	socket := nodeFlag(cmd)
+	f := policyFlags(cmd, true)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	cmd.Flags().BoolVar(&draft, "draft", false, "print the frame of a proposal on the present base, to be filled with actions")
+	cmd.Flags().Uint64Var(&at, "at", 0, "epoch, from meshnode policy history; the history is verified from genesis on")
+	cmd.MarkFlagsMutuallyExclusive("at", "draft")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		c, err := newControl(*socket)
+		if cmd.Flags().Changed("at") {
+			return showPolicyAt(cmd, f, at, asJSON)
+		}
+		if f.log != "" || f.chain != "" || f.genesis != "" {
+			return usageError("add --at EPOCH; meshnode policy history lists the epochs", "what is in force now is what a node says")
+		}
+		c, err := newControl(f.node)
 		if err != nil {
 			return err
 		}
@@ -45,21 +57,39 @@ func policyShowCommand() *cobra.Command {
 		}
 		fmt.Fprintf(cmd.OutOrStdout(), "epoch %d, base %d; %d of %d organisations narrow, %d widen\n\n",
 			v.Epoch, v.Base, v.Thresholds.Narrow, len(v.Organisations), v.Thresholds.Widen)
-		tw := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 4, 2, ' ', 0)
-		fmt.Fprintln(tw, "ENTRY\tKIND\tROLES\tMEASUREMENT")
-		for _, e := range v.Entries {
-			fmt.Fprintf(tw, "%s\t%s\t%s\t%s\n", e.ID, e.Kind, strings.Join(e.Roles, " "), e.Measurement)
-		}
-		for _, e := range v.Revoked {
-			fmt.Fprintf(tw, "%s\t%s\trevoked\t%s\n", e.ID, e.Kind, e.Measurement)
-		}
-		if err := tw.Flush(); err != nil {
+		if err := showEntries(cmd.OutOrStdout(), v.Entries, v.Revoked); err != nil {
 			return err
 		}
 		showSuspensions(cmd.OutOrStdout(), v)
 		return nil
 	}
 	return cmd
+}
+
+// showEntries lists the allowed set and what was removed from it.
+func showEntries(w io.Writer, entries, revoked []consensus.Entry) error {
+	tw := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(tw, "ENTRY\tKIND\tROLES\tMEASUREMENT")
+	for _, e := range entries {
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\n", e.ID, e.Kind, strings.Join(e.Roles, " "), e.Measurement)
+	}
+	for _, e := range revoked {
+		fmt.Fprintf(tw, "%s\t%s\trevoked\t%s\n", e.ID, e.Kind, e.Measurement)
+	}
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	// Whatever else an entry demands is in its description.
+	for _, e := range entries {
+		plain := consensus.Entry{ID: e.ID, Kind: e.Kind, Measurement: e.Measurement, Roles: e.Roles}
+		if text := e.Describe(); text != plain.Describe() {
+			fmt.Fprintf(w, "\n%s\n", printable(text))
+			for _, file := range e.IMA {
+				fmt.Fprintf(w, "  file %s\n", file)
+			}
+		}
+	}
+	return nil
 }
 
 func policyProposeCommand() *cobra.Command {
