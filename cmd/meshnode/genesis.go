@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"fmt"
 	"io"
@@ -82,7 +83,7 @@ func genesisSignCommand() *cobra.Command {
 				return err
 			}
 			for _, path := range keys {
-				if err := signGenesis(env, g, path); err != nil {
+				if err := signGenesis(cmd.Context(), env, g, path); err != nil {
 					return err
 				}
 			}
@@ -92,23 +93,19 @@ func genesisSignCommand() *cobra.Command {
 			return printGenesis(cmd.OutOrStdout(), g, env, asJSON)
 		},
 	}
-	cmd.Flags().StringArrayVar(&keys, "key", nil, "file of a govern key; may be repeated")
+	cmd.Flags().StringArrayVar(&keys, "key", nil, keyFlagHelp("a govern key; may be repeated"))
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	return cmd
 }
 
-func signGenesis(env *envelope.Envelope, g *consensus.Genesis, path string) error {
-	key, err := loadKey(path)
+func signGenesis(ctx context.Context, env *envelope.Envelope, g *consensus.Genesis, path string) error {
+	s, public, err := openKey(ctx, path)
 	if err != nil {
 		return err
 	}
-	org, role, ok := g.KeyOwner(key.Public())
+	org, role, ok := g.KeyOwner(public)
 	if !ok || role != consensus.KeyGovern {
 		return refusedError(string(attest.CodeWrongSigner), "sign with the govern key that the genesis lists for your organisation", "key %s: genesis %s", path, listedAs(org, role, ok))
-	}
-	s, err := signerOf(key)
-	if err != nil {
-		return err
 	}
 	return addSignature(env, s)
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -41,7 +42,7 @@ that genesis lists. The result goes to -o FILE, by default to FILE with .json in
 			if !asJSON {
 				printJobTerms(cmd, job)
 			}
-			if err := signJob(env, job, genesis, keys); err != nil {
+			if err := signJob(cmd.Context(), env, job, genesis, keys); err != nil {
 				return err
 			}
 			if out == "" {
@@ -60,14 +61,14 @@ that genesis lists. The result goes to -o FILE, by default to FILE with .json in
 		},
 	}
 	cmd.Flags().StringVar(&genesis, "genesis", "", "the mesh's genesis: needed for a job in YAML, else to compare keys with")
-	cmd.Flags().StringArrayVar(&keys, "key", nil, "file of a govern key; may be repeated")
+	cmd.Flags().StringArrayVar(&keys, "key", nil, keyFlagHelp("a govern key; may be repeated"))
 	cmd.Flags().StringVarP(&out, "output", "o", "", "file to write the signed job to")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	return cmd
 }
 
 // signJob signs with each key; where genesis is given, only with govern keys of its mesh.
-func signJob(env *envelope.Envelope, job federated.Job, genesis string, keys []string) error {
+func signJob(ctx context.Context, env *envelope.Envelope, job federated.Job, genesis string, keys []string) error {
 	var g *consensus.Genesis
 	if genesis != "" {
 		var err error
@@ -80,19 +81,15 @@ func signJob(env *envelope.Envelope, job federated.Job, genesis string, keys []s
 		}
 	}
 	for _, path := range keys {
-		key, err := loadKey(path)
+		s, public, err := openKey(ctx, path)
 		if err != nil {
 			return err
 		}
 		if g != nil {
-			if org, role, ok := g.KeyOwner(key.Public()); !ok || role != consensus.KeyGovern {
+			if org, role, ok := g.KeyOwner(public); !ok || role != consensus.KeyGovern {
 				return refusedError(string(attest.CodeWrongSigner), "sign with the govern key that genesis lists for your organisation",
 					"key %s: genesis %s", path, listedAs(org, role, ok))
 			}
-		}
-		s, err := signerOf(key)
-		if err != nil {
-			return err
 		}
 		if err := addSignature(env, s); err != nil {
 			return err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -61,13 +62,21 @@ func loadKey(path string) (crypto.Signer, error) {
 	return signer, nil
 }
 
-// loadSigner is loadKey for signing envelopes.
-func loadSigner(path string) (signature.Signer, error) {
-	key, err := loadKey(path)
-	if err != nil {
-		return nil, err
+// openKey opens a key that signs envelopes: in a file, or behind a plug-in (NAME://KEY).
+func openKey(ctx context.Context, ref string) (signature.Signer, crypto.PublicKey, error) {
+	if isKMS(ref) {
+		k, err := openKMS(ctx, ref, kmsWithin)
+		if err != nil {
+			return nil, nil, err
+		}
+		return k, k.public, nil
 	}
-	return signerOf(key)
+	key, err := loadKey(ref)
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := signerOf(key)
+	return s, key.Public(), err
 }
 
 func signerOf(key crypto.Signer) (signature.Signer, error) {

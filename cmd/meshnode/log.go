@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/attestmesh/meshnode/audit"
 	"github.com/attestmesh/meshnode/internal/durable"
@@ -223,10 +222,7 @@ func showProgress(cmd *cobra.Command, verb, unit string, progress *func(done, si
 // terminalOf returns stderr where that is a terminal, else nil.
 func terminalOf(cmd *cobra.Command) *os.File {
 	stderr, ok := cmd.ErrOrStderr().(*os.File)
-	if !ok {
-		return nil
-	}
-	if _, err := unix.IoctlGetTermios(int(stderr.Fd()), unix.TCGETS); err != nil {
+	if !ok || !isTerminal(stderr) {
 		return nil
 	}
 	return stderr

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
@@ -50,14 +51,14 @@ meshnode policy lift.`,
 	cmd.Flags().DurationVar(&f.period, "for", 0, "how long, as 2h30m")
 	cmd.Flags().StringVar(&f.until, "until", "", "until when, in RFC 3339")
 	cmd.Flags().StringVar(&f.cause, "cause", string(consensus.CausePrecaution), "precaution, vulnerable, compromised or misbehaving; the log is public")
-	cmd.Flags().StringVar(&f.key, "key", "", "file of an emergency key")
+	cmd.Flags().StringVar(&f.key, "key", "", keyFlagHelp("an emergency key"))
 	cmd.Flags().StringVar(&f.genesis, "genesis", "", "the mesh's genesis, which lists the key")
 	cmd.Flags().StringVarP(&f.out, "output", "o", "", "file to write the suspension to, in place of submitting it")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	cmd.MarkFlagsMutuallyExclusive("entry", "member")
 	cmd.MarkFlagsMutuallyExclusive("for", "until")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		raw, err := f.suspension(args)
+		raw, err := f.suspension(cmd.Context(), args)
 		if err != nil {
 			return err
 		}
@@ -80,7 +81,7 @@ meshnode policy lift.`,
 }
 
 // suspension reads a signed suspension, or makes and signs one.
-func (f *suspendFlags) suspension(args []string) ([]byte, error) {
+func (f *suspendFlags) suspension(ctx context.Context, args []string) ([]byte, error) {
 	if len(args) == 1 {
 		if f.entry+f.member+f.key+f.out != "" {
 			return nil, usageError("give FILE and --node to submit it, or no FILE to make one", "%s: what a signed suspension says cannot be changed", args[0])
@@ -102,7 +103,7 @@ func (f *suspendFlags) suspension(args []string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	org, s, err := signerIn(g, f.key, consensus.KeyEmergency)
+	org, s, err := signerIn(ctx, g, f.key, consensus.KeyEmergency)
 	if err != nil {
 		return nil, err
 	}
@@ -154,18 +155,17 @@ func (f *suspendFlags) statement(now time.Time) (consensus.Suspension, error) {
 }
 
 // signerIn loads a key that genesis lists in a role, and says of whom it is.
-func signerIn(g *consensus.Genesis, path, role string) (identity.OrgID, signature.Signer, error) {
-	key, err := loadKey(path)
+func signerIn(ctx context.Context, g *consensus.Genesis, path, role string) (identity.OrgID, signature.Signer, error) {
+	s, public, err := openKey(ctx, path)
 	if err != nil {
 		return "", nil, err
 	}
-	org, has, ok := g.KeyOwner(key.Public())
+	org, has, ok := g.KeyOwner(public)
 	if !ok || has != role {
 		return "", nil, refusedError(string(attest.CodeWrongSigner), fmt.Sprintf("sign with the %s key that genesis lists for your organisation", role),
 			"key %s: genesis %s", path, listedAs(org, has, ok))
 	}
-	s, err := signerOf(key)
-	return org, s, err
+	return org, s, nil
 }
 
 // liftFlags say who lifts.
@@ -190,7 +190,7 @@ already. Without -o it is submitted to the node of --node.`,
 		Args: cobra.MinimumNArgs(1),
 	}
 	socket := nodeFlag(cmd)
-	cmd.Flags().StringArrayVar(&f.keys, "key", nil, "file of a govern key; may be repeated")
+	cmd.Flags().StringArrayVar(&f.keys, "key", nil, keyFlagHelp("a govern key; may be repeated"))
 	cmd.Flags().StringVar(&f.genesis, "genesis", "", "the mesh's genesis: needed for an ID, else to compare keys with")
 	cmd.Flags().StringVarP(&f.out, "output", "o", "", "file to write the lift to, in place of submitting it")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
@@ -202,7 +202,7 @@ already. Without -o it is submitted to the node of --node.`,
 		if !asJSON {
 			fmt.Fprintf(cmd.OutOrStdout(), "lift of suspension %s\nmesh %s incarnation %d\n", l.Suspension, l.MeshID, l.Incarnation)
 		}
-		if err := f.sign(env, l); err != nil {
+		if err := f.sign(cmd.Context(), env, l); err != nil {
 			return err
 		}
 		if f.out == "" {
@@ -257,7 +257,7 @@ func (f *liftFlags) lift(args []string) (*envelope.Envelope, *consensus.Suspensi
 }
 
 // sign adds the signatures of all keys.
-func (f *liftFlags) sign(env *envelope.Envelope, l *consensus.SuspensionLift) error {
+func (f *liftFlags) sign(ctx context.Context, env *envelope.Envelope, l *consensus.SuspensionLift) error {
 	var g *consensus.Genesis
 	if f.genesis != "" {
 		var err error
@@ -272,9 +272,9 @@ func (f *liftFlags) sign(env *envelope.Envelope, l *consensus.SuspensionLift) er
 		var s signature.Signer
 		var err error
 		if g != nil {
-			_, s, err = signerIn(g, path, consensus.KeyGovern)
+			_, s, err = signerIn(ctx, g, path, consensus.KeyGovern)
 		} else {
-			s, err = loadSigner(path)
+			s, _, err = openKey(ctx, path)
 		}
 		if err == nil {
 			err = addSignature(env, s)

@@ -11,9 +11,10 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// The test binary is meshnode when a script calls it by that name.
+// The test binary is meshnode when a script calls it by that name, and a plug-in for a key
+// service when meshnode does.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"meshnode": func() { os.Exit(run()) }})
+	testscript.Main(m, map[string]func(){"meshnode": func() { os.Exit(run()) }, "sigstore-kms-trial": func() { os.Exit(trialKMS()) }})
 }
 
 // exitAtOnce keeps processes with the race detector from waiting a second at their end.
