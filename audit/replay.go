@@ -108,7 +108,7 @@ func (r *replayer) dispatch(index uint64, leaf []byte) []transparency.Finding {
 	}
 	switch kind {
 	case envelope.TypeCredential, envelope.TypeAttestationResult, envelope.TypeProposal, envelope.TypeMembership,
-		envelope.TypeSuspension, envelope.TypeSuspensionLift, envelope.TypeState:
+		envelope.TypeSuspension, envelope.TypeSuspensionLift, envelope.TypeState, envelope.TypeReady, envelope.TypeDrain, envelope.TypeRetirement:
 	case envelope.TypeRound:
 		return r.round(index, leaf)
 	case "":

@@ -27,6 +27,6 @@ func (s *State) clone() *State {
 		copied := *x
 		next.suspensions[id] = &copied
 	}
-	next.used = maps.Clone(s.used)
+	next.used, next.voided = maps.Clone(s.used), maps.Clone(s.voided)
 	return &next
 }

@@ -28,6 +28,9 @@ const (
 	KindLift        Kind = "suspension-lift"
 	KindDigest      Kind = "digest"
 	KindRecovery    Kind = "recovery"
+	KindReady       Kind = "ready"
+	KindDrain       Kind = "drain"
+	KindRetirement  Kind = "retirement"
 	KindJob         Kind = "job"
 	KindRoundOpen   Kind = "round-open"
 	KindRoundClose  Kind = "round-close"
@@ -96,7 +99,8 @@ func (c codec) decode(raw []byte, v any) error {
 
 func knownKind(k Kind) bool {
 	switch k {
-	case KindBootstrap, KindCredential, KindResults, KindProposal, KindTick, KindSuspension, KindLift, KindDigest, KindRecovery, KindJob, KindRoundOpen, KindRoundClose, KindRoundCommit:
+	case KindBootstrap, KindCredential, KindResults, KindProposal, KindTick, KindSuspension, KindLift,
+		KindDigest, KindRecovery, KindReady, KindDrain, KindRetirement, KindJob, KindRoundOpen, KindRoundClose, KindRoundCommit:
 		return true
 	}
 	return false
@@ -150,7 +154,7 @@ func envelopeCount(kind Kind) (lo, hi int, ok bool) {
 	switch kind {
 	case KindBootstrap, KindRecovery:
 		return 2, 2, true
-	case KindCredential, KindProposal, KindSuspension, KindLift:
+	case KindCredential, KindProposal, KindSuspension, KindLift, KindReady, KindDrain, KindRetirement:
 		return 1, 1, true
 	case KindResults:
 		return 1, MaxResults, true

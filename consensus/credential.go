@@ -47,6 +47,9 @@ type CheckpointSeen struct {
 // NamesAttestationKeys reports whether Credentials of this mesh may name attestation keys.
 func (g *Genesis) NamesAttestationKeys() bool { return g.FSMVersion >= fsmActivation }
 
+// SeatsReturn reports whether seats of this mesh can be taken again, drained and retired.
+func (g *Genesis) SeatsReturn() bool { return g.FSMVersion >= fsmGovernance }
+
 // Ref is the stable name of the node.
 func (c *Credential) Ref() identity.NodeRef {
 	return identity.NodeRef{Org: c.Organisation, Name: c.Node}

@@ -96,7 +96,9 @@ type sectionedImage struct {
 func (s *PolicyState) sections() []section { return []section{s.constitutionSection()} }
 
 // sections returns the parts of the state beside the policy that the images above do not show.
-func (s *State) sections() []section { return []section{s.logged.section(), s.quotaSection()} }
+func (s *State) sections() []section {
+	return []section{s.logged.section(), s.quotaSection(), {Name: "seats", Image: s.seatsImage()}}
+}
 
 // withSections adds sections to a digest, in meshes that have them.
 func (g *Genesis) withSections(without [32]byte, sections []section) [32]byte {

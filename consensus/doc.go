@@ -16,6 +16,9 @@
 //	time-sample         a seat's peer key                          subject: "mesh", the mesh id
 //	suspension          an emergency key of one member organisation  subject: "mesh", the mesh id
 //	suspension-lift     govern keys of enough others, or its own     subject: "mesh", the mesh id
+//	ready               a node's peer key and those of enough seats  subject: org/node, SHA-256 of the peer id
+//	drain               the node's peer key                       subject: org/node, SHA-256 of the peer id
+//	retirement          an enroll or govern key of its organisation  subject: org/node, SHA-256 of the peer id
 //	membership          nobody: derived by Apply, checked by replay  subject: org/node, SHA-256 of the peer id
 //	state               nobody: derived by Apply, checked by replay  subject: "mesh", the mesh id
 //
@@ -70,6 +73,9 @@
 //	suspension  [suspension]            leaf: itself
 //	suspension-lift [suspension-lift]   leaf: itself
 //	digest      []                      leaf: one state leaf
+//	ready       [ready]                 leaves: itself, then one membership leaf
+//	drain       [drain]                 leaf: itself; a seat's adds a membership leaf
+//	retirement  [retirement]            leaf: itself; a seat's adds a membership leaf
 //
 // An unknown version or kind is ErrUnknownCommand: the replica must halt, on every node
 // alike, because skipping a removal would fail open. A command that Apply refuses changes
@@ -92,9 +98,24 @@
 // gave and got. A node's own measurement is the one that most distinct other
 // organisations' affirming edges name, a tie keeping the older finding. A node whose measurement
 // leaves the allowed set is evicted; a seat's node then leaves the Raft configuration for
-// good, while its organisation keeps its vote on proposals. A proposal that would evict
+// good, while its organisation keeps its seat and its vote on proposals. A proposal that would evict
 // so many seats that the rest is no quorum is refused unless it is confirmed in its signed bytes; a
 // tick that would (an entry passing its not_after) evicts no seat.
+//
+// # Seats
+//
+// An organisation has one seat, held by one boot of one of its nodes or vacant. The founders
+// hold theirs from Bootstrap on. A holder leaves it by a newer boot of its node, by eviction,
+// by a Drain, which it signs itself before it is stopped, or by a Retirement, by which its
+// organisation voids one boot for ever. Whoever has left never holds a seat again under that
+// peer id.
+//
+// A node with the role seat, a measurement that others affirmed, and an organisation whose
+// seat is vacant is a candidate: a non-voter that catches up. It takes the seat by a Ready
+// {seq, digest}, signed by itself and by the holders of the seats of ⌊n/2⌋+1 other
+// organisations (of all there are, if fewer) that had the same digest after the same command.
+// A drain must leave ⌊N/2⌋+1 seats, except that one of two may go; the only seat that is held
+// can neither be drained nor retired.
 //
 // # Suspensions
 //

@@ -173,7 +173,7 @@ func (p *Prediction) compare(s, after *State) {
 		case is == nil:
 			continue
 		case was.evicted == "" && is.evicted != "":
-			p.Departures = append(p.Departures, departure(is, time.Time{}, was.inRaft()))
+			p.Departures = append(p.Departures, departing(is, time.Time{}, was.inRaft()))
 		case was.evicted != "" && is.evicted == "":
 			p.Returns = append(p.Returns, ref)
 		}
@@ -190,7 +190,7 @@ func (p *Prediction) compare(s, after *State) {
 	}
 }
 
-func departure(n *node, at time.Time, seat bool) Departure {
+func departing(n *node, at time.Time, seat bool) Departure {
 	return Departure{Node: n.cred.Ref(), Peer: n.cred.Peer, Measurement: n.run.Measurement, Entry: n.run.Reference, Code: n.evicted, At: at, Seat: seat}
 }
 
@@ -209,12 +209,12 @@ func (s *State) forecast() []Departure {
 			return out // a leaf that cannot be encoded: Apply would fail as well
 		}
 		for _, peer := range passed.Evicted {
-			out = append(out, departure(s.nodes[s.peers[peer]], at, seats[peer]))
+			out = append(out, departing(s.nodes[s.peers[peer]], at, seats[peer]))
 		}
 		for _, ref := range s.seatsLost() {
 			if n := s.nodes[ref]; !held[ref] {
 				held[ref] = true
-				d := departure(n, at, true)
+				d := departing(n, at, true)
 				d.Held, d.Code = true, s.allows(*n.run, n.cred.Roles, at)
 				out = append(out, d)
 			}

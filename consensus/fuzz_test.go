@@ -44,6 +44,17 @@ func FuzzProposal(f *testing.F) {
 	})
 }
 
+func FuzzReady(f *testing.F) {
+	m := seating(f, 3)
+	fuzzPayload(f, m.ready(m.readyOf("beta/n1", 2), boot("beta/n1", 2)), func(payload []byte) ([]byte, error) {
+		r, err := DecodeReady(payload)
+		if err != nil {
+			return nil, err
+		}
+		return r.Payload()
+	})
+}
+
 func FuzzBootstrap(f *testing.F) {
 	m := newMesh(f, 2)
 	fuzzPayload(f, m.bootstrap(1), func(payload []byte) ([]byte, error) {
@@ -66,6 +77,8 @@ func FuzzEnvelopes(f *testing.F) {
 		_, _ = VerifyResult(raw)
 		_, _ = ParseTimeSample(raw)
 		_, _ = ParseMembership(raw)
+		_, _, _ = ParseDrain(raw)
+		_, _, _ = ParseRetirement(raw)
 		_, _ = ParseGenesis(raw)
 		_, _ = NewPolicyState(m.g).ParseBootstrap(raw, m.at)
 		_, _ = Merge(raw, raw)
@@ -132,6 +145,11 @@ func FuzzCommand(f *testing.F) {
 	v2 := suspending(f, 2)
 	raw, id := v2.suspend("alpha emergency")
 	f.Add(must(EncodeCommand(must(NewCommand(KindSuspension, raw)))))
+	v4 := seating(f, 3)
+	v4.reboots("beta/n1", 2)
+	f.Add(must(EncodeCommand(must(NewCommand(KindReady, v4.ready(v4.readyOf("beta/n1", 2), boot("beta/n1", 2), "alpha/n1 1", "gamma/n1 1"))))))
+	f.Add(must(EncodeCommand(must(NewCommand(KindDrain, v4.drain("alpha/n1", 1))))))
+	f.Add(must(EncodeCommand(must(NewCommand(KindRetirement, v4.retirement("alpha/n1", 1, "alpha govern"))))))
 	f.Add(must(EncodeCommand(must(NewCommand(KindLift, v2.lift(id, "beta govern"))))))
 	f.Add(must(EncodeCommand(must(NewCommand(KindProposal, m.sign(m.payload(m.propose(remove("old"))), m.governors(2)...))))))
 	f.Fuzz(func(t *testing.T, raw []byte) {

@@ -29,7 +29,15 @@ func TestGolden(t *testing.T) {
 	suspendedDigest := v2.s.Digest()
 	v3 := measuring(t, 3)
 	recovery, rebirth := governed(t, 3).goldenRecovery()
+	v4 := seating(t, 3)
+	v4.reboots("beta/n1", 2)
+	ready := v4.ready(v4.readyOf("beta/n1", 2), boot("beta/n1", 2), "alpha/n1 1", "gamma/n1 1")
+	taken := v4.ok(v4.command(KindReady, ready)).Leaves[1]
 	for name, got := range map[string][]byte{
+		"ready.json":              ready,
+		"membership-taken.json":   taken,
+		"drain.json":              v4.drain("alpha/n1", 1),
+		"retirement.json":         v4.retirement("alpha/n1", 1, "alpha govern"),
 		"credential-ak.json":      v3.credential("alpha/n2", 1, activated),
 		"proposal-ima.json":       v3.sign(v3.payload(v3.propose(add(booted(t, "meshnode", "init")))), v3.governors(2)...),
 		"genesis.json":            m.g.Raw(),

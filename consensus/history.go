@@ -65,9 +65,7 @@ func (s *PolicyState) step(chain [][]byte, at int) (Step, int, error) {
 		if at > 0 {
 			out.Cause = "recovery"
 		}
-		for _, o := range s.genesis.Organisations {
-			out.Organisations = append(out.Organisations, o.ID)
-		}
+		out.Organisations = s.Founders()
 		return out, taken, nil
 	}
 	c, err := s.judge(chain[at], time.Time{})

@@ -67,6 +67,8 @@ const (
 	// MaxVerifiers bounds the edges that the nodes of one organisation hold on one
 	// subject: eligibility counts organisations, so more would only cost memory.
 	MaxVerifiers = 8
+	// MaxReady bounds an encoded Ready, drain or retirement: seven signatures and room.
+	MaxReady = 8 << 10
 	// MaxTimeSample bounds one encoded time sample.
 	MaxTimeSample = 2 << 10
 	// MaxCommand bounds an encoded command of any kind.

@@ -11,7 +11,10 @@ import (
 )
 
 // Changes that a Membership statement names.
-const ChangeSeatRemoved = "seat-removed"
+const (
+	ChangeSeatRemoved = "seat-removed"
+	ChangeSeatTaken   = "seat-taken"
+)
 
 // Membership is a statement that Apply derives and nobody signs: whoever replays the log
 // derives the same.
@@ -22,8 +25,10 @@ type Membership struct {
 	Change      string               `json:"change"`
 	Node        identity.NodeRef     `json:"node"`
 	Peer        identity.PeerID      `json:"peer"`
-	Code        attest.Code          `json:"code"`
-	// Cause is "proposal ID", "tick SEQ" or "credential DIGEST".
+	// Code says why a seat was removed; it is empty where one was taken.
+	Code attest.Code `json:"code"`
+	// Cause is "proposal ID", "tick SEQ" or "credential", "ready", "drain" or "retirement"
+	// with the SHA-256 of the envelope.
 	Cause string `json:"cause"`
 }
 
@@ -52,8 +57,11 @@ func ParseMembership(raw []byte) (*Membership, error) {
 	if err := checkSubject(st.Subject, nodeSubject(m.Node, m.Peer)); err != nil {
 		return nil, fmt.Errorf("membership: %w", err)
 	}
-	if m.Change != ChangeSeatRemoved {
+	if m.Change != ChangeSeatRemoved && m.Change != ChangeSeatTaken {
 		return nil, fmt.Errorf("membership: change %.40q", m.Change)
+	}
+	if (m.Change == ChangeSeatTaken) != (m.Code == "") {
+		return nil, fmt.Errorf("membership: %s with code %.40q", m.Change, m.Code)
 	}
 	return m, nil
 }
@@ -67,6 +75,9 @@ func (s *State) VerifyCredential(raw []byte, now time.Time) (*Credential, error)
 	}
 	if _, ok := s.retired[c.Peer]; ok {
 		return nil, refuse(attest.CodeRetired, "peer "+c.Peer.Short(), "retired", "a newer boot of "+c.Ref().String())
+	}
+	if last, ok := s.voided[c.Ref()]; ok && c.BootSeq <= last {
+		return nil, refuse(attest.CodeRetired, c.Ref().String()+" boot_seq", fmt.Sprint(c.BootSeq), fmt.Sprintf("newer than %d, which its organisation retired", last))
 	}
 	if ref, ok := s.peers[c.Peer]; ok && ref != c.Ref() {
 		return nil, refuse(attest.CodeRetired, "peer "+c.Peer.Short(), "known as "+ref.String(), c.Ref().String())
@@ -124,6 +135,7 @@ func (s *State) applyCredential(raw []byte) (Outcome, error) {
 	s.spend(quotaCredentials, c.Organisation)
 	s.nodes[c.Ref()] = &node{cred: c}
 	s.peers[c.Peer] = c.Ref()
+	delete(s.voided, c.Ref())
 	return out, nil
 }
 
@@ -168,17 +180,26 @@ func (s *State) checkKeys(c *Credential) error {
 	return nil
 }
 
-// retire makes room for a newer boot: the old peer is out for ever, with its edges.
-func (s *State) retire(out *Outcome, old *node, cause string) error {
-	ref, peer := old.cred.Ref(), old.cred.Peer
+// checkRetiredRoom bounds how many peer ids of one organisation are remembered.
+func (s *State) checkRetiredRoom(org identity.OrgID) error {
 	retired := 0
 	for _, r := range s.retired {
-		if r.Org == ref.Org {
+		if r.Org == org {
 			retired++
 		}
 	}
 	if retired >= MaxRetired {
-		return refuse(attest.CodeLimit, "retired peers of "+string(ref.Org), fmt.Sprint(retired), fmt.Sprintf("at most %d", MaxRetired))
+		return refuse(attest.CodeLimit, "retired peers of "+string(org), fmt.Sprint(retired), fmt.Sprintf("at most %d", MaxRetired))
+	}
+	return nil
+}
+
+// retire puts a boot out for ever, with its edges: a newer one is known, or its organisation
+// says so.
+func (s *State) retire(out *Outcome, old *node, cause string) error {
+	ref, peer := old.cred.Ref(), old.cred.Peer
+	if err := s.checkRetiredRoom(ref.Org); err != nil {
+		return err
 	}
 	if old.inRaft() {
 		if err := s.removeSeat(out, old, attest.CodeRetired, cause); err != nil {

@@ -235,7 +235,7 @@ func TestChainIsContinued(t *testing.T) {
 	if long.Epoch() != 2 || long.Base() != 1 || short.Epoch() != 1 || short.Steps() != 3 {
 		t.Errorf("epochs %d and %d", long.Epoch(), short.Epoch())
 	}
-	if !m.s.Continues(short) || !long.Continues(m.s.PolicyState) || short.Continues(long) {
+	if !m.s.BeginsWith(short) || !long.BeginsWith(m.s.PolicyState) || short.BeginsWith(long) {
 		t.Error("which chain continues which")
 	}
 	for n := range 6 {
@@ -247,7 +247,7 @@ func TestChainIsContinued(t *testing.T) {
 	}
 	other := started(t, 4)
 	other.ok(other.order(other.propose(remove("new"), func(p *Proposal) { p.ConfirmQuorumLoss = true }), 3))
-	if other.s.Continues(short) {
+	if other.s.BeginsWith(short) {
 		t.Error("another history continues this one")
 	}
 	if got := m.s.StepsFrom(2, len(chain[2])); len(got) != 1 || !bytes.Equal(got[0], chain[2]) {

@@ -56,6 +56,12 @@ func (s *State) Replay(leaf []byte) (Outcome, error) {
 		return s.orderLift(leaf)
 	case envelope.TypeState:
 		return s.replayState(leaf)
+	case envelope.TypeReady:
+		return s.applyReady(leaf)
+	case envelope.TypeDrain:
+		return s.applyDrain(leaf)
+	case envelope.TypeRetirement:
+		return s.applyRetirement(leaf)
 	}
 	return Outcome{}, refuse(attest.CodeMalformed, "leaf", fmt.Sprintf("predicate type %.100q", predicate), "a kind of leaf that governance writes")
 }

@@ -81,7 +81,7 @@ type part struct {
 }
 
 // parts returns them in the order of their names.
-func parts() []part { return []part{loggedPart(), quotaPart()} }
+func parts() []part { return []part{loggedPart(), quotaPart(), seatsPart()} }
 
 func loggedPart() part {
 	return part{"logged",
@@ -387,7 +387,7 @@ func (s *State) loadSuspensions(w *wireImage) error {
 		if err != nil {
 			return err
 		}
-		if err := s.checkStatement("suspension", x.MeshID, x.Incarnation); err != nil {
+		if err := s.checkStatement("suspension", x.MeshID, x.Incarnation, fsmSuspensions); err != nil {
 			return err
 		}
 		if _, err := env.Verify(s.everKeys(x.Organisation, KeyEmergency)); err != nil {

@@ -29,6 +29,9 @@ type State struct {
 	used map[identity.OrgID]usage
 	// logged says when the state was last logged.
 	logged logged
+	// voided are the nodes whose newest boot was retired by their organisation: a later one
+	// must have a higher number.
+	voided map[identity.NodeRef]identity.BootSeq
 }
 
 // node is the newest boot of one node.
@@ -37,17 +40,19 @@ type node struct {
 	run  *measured
 	// evicted is set while run is not allowed.
 	evicted attest.Code
-	// seat is set for the nodes of Bootstrap; removed says why one has left the Raft
-	// configuration, for good.
+	// seat is set for the nodes of Bootstrap and those that became ready; removed says why
+	// one has left the Raft configuration, for good.
 	seat    bool
 	removed attest.Code
+	// drained is set once its operator has taken it out of rounds and its seat.
+	drained bool
 }
 
 // NewState returns the state before the first command. g must come from ParseGenesis.
 func NewState(g *Genesis) *State {
 	return &State{PolicyState: newPolicyState(g), nodes: map[identity.NodeRef]*node{}, peers: map[identity.PeerID]identity.NodeRef{},
 		retired: map[identity.PeerID]identity.NodeRef{}, edges: map[identity.PeerID]map[identity.PeerID]*AttestationResult{},
-		suspensions: map[SuspensionID]*suspended{}, used: map[identity.OrgID]usage{}}
+		suspensions: map[SuspensionID]*suspended{}, used: map[identity.OrgID]usage{}, voided: map[identity.NodeRef]identity.BootSeq{}}
 }
 
 // Outcome is what one command did.
@@ -58,7 +63,7 @@ type Outcome struct {
 	Leaves       [][]byte
 	EpochChanged bool
 	// Evicted are peers whose measurement is not allowed any more, Retired peers that a
-	// newer boot replaced. Connections to both are to be closed.
+	// newer boot replaced or their organisation retired. Connections to both are to be closed.
 	Evicted []identity.PeerID
 	Retired []identity.PeerID
 	// SeatsChanged says that Seats is another list than before.
@@ -126,6 +131,12 @@ func (s *State) apply(c Command) (Outcome, error) {
 		return s.applyProposal(envelopes[0])
 	case KindSuspension, KindLift:
 		return s.applySuspension(c.Kind, envelopes[0])
+	case KindReady:
+		return s.applyReady(envelopes[0])
+	case KindDrain:
+		return s.applyDrain(envelopes[0])
+	case KindRetirement:
+		return s.applyRetirement(envelopes[0])
 	default: // KindTick: envelopeCount knows no other
 		return s.applyTick(envelopes)
 	}

@@ -79,7 +79,7 @@ func (s *State) judgeSuspension(raw []byte) (*suspended, error) {
 	if err != nil {
 		return nil, refuseErr(attest.CodeMalformed, "suspension", err)
 	}
-	if err := s.checkStatement("suspension", x.MeshID, x.Incarnation); err != nil {
+	if err := s.checkStatement("suspension", x.MeshID, x.Incarnation, fsmSuspensions); err != nil {
 		return nil, err
 	}
 	if _, err := s.verify(env, s.emergencyKeys(x.Organisation, x.Until), "suspension by "+string(x.Organisation), x.Until); err != nil {
@@ -98,20 +98,6 @@ func (s *State) judgeSuspension(raw []byte) (*suspended, error) {
 		return nil, err
 	}
 	return next, s.checkSuspensionQuota(next)
-}
-
-// checkStatement demands a statement of this mesh and incarnation, and of a genesis that
-// knows suspensions: an older release halts on them.
-func (s *State) checkStatement(what string, mesh identity.MeshID, inc identity.Incarnation) error {
-	switch {
-	case mesh != s.genesis.meshID:
-		return refuse(attest.CodeWrongMesh, what+" mesh_id", mesh.Short(), s.genesis.meshID.Short())
-	case inc != s.incarnation:
-		return refuse(attest.CodeWrongIncarnation, what+" incarnation", fmt.Sprint(inc), fmt.Sprint(s.incarnation))
-	case s.genesis.FSMVersion < fsmSuspensions:
-		return s.genesis.tooEarly(what, fsmSuspensions)
-	}
-	return nil
 }
 
 // judgeTime settles when x ends.
@@ -187,7 +173,7 @@ func (s *State) judgeLift(raw []byte) (*suspended, []identity.OrgID, error) {
 	if err != nil {
 		return nil, nil, refuseErr(attest.CodeMalformed, "suspension lift", err)
 	}
-	if err := s.checkStatement("suspension lift", l.MeshID, l.Incarnation); err != nil {
+	if err := s.checkStatement("suspension lift", l.MeshID, l.Incarnation, fsmSuspensions); err != nil {
 		return nil, nil, err
 	}
 	x, ok := s.suspensions[l.Suspension]

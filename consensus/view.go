@@ -35,14 +35,16 @@ type Node struct {
 	Kind        string
 	Measurement string
 	Reference   string
-	// Seat is set while the node belongs into the Raft configuration.
+	// Seat is set while the node holds its organisation's seat: it belongs into the Raft
+	// configuration as a voter. Drained is set once its operator has taken it out.
 	Seat       bool
+	Drained    bool
 	Credential *Credential
 }
 
 func (n *node) view() Node {
 	v := Node{Ref: n.cred.Ref(), Peer: n.cred.Peer, BootSeq: n.cred.BootSeq, Roles: slices.Clone(n.cred.Roles),
-		Standing: StandingCredentialed, Seat: n.inRaft(), Credential: n.cred, Code: n.removed}
+		Standing: StandingCredentialed, Seat: n.inRaft(), Drained: n.drained, Credential: n.cred, Code: n.removed}
 	if n.run != nil {
 		v.Standing, v.Kind, v.Measurement, v.Reference = StandingMeasured, n.run.Kind, n.run.Measurement, n.run.Reference
 	}
@@ -100,8 +102,9 @@ func (s *State) Retired(peer identity.PeerID) bool {
 	return ok
 }
 
-// Seats returns the nodes that belong into the Raft configuration now, sorted by name:
-// those of Bootstrap that are neither evicted nor retired.
+// Seats returns the nodes that belong into the Raft configuration as voters now, sorted by
+// name: at most one of each organisation, of Bootstrap or ready since, and neither evicted,
+// retired nor drained.
 func (s *State) Seats() []Node {
 	var out []Node
 	for _, ref := range s.refs() {
@@ -149,7 +152,7 @@ func (s *State) AllEdges() []*AttestationResult {
 // SnapshotQuorum is the number of distinct seat organisations whose cosignatures make a copy of
 // the state believable: ⌊n/2⌋+1 of all that the policy names. Which of them still have a seat
 // is said by the copy alone.
-func (s *PolicyState) SnapshotQuorum() int { return floorHalf(len(s.genesis.Organisations)) }
+func (s *PolicyState) SnapshotQuorum() int { return floorHalf(len(s.orgs)) }
 
 // Affirming returns the edges on subject that count for its eligibility at now: affirming,
 // unexpired, by a node of another organisation whose own measurement is allowed and whose
