@@ -6,9 +6,6 @@ import (
 
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/consensus"
-	"github.com/attestmesh/meshnode/consensus/replica"
-	"github.com/attestmesh/meshnode/federated"
-	"github.com/attestmesh/meshnode/internal/identity"
 	"github.com/attestmesh/meshnode/mesh"
 )
 
@@ -21,13 +18,9 @@ import (
 //	            ├─ affirming: the peer is told the epoch, nothing else happens
 //	            └─ not:       edge (contraindicated) ──► log
 //	                          link closed with the reason; decided and closed times recorded
-//	       reconcile (leader): voters that the state does not want leave the Raft configuration
+//	       reconcile.go (leader): voters that the state does not want leave the Raft configuration
 //
 // An evicted node that dials again meets admit.go, which refuses it with the same code.
-
-// reconcileEvery bounds how long a voter that should not be one can stay after a failed
-// attempt to remove it.
-const reconcileEvery = time.Second
 
 // propose submits a signed proposal and returns what it changed.
 func (n *Node) propose(ctx context.Context, raw []byte) (Submission, error) {
@@ -125,51 +118,4 @@ func (n *Node) evict(link mesh.Link, result attest.Result, decided time.Time) {
 		n.log.Info("evicted", "node", s.Node.String(), "code", why.Code, "after", closed.Sub(decided).String())
 		n.changed.notify()
 	})
-}
-
-// reconcile keeps the Raft configuration equal to the seats that the state wants, while
-// this node leads. One voter at a time: Raft orders each change by itself.
-func (n *Node) reconcile(ctx context.Context) {
-	tick := time.NewTicker(reconcileEvery)
-	defer tick.Stop()
-	for {
-		changed := n.changed.wait()
-		if r := n.raft(); r != nil && r.State() == replica.Leader {
-			for _, voter := range n.unwantedVoters(r.Voters()) {
-				n.removeVoter(ctx, voter)
-			}
-		}
-		select {
-		case <-changed:
-		case <-tick.C:
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-func (n *Node) unwantedVoters(voters []identity.PeerID) []identity.PeerID {
-	var out []identity.PeerID
-	n.machine.View(func(s *consensus.State, _ *federated.Ledger) {
-		if !s.Started() {
-			return
-		}
-		for _, v := range voters {
-			if seat, known := s.Node(v); !known || !seat.Seat {
-				out = append(out, v)
-			}
-		}
-	})
-	return out
-}
-
-func (n *Node) removeVoter(ctx context.Context, voter identity.PeerID) {
-	ctx, cancel := context.WithTimeout(ctx, submitTimeout)
-	defer cancel()
-	if err := n.raft().RemoveServer(ctx, voter); err != nil {
-		n.log.Warn("voter not removed yet", "peer", voter.String(), "error", err)
-		return
-	}
-	n.log.Info("voter removed", "peer", voter.String())
-	n.changed.notify()
 }

@@ -197,7 +197,7 @@ func (n *Node) prove(ctx context.Context) {
 	tick := time.NewTicker(proveEvery)
 	defer tick.Stop()
 	for {
-		if n.machine.Started() && (!n.proven() || n.lags(maxStaleness/3)) && (n.raft() == nil || n.provenOnce()) {
+		if n.machine.Started() && (!n.proven() || n.lags(maxStaleness/3)) && (!n.isFounder() || n.provenOnce()) {
 			n.tryProof(ctx)
 		}
 		select {

@@ -303,7 +303,7 @@ func (n *Node) start(ctx context.Context, bootstrap []byte, logKey ed25519.Priva
 		return err
 	}
 	n.log.Info("starting", "attempt", b.Attempt, "seats", len(b.Seats()))
-	return n.startReplica(b, logKey)
+	return n.startFounder(b, logKey)
 }
 
 // orderBootstrap makes the first leader order Bootstrap as the first command. Every seat

@@ -45,6 +45,8 @@ type Applied struct {
 	Again []int
 	// Err is set if the machine has halted.
 	Err error `json:"-"`
+
+	kind consensus.Kind
 }
 
 // Machine is the replicated machine: the governance state, the federated ledger and the
@@ -67,6 +69,8 @@ type Machine struct {
 	leaves  map[transparency.Hash]uint64 // guarded by mu; index of each leaf by its hash
 	applied map[identity.Epoch]time.Time // guarded by mu; when this node applied each epoch
 	tickAt  time.Time                    // guarded by mu; when this node applied the newest tick of a majority
+	ordered uint64                       // guarded by mu; commands that Raft has delivered here
+	marks   []mark                       // guarded by mu; newest last
 	gaps    uint64                       // guarded by mu; counts ticks that came after maxStaleness
 	moved   uint64                       // guarded by mu; counts evictions and retirements
 	changes uint64                       // guarded by mu; counts changes of what is suspended
@@ -84,8 +88,27 @@ func newMachine(g *consensus.Genesis, tree *transparency.Tree, changed *notifier
 	}
 }
 
-// Apply applies one ordered command and returns an Applied. It is called by one goroutine.
-func (m *Machine) Apply(_, _ uint64, raw []byte) any { return m.apply(raw) }
+// errFollowed is the outcome of a command that came by another way first: what it did is not
+// kept. Whoever submitted it asks again and hears that it is ordered.
+var errFollowed = errors.New("applied before Raft delivered it")
+
+// Apply applies the next command that Raft delivers and returns an Applied. It is called by
+// one goroutine. A seat that was cut off, or has not caught up yet, may have followed others
+// meanwhile (seat.go); what it has applied already must be the same.
+func (m *Machine) Apply(_, _ uint64, raw []byte) any {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.ordered++
+	switch {
+	case m.halted != nil || m.ordered > m.seq():
+		return m.applyLocked(raw)
+	case m.ordered > m.base && !bytes.Equal(m.history[m.ordered-1-m.base], raw):
+		m.halted = fmt.Errorf("%w at command %d: Raft delivers another than the one that this node has followed: two histories", errHalted, m.ordered)
+		m.changed.notify()
+		return Applied{Err: m.halted}
+	}
+	return Applied{Seq: m.ordered, Err: errFollowed}
+}
 
 func (m *Machine) apply(raw []byte) Applied {
 	m.mu.Lock()
@@ -135,6 +158,7 @@ func (m *Machine) applyLocked(raw []byte) Applied {
 	}
 	m.history = append(m.history, slices.Clone(raw))
 	out.Seq = m.seq()
+	m.mark(out.kind)
 	return out
 }
 
@@ -153,7 +177,7 @@ func (m *Machine) dispatch(raw []byte) ([][]byte, Applied, error) {
 		return out.Leaves, Applied{Reason: out.Reason}, nil
 	case consensus.KindJob, consensus.KindRoundOpen, consensus.KindRoundClose, consensus.KindRoundCommit:
 		out := m.ledger.Apply(string(c.Kind), c.Body, m.members(m.state))
-		return out.Leaves, Applied{Reason: out.Reason}, nil
+		return out.Leaves, Applied{Reason: out.Reason, kind: c.Kind}, nil
 	}
 	out := m.state.Apply(c)
 	if out.Reason == nil && out.EpochChanged {
@@ -174,7 +198,7 @@ func (m *Machine) dispatch(raw []byte) ([][]byte, Applied, error) {
 		}
 		m.tickAt = now
 	}
-	applied := Applied{Reason: out.Reason, Proposal: out.Proposal}
+	applied := Applied{Reason: out.Reason, Proposal: out.Proposal, kind: c.Kind}
 	for _, skip := range out.Skipped {
 		if skip.Reason.Code == attest.CodeQuota {
 			applied.Again = append(applied.Again, skip.Index)

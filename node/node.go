@@ -138,8 +138,9 @@ type Node struct {
 
 	mu              sync.Mutex
 	cred            []byte                    // guarded by mu; newest own Credential
-	replica         *replica.Replica          // guarded by mu; set once, on a seat that started
-	logPrivate      ed25519.PrivateKey        // guarded by mu; set with replica
+	replica         *replica.Replica          // guarded by mu; set once, on a seat that started or joins
+	founder         bool                      // guarded by mu; set with replica
+	logPrivate      ed25519.PrivateKey        // guarded by mu; a founder's from the start, another's once it holds a seat
 	cosignerWitness *transparency.Witness     // guarded by mu; set with replica
 	newest          published                 // guarded by mu
 	newestAt        time.Time                 // guarded by mu
@@ -402,7 +403,7 @@ func (n *Node) join(deps Deps) error {
 	n.mesh = m
 	n.meshUp.Store(true)
 	for p, handler := range map[mesh.Protocol]func(mesh.Link, mesh.Stream){
-		n.protocols.raft: n.handleRaft, n.protocols.found: n.handleFound, n.protocols.submit: n.handleSubmitted,
+		n.protocols.raft: n.handleRaft, n.protocols.found: n.handleFound, n.protocols.seat: n.handleSeat, n.protocols.submit: n.handleSubmitted,
 		n.protocols.follow: n.handleFollow, n.protocols.head: n.handleHead, n.protocols.gossip: n.handleGossip, n.protocols.cosign: n.handleCosign,
 		n.protocols.checkpoint: n.handleCheckpoint, n.protocols.clock: n.handleClock,
 		n.protocols.round: n.handleUpload, n.protocols.blob: n.handleBlobRequest,
@@ -433,43 +434,10 @@ func (n *Node) startTasks() {
 	n.tasks.Go(func() {
 		if n.isSeat() {
 			n.found(n.ctx)
+			n.tasks.Go(func() { n.takeSeat(n.ctx) })
 		}
-		if n.ctx.Err() == nil && n.raft() == nil {
-			n.follow(n.ctx)
-		}
+		n.followWhileDeaf(n.ctx)
 	})
-}
-
-// startReplica starts this seat's Raft replica with the seats of b as its configuration.
-func (n *Node) startReplica(b *consensus.Bootstrap, logKey ed25519.PrivateKey) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.replica != nil {
-		return errors.New("this seat runs already")
-	}
-	var servers []identity.PeerID
-	var own *consensus.Credential
-	for _, c := range b.Seats() {
-		servers = append(servers, c.Peer)
-		if c.Peer == n.self {
-			own = c
-		}
-	}
-	w, err := transparency.NewWitness(n.machine.tree, n.genesis.Origin(b.Incarnation), b.LogPublic(),
-		n.genesis.CosignerName(b.Incarnation, n.ref, own.BootSeq), n.keys.Cosigner)
-	if err != nil {
-		return err
-	}
-	r, err := n.newReplica(servers)
-	if err != nil {
-		return err
-	}
-	n.replica, n.logPrivate, n.cosignerWitness = r, logKey, w
-	for _, task := range []func(context.Context){n.reconcile, n.runClock, n.runPublisher, n.orderHeard,
-		func(ctx context.Context) { n.orderBootstrap(ctx, b) }} {
-		n.tasks.Go(func() { task(n.ctx) })
-	}
-	return nil
 }
 
 // watchHalt ends the node when its machine has halted.

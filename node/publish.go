@@ -44,7 +44,7 @@ func (n *Node) runPublisher(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		if !n.leads() {
+		if !n.leads() || n.logKey() == nil { // who took a seat lately may still ask for the key
 			continue
 		}
 		size := n.machine.tree.Size()

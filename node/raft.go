@@ -12,8 +12,9 @@ import (
 	"github.com/attestmesh/meshnode/mesh"
 )
 
-// newReplica starts Raft over attested streams. The caller holds n.mu.
-func (n *Node) newReplica(servers []identity.PeerID) (*replica.Replica, error) {
+// newReplica starts Raft over attested streams, as one of the founding servers or to be added
+// later. The caller holds n.mu.
+func (n *Node) newReplica(servers []identity.PeerID, join bool) (*replica.Replica, error) {
 	store, err := replica.OpenStore(n.genesis.StoreKind, n.raftDir)
 	if err != nil {
 		return nil, err
@@ -23,9 +24,10 @@ func (n *Node) newReplica(servers []identity.PeerID) (*replica.Replica, error) {
 		founders[s] = true
 	}
 	return replica.New(replica.Config{
-		Self: n.self, Peers: raftPeers{n}, Machine: n.machine, Store: store, Servers: servers, Log: n.log,
-		Member: func(p identity.PeerID) bool { return n.mayVote(p, founders) },
-		Fatal:  func(err error) { n.fail(fmt.Errorf("raft: %w", err)) },
+		Self: n.self, Peers: raftPeers{n}, Machine: n.machine, Store: store, Servers: servers, Join: join, Log: n.log,
+		Member:  func(p identity.PeerID) bool { return n.mayVote(p, founders) },
+		Learner: n.mayLearn,
+		Fatal:   func(err error) { n.fail(fmt.Errorf("raft: %w", err)) },
 		Refused: func(p identity.PeerID, why error) {
 			n.log.Warn("raft request refused", "peer", n.nameOf(p), "error", why)
 		},
@@ -34,15 +36,16 @@ func (n *Node) newReplica(servers []identity.PeerID) (*replica.Replica, error) {
 
 // mayVote is the transport's guard: before Bootstrap is applied the founders it names,
 // afterwards whoever holds a seat in the ordered state.
-func (n *Node) mayVote(p identity.PeerID, founders map[identity.PeerID]bool) (ok bool) {
-	n.machine.View(func(s *consensus.State, _ *federated.Ledger) {
-		if !s.Started() {
-			ok = founders[p]
-			return
-		}
-		node, known := s.Node(p)
-		ok = known && node.Seat
-	})
+func (n *Node) mayVote(p identity.PeerID, founders map[identity.PeerID]bool) bool {
+	if !n.machine.Started() {
+		return founders[p]
+	}
+	return n.holdsSeat(p)
+}
+
+// mayLearn says to whom a leader may send the log beside those: who may take a vacant seat.
+func (n *Node) mayLearn(p identity.PeerID) (ok bool) {
+	n.machine.View(func(s *consensus.State, _ *federated.Ledger) { ok = s.IsCandidate(p) })
 	return ok
 }
 

@@ -13,7 +13,7 @@ import (
 // What a peer may speak depends on what the stream is for and on what holds now:
 //
 //	class    protocols                    open while
-//	control  found raft cosign clock      both ends are seats
+//	control  found seat raft cosign clock both ends have the role seat
 //	policy   follow head gossip           the link is up
 //	log      submit checkpoint            the link is up
 //	data     round blob                   nothing is withheld from the peer
@@ -37,7 +37,7 @@ const (
 // class returns what protocol is for.
 func (p protocols) class(protocol mesh.Protocol) class {
 	switch protocol {
-	case p.found, p.raft, p.cosign, p.clock:
+	case p.found, p.seat, p.raft, p.cosign, p.clock:
 		return classControl
 	case p.follow, p.head, p.gossip:
 		return classPolicy

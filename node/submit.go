@@ -109,9 +109,9 @@ func (n *Node) order(ctx context.Context, raw []byte, forward, own bool) (Applie
 	return n.forward(ctx, link, raw)
 }
 
-// towardsLeader returns the link to the leader, or from a node without a seat to some seat.
+// towardsLeader returns the link to the leader, or from a node that hears none to some seat.
 func (n *Node) towardsLeader(r *replica.Replica) (mesh.Link, error) {
-	if r != nil {
+	if r != nil && r.Hears(deafAfter) {
 		leader := r.Leader()
 		if leader == "" {
 			return nil, errors.New("the seats have no leader at present")
@@ -165,7 +165,6 @@ func (n *Node) handleSubmitted(link mesh.Link, s mesh.Stream) {
 		return
 	}
 	var reply submitReply
-	// From a seat it comes because that seat believes we lead; no further hop.
 	fromSeat, org := slices.Contains(link.Session().Roles, RoleSeat), link.Session().Node.Org
 	if why := n.refusals.over(org, fromSeat, n.now()); why != nil {
 		reply.Reason = why
@@ -173,7 +172,8 @@ func (n *Node) handleSubmitted(link mesh.Link, s mesh.Stream) {
 		n.refusals.note(org, fromSeat, n.now())
 		reply.Error = err.Error()
 	} else {
-		out, err := n.order(ctx, raw, !fromSeat, false)
+		// From a holder of a seat it comes because that believes we lead; no further hop.
+		out, err := n.order(ctx, raw, !n.holdsSeat(link.Peer()), false)
 		reply.Applied = out
 		var refused *RefusedError
 		if errors.As(err, &refused) {

@@ -33,7 +33,7 @@ func (n *Node) Status() Status {
 	n.describeLinks(&s)
 	s.Jobs = n.jobStatuses()
 	if r := n.raft(); r != nil {
-		s.Raft = RaftStatus{State: string(r.State()), Term: r.Term(), Applied: r.AppliedIndex(), Voters: []string{}}
+		s.Raft = RaftStatus{State: n.seatState(r), Term: r.Term(), Applied: r.AppliedIndex(), Voters: []string{}}
 		if l := r.Leader(); l != "" {
 			s.Raft.Leader = n.nameOf(l)
 		}

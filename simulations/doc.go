@@ -35,6 +35,7 @@
 //	expect proof PROOF of NODES at NODES [within TIME]   what the log holds of their verdicts
 //	expect unlinked NODE from NODES [within TIME]
 //	expect voters NODES at NODES [within TIME]
+//	expect voting NODES [within TIME]            each has a vote and hears the leader, by its own view
 //	expect equal NODES [within TIME]             commands, state digests, log sizes and roots
 //	expect published NODES [within TIME]         a published checkpoint over the whole log
 //

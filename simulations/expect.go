@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/attestmesh/meshnode/consensus/replica"
 	"github.com/attestmesh/meshnode/node"
 	"github.com/attestmesh/meshnode/transparency"
 )
@@ -150,6 +151,20 @@ func (p *player) checkVoters(voters, names []string) error {
 	for _, s := range all {
 		if !slices.Equal(s.Raft.Voters, wanted) {
 			return fmt.Errorf("%s has the voters %v, want %v", s.Node, s.Raft.Voters, wanted)
+		}
+	}
+	return nil
+}
+
+// checkVoting holds if every node is a voter by its own view, and the leader or one that hears it.
+func (p *player) checkVoting(names []string) error {
+	all, err := p.statuses(names)
+	if err != nil {
+		return err
+	}
+	for _, s := range all {
+		if (s.Raft.State != string(replica.Leader) && s.Raft.State != string(replica.Follower)) || s.Raft.Leader == "" {
+			return fmt.Errorf("%s is %s under leader %q, want a voter", s.Node, s.Raft.State, s.Raft.Leader)
 		}
 	}
 	return nil

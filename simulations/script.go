@@ -76,7 +76,7 @@ func (s *Script) parse(command string, args []string) (func(*player) error, erro
 		if len(args) < 2 {
 			return nil, fmt.Errorf("want NODE RELEASE [ROLE...]")
 		}
-		return func(p *player) error { return p.world.reboot(args[0], args[1], args[2:]) }, nil
+		return func(p *player) error { return p.world.reboot(p.real(args[0]), args[1], args[2:]) }, nil
 	case "name":
 		if len(args) != 2 {
 			return nil, fmt.Errorf("want WORD NODE")
@@ -283,6 +283,8 @@ func parseCheck(what string, args []string, limit time.Duration) (func(*player) 
 		}
 		voters, at := args[:i], args[i+1:]
 		return func(p *player) error { return p.checkVoters(voters, at) }, nil
+	case "voting":
+		return func(p *player) error { return p.checkVoting(args) }, nil
 	case "equal", "published":
 		return func(p *player) error { return p.checkLogs(args, what == "published") }, nil
 	}
