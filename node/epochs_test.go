@@ -96,7 +96,7 @@ func newCrowd(t testing.TB, n int, release func(i int) string) *crowd {
 		FSMVersion: consensus.FSMVersion, StoreKind: consensus.StoreMemory, AllowSim: true,
 		Kinds:     consensus.Kinds{Member: []string{attest.KindSim}, Seat: []string{attest.KindSim}, Aggregator: []string{attest.KindSim}},
 		Roots:     consensus.Roots{VTPM: []consensus.RootKey{}},
-		Witnesses: []string{}, Limits: consensus.Limits{Nodes: consensus.DefaultNodes},
+		Witnesses: []string{}, Limits: consensus.Limits{Nodes: consensus.DefaultNodes, Proposals: consensus.MaxQuota, Credentials: consensus.MaxQuota},
 	}
 	for _, r := range c.forger.Roots() {
 		g.Roots.Sim = append(g.Roots.Sim, envelope.PublicKey{PublicKey: r})

@@ -57,6 +57,7 @@ func TestSuspendedNodeServesNobody(t *testing.T) {
 	c.found()
 	seat := c.nodes[1]
 	h.machine, h.genesis, h.ref, h.changed = seat.machine, seat.genesis, seat.ref, seat.changed
+	h.completed(h.began()) // of that machine's time
 	if resp, raw := h.deploy(1, nil); resp.StatusCode != 200 {
 		t.Fatalf("%d %s", resp.StatusCode, raw)
 	}

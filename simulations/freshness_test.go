@@ -318,11 +318,14 @@ func writeJSON(s mesh.Stream, text string) error {
 func TestGapNeedsANewProof(t *testing.T) {
 	for _, who := range []string{"alpha/n2", "beta/n1"} { // a member without a seat, and a seat
 		t.Run(strings.ReplaceAll(who, "/", "-"), func(t *testing.T) {
-			var mute atomic.Bool
+			var deaf, mute atomic.Bool
 			prepare := func(w *world) {
 				w.judge = func(h *host, j mesh.Judge) mesh.Judge {
 					return opinion{j, func(s *mesh.Session, p mesh.Protocol, answer *attest.Reason) *attest.Reason {
-						if mute.Load() && strings.HasSuffix(string(p), "/head/1") {
+						if s.Node.String() != who && h.name != who {
+							return answer
+						}
+						if deaf.Load() && strings.HasSuffix(string(p), "/follow/1") || (deaf.Load() || mute.Load()) && strings.HasSuffix(string(p), "/head/1") {
 							r := attest.NewReason(attest.CodeBusy, "head", "the test says no", "")
 							return &r
 						}
@@ -339,7 +342,9 @@ func TestGapNeedsANewProof(t *testing.T) {
 					}
 				}
 				up := a.link(who, "gamma/n2")
-				// Only seats are parted from it: nothing but the missing ticks ends the streams.
+				// Only seats are parted from it, and no member tells it what they order: nothing but the
+				// missing ticks ends the streams.
+				deaf.Store(true)
 				parted := "silence " + who + " | " + strings.Join(without([]string{"alpha/n1", "beta/n1", "gamma/n1"}, who), " ") + "\n"
 				a.do(parted + "wait 10s\n")
 				if err := flows(out); err != nil {
@@ -354,6 +359,7 @@ func TestGapNeedsANewProof(t *testing.T) {
 				_, err := a.open("gamma/n2", who, "blob")
 				a.refusal(err, true, attest.CodeStale)
 				mute.Store(true)
+				deaf.Store(false)
 				a.do("heal\nwait 10s\nexpect phase joining code stale of " + who + "\n")
 				if s := a.status(who); s.PhaseReason.Claim != "start-up proof" {
 					a.Errorf("got %+v, want that the proof is missing", s.PhaseReason)
