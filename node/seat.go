@@ -389,16 +389,27 @@ func (n *Node) confirm(peer identity.PeerID, payload []byte, deadline time.Time)
 	}
 }
 
+// seatJoining is the state of a seat whose place in the Raft configuration is not settled: it
+// has no vote yet, or the server of the boot before is still counted. Until then one failure
+// less can be borne than afterwards, so nothing else should be restarted.
+const seatJoining = "joining"
+
 // seatState says what a replica is, for people.
 func (n *Node) seatState(r *replica.Replica) string {
 	state := r.State()
 	if state == replica.None {
 		return string(state)
 	}
-	for _, s := range r.Servers() {
-		if s.Peer == n.self && s.Voter {
-			return string(state)
+	votes, others := false, false
+	n.machine.View(func(s *consensus.State, _ *federated.Ledger) {
+		for _, server := range r.Servers() {
+			ref, known := s.NodeOf(server.Peer)
+			votes = votes || server.Peer == n.self && server.Voter
+			others = others || server.Peer != n.self && server.Voter && known && ref.Org == n.ref.Org
 		}
+	})
+	if !votes || others {
+		return seatJoining
 	}
-	return "learner"
+	return string(state)
 }
