@@ -124,7 +124,7 @@ var remediesCommon = map[Code]string{
 	CodeReflection:            "a peer returned our own messages; it is not an honest node",
 	CodeNoCredential:          "enrol the node with its organisation's enroller",
 	CodeCredentialExpired:     "renew the credential at the organisation's enroller",
-	CodeRetired:               "a newer boot of this node is known; stop the old process",
+	CodeRetired:               "a newer boot of this node is known, or its organisation retired it; stop the old process",
 	CodeNotStarted:            "wait until every founding organisation's seat is up and Bootstrap is committed",
 	CodeNotSeat:               "only seats speak this protocol",
 	CodeBehind:                "fetch the newest policy state and connect again",

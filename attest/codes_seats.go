@@ -11,7 +11,7 @@ const (
 )
 
 var remediesSeats = map[Code]string{
-	CodeSeatHeld: "an organisation has one seat: restart or retire the node that holds it, then this one takes it",
+	CodeSeatHeld: "an organisation has one seat: restart the node that holds it, or void it if its machine is lost (meshnode node retire)",
 	CodeNotReady: "wait until other organisations have attested the node and it has caught up; meshnode status says what is missing",
 	CodeDrained:  "stop the node and start it again; draining is the first half of a shutdown and has no way back",
 }

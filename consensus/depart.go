@@ -122,20 +122,44 @@ func (s *State) applyDrain(raw []byte) (Outcome, error) {
 	if err := env.VerifyPeer(d.Peer); err != nil {
 		return Outcome{}, refuseErr(attest.CodeWrongSigner, "drain of "+d.Node.String(), err)
 	}
-	if n.drained {
-		return Outcome{}, refuse(attest.CodeReplayed, "drain of "+d.Node.String(), "drained before", "a node that takes part")
+	if err := s.checkDrain(n); err != nil {
+		return Outcome{}, err
 	}
 	out := Outcome{Leaves: [][]byte{raw}}
 	if n.inRaft() {
-		if left := len(s.Seats()) - 1; left < s.leastSeats() {
-			return Outcome{}, refuse(attest.CodeQuorumLoss, "drain of "+d.Node.String(), fmt.Sprintf("leaves %d seats", left), fmt.Sprintf("at least %d", s.leastSeats()))
-		}
 		if err := s.removeSeat(&out, n, attest.CodeDrained, "drain "+sha256Hex(raw)); err != nil {
 			return Outcome{}, err
 		}
 	}
 	n.drained = true
 	return out, nil
+}
+
+// checkDrain decides whether a node may leave.
+func (s *State) checkDrain(n *node) error {
+	claim := "drain of " + n.cred.Ref().String()
+	if n.drained {
+		return refuse(attest.CodeReplayed, claim, "drained before", "a node that takes part")
+	}
+	if left := len(s.Seats()) - 1; n.inRaft() && left < s.leastSeats() {
+		return refuse(attest.CodeQuorumLoss, claim, fmt.Sprintf("leaves %d seats", left), fmt.Sprintf("at least %d", s.leastSeats()))
+	}
+	return nil
+}
+
+// DrainRefused says why a drain of peer would be refused now, or nil.
+func (s *State) DrainRefused(peer identity.PeerID) *attest.Reason {
+	if !s.Started() || !s.genesis.SeatsReturn() {
+		return ReasonOf(s.genesis.tooEarly("drain", fsmGovernance))
+	}
+	ref, ok := s.peers[peer]
+	if !ok {
+		return ReasonOf(refuse(attest.CodeUnknownNode, "drain", peer.Short()+" has no Credential in the log", "a node of this mesh"))
+	}
+	if err := s.checkDrain(s.nodes[ref]); err != nil {
+		return ReasonOf(err)
+	}
+	return nil
 }
 
 // leastSeats is how many seats a drain must leave: ⌊N/2⌋+1, except that one of two may go.

@@ -44,8 +44,8 @@ type Members interface {
 	// Node returns the member that peer is, and whether it may take part in rounds now:
 	// Credential not retired, measurement allowed in this epoch, affirmed by enough others.
 	Node(peer identity.PeerID) (Member, bool)
-	// Eligible returns every member for which Node reports true, at most one for each
-	// NodeRef, in any order.
+	// Eligible returns the members that may be in a new round, at most one for each NodeRef, in
+	// any order: those for which Node reports true and that are not about to leave.
 	Eligible() []Member
 	// GovernKeys returns the organisations' govern keys.
 	GovernKeys() []envelope.Key

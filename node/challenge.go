@@ -76,7 +76,7 @@ func (e *endpoint) challenge(w http.ResponseWriter, r *http.Request) {
 // answer puts together what the challenge asks for, or says why there is none.
 func (e *endpoint) answer(ctx context.Context, r *http.Request, nonce [ratls.NonceSize]byte) (ratls.Answer, *attest.Reason) {
 	n := e.n
-	if why := n.withdrawn(); why != nil {
+	if why := n.unserved(); why != nil {
 		return ratls.Answer{}, why
 	}
 	checkpoint, _ := n.lastPublished()

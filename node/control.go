@@ -19,7 +19,7 @@ import (
 
 // The control socket is how commands on the same machine reach a node: HTTP and JSON over
 // a unix socket of mode 0600 in the data directory. It can ask and submit what is signed
-// elsewhere; no route changes what is trusted.
+// elsewhere, and have this node drained; no route changes what is trusted.
 //
 //	GET  /v1/status                          Status
 //	GET  /v1/policy                          PolicyView
@@ -34,6 +34,9 @@ import (
 //	GET  /v1/jobs/{id}/certificates/{round}  federated.Certificate
 //	GET  /v1/blobs/{root}                    bytes
 //	GET  /v1/services                        [Deployment]
+//	GET  /v1/nodes/{org}/{name}              NodeView
+//	POST /v1/nodes/{org}/{name}/drain        Drain: begins it, or tells how far it has come
+//	POST /v1/retirements      envelope       Submission
 //
 // An error is {"error":{"code","message","remedy"}} with status 400 (malformed), 403
 // (refused), 404, 429 (over a quota: again after the next tick) or 503 (cannot decide now).
@@ -102,6 +105,9 @@ func (n *Node) serveControl(ctx context.Context, l net.Listener) error {
 	mux.HandleFunc("GET /v1/jobs/{id}", n.handleJob)
 	mux.HandleFunc("GET /v1/jobs/{id}/certificates/{round}", n.handleCertificate)
 	mux.HandleFunc("GET /v1/blobs/{root}", n.handleBlob)
+	mux.HandleFunc("GET /v1/nodes/{org}/{name}", n.handleNode)
+	mux.HandleFunc("POST /v1/nodes/{org}/{name}/drain", n.handleDrain)
+	mux.HandleFunc("POST /v1/retirements", n.handleSubmit(n.retire))
 	mux.HandleFunc("GET /v1/services", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, n.services.list())
 	})

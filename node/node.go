@@ -150,6 +150,7 @@ type Node struct {
 	phase           Phase             // guarded by mu; until the first Credential
 	phaseReason     *attest.Reason    // guarded by mu
 	outages         map[string]outage // guarded by mu; "attester", "enroller"
+	draining        *drain            // guarded by mu; nil while this node is not drained
 }
 
 // Run runs a node until ctx ends, and then stops everything it started. Mistakes that the

@@ -36,7 +36,7 @@ func (e *endpoint) page(w http.ResponseWriter, r *http.Request) {
 		host = "HOST:PORT" // readers paste it into a shell
 	}
 	v := pageView{Host: host, Node: n.ref.String(), Organisation: string(n.ref.Org), Peer: n.self.String(), MeshID: n.genesis.MeshID().String(),
-		Kind: n.kind, Simulated: n.kind == attest.KindSim, Withdrawn: n.withdrawn()}
+		Kind: n.kind, Simulated: n.kind == attest.KindSim, Withdrawn: n.unserved()}
 	n.machine.View(func(s *consensus.State, _ *federated.Ledger) {
 		v.Epoch = uint64(s.Epoch())
 		if own, ok := s.Node(n.self); ok {

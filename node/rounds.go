@@ -98,6 +98,9 @@ func (v memberView) Node(peer identity.PeerID) (federated.Member, bool) {
 func (v memberView) Eligible() []federated.Member {
 	var out []federated.Member
 	for _, node := range v.s.Eligible(v.s.Now()) {
+		if node.Drained {
+			continue // the rounds that it is in come to their end: Node goes on knowing it
+		}
 		out = append(out, v.member(node))
 	}
 	return out

@@ -65,6 +65,13 @@ type places struct {
 	remotes map[string]int // guarded by mu
 }
 
+// busy returns how many requests programs answer at this moment.
+func (s *services) busy() int {
+	s.asked.mu.Lock()
+	defer s.asked.mu.Unlock()
+	return s.asked.taken
+}
+
 // enter takes a place for a request of remote; leave gives it back.
 func (p *places) enter(remote string) (leave func(), err error) {
 	p.mu.Lock()

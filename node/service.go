@@ -203,7 +203,7 @@ func (s *services) slotOf(r *http.Request) (*slot, error) {
 	if sl == nil {
 		return nil, decline(http.StatusNotFound, attest.CodeUnknownService, "service", fmt.Sprintf("%.40q", r.PathValue("name")), "a service of this node")
 	}
-	if why := s.n.withdrawn(); why != nil {
+	if why := s.n.unserved(); why != nil {
 		return nil, &declined{http.StatusServiceUnavailable, *why}
 	}
 	return sl, nil

@@ -48,6 +48,8 @@ const (
 	PhaseMember    Phase = "member"    // admitted and fresh
 	PhaseSuspended Phase = "suspended" // linked and voting, but no data until it ends or is lifted
 	PhaseRefused   Phase = "refused"   // every peer that answers refuses it
+	PhaseDraining  Phase = "draining"  // on its operator's word; it cannot be stopped yet
+	PhaseDrained   Phase = "drained"   // it can be stopped without anybody missing it
 	PhaseStopping  Phase = "stopping"
 )
 

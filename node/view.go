@@ -80,6 +80,12 @@ func (n *Node) phaseNow(started bool) (Phase, *attest.Reason) {
 		}
 		return PhaseJoining, nil
 	}
+	if why := n.drained(); why != nil {
+		if n.drainDone() {
+			return PhaseDrained, why
+		}
+		return PhaseDraining, why
+	}
 	if stale := n.stale(); stale != nil {
 		return PhaseJoining, stale
 	}
@@ -121,7 +127,7 @@ func (n *Node) explain(s *Status, seats []consensus.Node, quorum int) {
 		}
 		explainSeats(s, silent, len(seats), quorum)
 	}
-	if r := n.raft(); r != nil && r.State() == replica.None && s.Started && s.Phase != PhaseStopping {
+	if r := n.raft(); r != nil && r.State() == replica.None && s.Started && s.Phase != PhaseStopping && s.Phase != PhaseDraining && s.Phase != PhaseDrained {
 		s.Warnings = append(s.Warnings, "this node has left the Raft configuration: an ordered decision put it out, or it failed")
 	}
 	if c, err := consensus.ParseCredential(n.credential()); err == nil {
@@ -144,14 +150,14 @@ func explainSeats(s *Status, silent []consensus.Node, seats, quorum int) {
 			s.Warnings = append(s.Warnings, fmt.Sprintf("%s holds a seat and has never answered; %s", seat.Ref, count))
 		case s.Peers[i].State == PeerConnected:
 			s.Peers[i].Note = "started anew; the vote of its earlier boot cannot be cast"
-			s.Warnings = append(s.Warnings, fmt.Sprintf("%s was started anew and is no seat any more; the vote of its earlier boot cannot be cast; %s", seat.Ref, count))
+			s.Warnings = append(s.Warnings, fmt.Sprintf("%s was started anew and has not taken its seat again yet; %s", seat.Ref, count))
 		case s.Peers[i].State == PeerRefusesUs:
 			s.Peers[i].Note = "holds a seat and refuses this node"
 			s.Warnings = append(s.Warnings, fmt.Sprintf("%s holds a seat and refuses this node (%s); %s", seat.Ref, s.Peers[i].Code, count))
 		default:
 			s.Peers[i].Note = "holds a seat and does not answer; " + count
 			s.Warnings = append(s.Warnings, fmt.Sprintf("%s holds a seat and has not answered since %s; %s. "+
-				"A restarted process returns as a member without its vote", seat.Ref, s.Peers[i].Since.Format("15:04:05"), count))
+				"A restarted process takes the seat again under a new identity", seat.Ref, s.Peers[i].Since.Format("15:04:05"), count))
 		}
 	}
 	if s.Started && len(silent) == 0 && seats == quorum {

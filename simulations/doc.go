@@ -17,6 +17,8 @@
 //	reboot NODE RELEASE [ROLE...]                start a newer boot elsewhere; the older runs on as NODE'
 //	name WORD NODE                               the node's further name, as "victim leader"
 //	stop NODE                                    end a node as its operator would
+//	drain NODE [refused CODE]                    take a node out as its operator would, and wait until it is
+//	retire NODE at NODE                          its organisation's govern key voids its present boot
 //	crash NODE                                   end a node without a word to anybody
 //	wait TIME
 //	silence NODES | NODES [| ...]                part the groups; nobody is told

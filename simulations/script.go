@@ -87,6 +87,17 @@ func (s *Script) parse(command string, args []string) (func(*player) error, erro
 			return nil, fmt.Errorf("want NODE")
 		}
 		return func(p *player) error { return p.end(args[0], command == "crash") }, nil
+	case "drain":
+		refused, expectsRefusal := after(args, "refused")
+		if len(args) == 0 || expectsRefusal != (len(refused) == 1) || !expectsRefusal && len(args) != 1 {
+			return nil, fmt.Errorf("want NODE [refused CODE]")
+		}
+		return func(p *player) error { return p.drain(args[0], strings.Join(refused, "")) }, nil
+	case "retire":
+		if len(args) != 3 || args[1] != "at" {
+			return nil, fmt.Errorf("want NODE at NODE")
+		}
+		return func(p *player) error { return p.retire(args[0], args[2]) }, nil
 	case "wait":
 		t, err := parseTime(args)
 		return func(p *player) error { time.Sleep(t.draw(p.world.rnd)); return nil }, err

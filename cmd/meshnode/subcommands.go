@@ -20,6 +20,7 @@ func subcommands() []*cobra.Command {
 		configCommand(),
 		statusCommand(),
 		peersCommand(),
+		nodeCommand(),
 		doctorCommand(),
 		redteamCommand(),
 		policyCommand(),
