@@ -18,10 +18,10 @@ func (n *Node) Status() Status {
 		Peers: []PeerStatus{}, Closed: []Closing{}, Jobs: []JobStatus{}, Warnings: []string{}}
 	s.Roles = append([]string{RoleMember}, n.cfg.Roles...)
 	var seats []consensus.Node
-	var quorum int
+	var quorum, organisations int
 	n.machine.View(func(st *consensus.State, _ *federated.Ledger) {
 		s.Incarnation, s.Epoch, s.Base, s.Started = uint64(st.Incarnation()), uint64(st.Epoch()), st.Base(), st.Started()
-		seats, quorum = st.Seats(), st.Quorum()
+		seats, quorum, organisations = st.Seats(), st.Quorum(), len(st.Genesis().Organisations)
 		if own, ok := st.Node(n.self); ok {
 			s.Measurement = own.Measurement
 		}
@@ -43,7 +43,10 @@ func (n *Node) Status() Status {
 		slices.Sort(s.Raft.Voters)
 	}
 	s.Phase, s.PhaseReason = n.phaseNow(s.Started)
-	n.explain(&s, seats, quorum)
+	if w := consensus.SeatWarning(organisations); w != "" {
+		s.Warnings = append(s.Warnings, w)
+	}
+	n.explain(&s, seats, quorum, organisations)
 	return s
 }
 
@@ -101,7 +104,7 @@ func (n *Node) phaseNow(started bool) (Phase, *attest.Reason) {
 }
 
 // explain adds what a person would otherwise have to work out.
-func (n *Node) explain(s *Status, seats []consensus.Node, quorum int) {
+func (n *Node) explain(s *Status, seats []consensus.Node, quorum, organisations int) {
 	if s.Simulated {
 		s.Warnings = append(s.Warnings, "evidence is simulated: it protects nothing from its host")
 	}
@@ -125,7 +128,7 @@ func (n *Node) explain(s *Status, seats []consensus.Node, quorum int) {
 		if s.Raft.State != "none" && s.Started && s.Raft.Leader == "" {
 			s.Warnings = append(s.Warnings, "the seats have no leader: nothing can be ordered until a majority of voters answers")
 		}
-		explainSeats(s, silent, len(seats), quorum)
+		explainSeats(s, silent, len(seats), quorum, organisations)
 	}
 	if r := n.raft(); r != nil && r.State() == replica.None && s.Started && s.Phase != PhaseStopping && s.Phase != PhaseDraining && s.Phase != PhaseDrained {
 		s.Warnings = append(s.Warnings, "this node has left the Raft configuration: an ordered decision put it out, or it failed")
@@ -140,7 +143,7 @@ func (n *Node) explain(s *Status, seats []consensus.Node, quorum int) {
 }
 
 // explainSeats says which votes cannot be cast now, why, and whether the rest are enough.
-func explainSeats(s *Status, silent []consensus.Node, seats, quorum int) {
+func explainSeats(s *Status, silent []consensus.Node, seats, quorum, organisations int) {
 	answering := seats - len(silent)
 	count := fmt.Sprintf("%d of %d seats answer, %d are needed", answering, seats, quorum)
 	for _, seat := range silent {
@@ -160,8 +163,8 @@ func explainSeats(s *Status, silent []consensus.Node, seats, quorum int) {
 				"A restarted process takes the seat again under a new identity", seat.Ref, s.Peers[i].Since.Format("15:04:05"), count))
 		}
 	}
-	if s.Started && len(silent) == 0 && seats == quorum {
-		s.Warnings = append(s.Warnings, fmt.Sprintf("all %d seats are needed: without any one of them nothing can be ordered, and this mesh cannot go on if its process has ended", seats))
+	if s.Started && len(silent) == 0 && seats == quorum && organisations > 2 { // of two that is always so: SeatWarning
+		s.Warnings = append(s.Warnings, fmt.Sprintf("all %d seats are needed: without any one of them nothing can be ordered. Stop none of them before the others are back", seats))
 	}
 	if s.Started && answering < quorum {
 		s.Warnings = append(s.Warnings, "too few seats answer: nothing can be ordered until they are reachable again. "+

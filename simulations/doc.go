@@ -11,7 +11,7 @@
 // a list of them, where "rest" is every running node that the line does not name otherwise
 // and "-NODE" is out of "rest". RELEASE may be "of:NODE": what that node runs. TIME is a duration, or two of them, as "5s-15s", to be drawn by the seed.
 //
-//	mesh ORG...                                  first line: the founding organisations
+//	mesh ORG[:seat]...                           first line: the founding organisations; neutral ones have a seat only
 //	allow RELEASE...                             what genesis allows, in every role
 //	start NODE RELEASE [ROLE...]                 start a node that runs a release
 //	reboot NODE RELEASE [ROLE...]                start a newer boot elsewhere; the older runs on as NODE'

@@ -88,8 +88,12 @@ func (w *world) makeGenesis(orgs, releases []string) (*consensus.Genesis, error)
 	}
 	slices.SortFunc(g.Policy.Entries, func(a, b consensus.Entry) int { return strings.Compare(a.ID, b.ID) })
 	var signers []signature.Signer
-	for _, id := range slices.Sorted(slices.Values(orgs)) {
+	for _, org := range slices.Sorted(slices.Values(orgs)) {
+		id, neutral := strings.CutSuffix(org, ":seat")
 		o := consensus.Organisation{ID: identity.OrgID(id), Roles: []string{consensus.OrgMember}}
+		if neutral {
+			o.Roles = []string{consensus.OrgSeat}
+		}
 		for _, role := range []string{consensus.KeyGovern, consensus.KeyEnroll, consensus.KeyEmergency} {
 			o.Keys = append(o.Keys, consensus.Key{Role: role, Public: envelope.PublicKey{PublicKey: key(id, role).Public()}})
 		}

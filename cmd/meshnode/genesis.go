@@ -160,6 +160,8 @@ type genesisView struct {
 	Signed     []identity.OrgID  `json:"signed"`
 	Missing    []identity.OrgID  `json:"missing"`
 	Thresholds map[string]int    `json:"thresholds"`
+	Tolerance  int               `json:"tolerance"` // seats that may fail at the same time
+	Warnings   []string          `json:"warnings"`
 	Genesis    consensus.Genesis `json:"genesis"`
 }
 
@@ -168,16 +170,24 @@ func printGenesis(w io.Writer, g *consensus.Genesis, env *envelope.Envelope, asJ
 	if err != nil {
 		return err
 	}
-	n := g.N()
+	n, seats := g.N(), len(g.Organisations)
+	warnings := []string{}
+	if w := consensus.SeatWarning(seats); w != "" {
+		warnings = append(warnings, w)
+	}
 	if asJSON {
 		return printJSON(w, genesisView{g.MeshID(), g.Origin(0), len(missing) == 0, append([]identity.OrgID{}, signed...), append([]identity.OrgID{}, missing...),
-			map[string]int{"narrow": consensus.NarrowThreshold(n), "widen": consensus.WidenThreshold(n)}, *g})
+			map[string]int{"narrow": consensus.NarrowThreshold(n), "widen": consensus.WidenThreshold(n)}, consensus.Tolerance(seats), warnings, *g})
 	}
 	fmt.Fprintf(w, "mesh %s\n  id          %s\n  log origin  %s\n  created     %s\n  store       %s\n", g.Name, g.MeshID(), g.Origin(0), g.CreatedAt.Format(time.RFC3339), storeWords(g.StoreKind))
 	if g.AllowSim {
 		fmt.Fprintf(w, "  SIMULATED evidence is allowed: nothing here is protected from its host\n")
 	}
 	fmt.Fprintf(w, "  proposals   %d of %d organisations narrow, %d widen\n", consensus.NarrowThreshold(n), n, consensus.WidenThreshold(n))
+	fmt.Fprintf(w, "  seats       %d, of which %d may fail at the same time\n", seats, consensus.Tolerance(seats))
+	for _, warning := range warnings {
+		fmt.Fprintf(w, "  WARNING     %s\n", warning)
+	}
 	fmt.Fprintf(w, "  kinds       member %s; seat %s; aggregator %s\n", strings.Join(g.Kinds.Member, " "), strings.Join(g.Kinds.Seat, " "), strings.Join(g.Kinds.Aggregator, " "))
 	for _, o := range g.Organisations {
 		fmt.Fprintf(w, "organisation %s (%s)\n", o.ID, o.Roles[0])
