@@ -14,7 +14,6 @@ import (
 func (c *cluster) join(i int, founders []identity.PeerID) *Replica {
 	c.t.Helper()
 	id, m := peerOf(i), &kv{values: map[string]string{}}
-	c.ids = append(c.ids, id)
 	c.known.Store(id, true)
 	r, err := New(Config{Self: id, Peers: peers{c.net, id}, Machine: m, Servers: founders, Join: true, Store: newMemoryStore(),
 		Member: c.member, Learner: c.learner, Fatal: func(err error) { c.fatal <- err }})
@@ -22,7 +21,9 @@ func (c *cluster) join(i int, founders []identity.PeerID) *Replica {
 		c.t.Fatal(err)
 	}
 	c.net.update(func() { c.net.serve[id] = r.Serve })
-	c.replicas, c.machines = append(c.replicas, r), append(c.machines, m)
+	c.joining.Lock()
+	c.ids, c.replicas, c.machines = append(c.ids, id), append(c.replicas, r), append(c.machines, m)
+	c.joining.Unlock()
 	return r
 }
 

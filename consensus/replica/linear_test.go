@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -73,12 +74,12 @@ func (r *recorder) add(client int, a access, output string, from time.Time, to i
 
 // client works until ctx ends, mostly at the replica it believes to lead.
 func (r *recorder) client(ctx context.Context, c *cluster, id int, rnd *rand.Rand, stale bool) {
-	at := rnd.IntN(len(c.replicas))
+	at := rnd.IntN(c.size())
 	for n := 0; ctx.Err() == nil; n++ {
 		a := access{write: rnd.IntN(2) == 0, key: "k" + strconv.Itoa(rnd.IntN(3)), value: fmt.Sprintf("%d.%d", id, n)}
 		next := r.once(ctx, c, id, at, a, stale)
 		if next < 0 {
-			next = rnd.IntN(len(c.replicas))
+			next = rnd.IntN(c.size())
 		}
 		at = next
 		select {
@@ -94,28 +95,24 @@ func (r *recorder) once(ctx context.Context, c *cluster, id, at int, a access, s
 	defer cancel()
 	from := time.Now()
 	to := func() int64 { return time.Since(r.start).Nanoseconds() }
+	replica, machine := c.at(at)
 	var err error
 	if a.write {
-		_, err = c.replicas[at].Apply(ctx, []byte(a.key+"="+a.value))
+		_, err = replica.Apply(ctx, []byte(a.key+"="+a.value))
 	} else if !stale {
-		err = c.replicas[at].Barrier(ctx)
+		err = replica.Barrier(ctx)
 	}
 	var nl *NotLeaderError
 	switch {
 	case err == nil && a.write:
 		r.add(id, a, "", from, to())
 	case err == nil:
-		value := c.machines[at].get(a.key)
+		value := machine.get(a.key)
 		r.add(id, a, value, from, to())
 	case errors.As(err, &nl):
 		// Certainly not ordered: a failed operation is no part of the history. Recorded as
 		// one of unknown outcome it would make the checker run for ever.
-		for i, p := range c.ids {
-			if p == nl.Leader {
-				return i
-			}
-		}
-		return -1
+		return c.number(nl.Leader)
 	case a.write && errors.Is(err, ErrUnknownOutcome):
 		r.add(id, a, "", from, math.MaxInt64)
 		return -1
@@ -162,6 +159,19 @@ func trouble(c *cluster, rnd *rand.Rand) {
 
 // history runs clients against a cluster in trouble, on a virtual clock.
 func history(t *testing.T, seed uint64, n int, stale bool) *recorder {
+	return historyOf(t, seed, n, stale, func(c *cluster, rnd *rand.Rand) (gone []*Replica) {
+		for range 6 {
+			<-time.After(time.Duration(1+rnd.IntN(4000)) * time.Millisecond)
+			trouble(c, rnd)
+			<-time.After(time.Duration(1+rnd.IntN(6000)) * time.Millisecond)
+			c.net.heal()
+		}
+		return nil
+	})
+}
+
+// historyOf is history with what happens given; it returns the replicas that are gone in the end.
+func historyOf(t *testing.T, seed uint64, n int, stale bool, happens func(*cluster, *rand.Rand) []*Replica) *recorder {
 	r := &recorder{acked: map[string]bool{}}
 	synctest.Test(t, func(t *testing.T) {
 		rnd := rand.New(rand.NewPCG(seed, 7))
@@ -174,18 +184,19 @@ func history(t *testing.T, seed uint64, n int, stale bool) *recorder {
 			mine := rand.New(rand.NewPCG(seed, uint64(100+i)))
 			clients.Go(func() { r.client(ctx, c, i, mine, stale) })
 		}
-		for range 6 {
-			<-time.After(time.Duration(1+rnd.IntN(4000)) * time.Millisecond)
-			trouble(c, rnd)
-			<-time.After(time.Duration(1+rnd.IntN(6000)) * time.Millisecond)
-			c.net.heal()
-		}
+		gone := happens(c, rnd)
 		cancel()
 		clients.Wait()
-		c.commit("last=1")
-		c.agree()
+		c.commit("last=1", gone...)
+		var live []*kv
+		for i, r := range c.replicas {
+			if !slices.Contains(gone, r) {
+				live = append(live, c.machines[i])
+			}
+		}
+		c.agree(live...)
 		have := map[string]bool{}
-		for _, command := range c.machines[0].history() {
+		for _, command := range live[0].history() {
 			have[command] = true
 		}
 		for w := range r.acked {
@@ -216,6 +227,82 @@ func TestLinearizable(t *testing.T) {
 	t.Logf("%d seeds, %d operations", *seeds, ops)
 	if ops < 100**seeds {
 		t.Fatalf("only %d operations: the clients hardly worked", ops)
+	}
+}
+
+// Of five replicas one is killed for good and, while it is missed, another stands still and
+// wakes up: mostly those that lead. Its clients have gone on asking it.
+func TestLinearizableWithOneFrozenAndOneKilled(t *testing.T) {
+	ops := 0
+	for seed := range uint64(*seeds) {
+		r := historyOf(t, seed, 5, false, func(c *cluster, rnd *rand.Rand) []*Replica {
+			pick := func(but ...*Replica) *Replica {
+				if rnd.IntN(4) > 0 {
+					return c.leader(but...)
+				}
+				for {
+					if r := c.replicas[rnd.IntN(len(c.replicas))]; !slices.Contains(but, r) {
+						return r
+					}
+				}
+			}
+			pause := func(most int) { <-time.After(time.Duration(1+rnd.IntN(most)) * time.Millisecond) }
+			pause(3000)
+			killed := pick()
+			c.net.kill(killed.cfg.Self)
+			for range 3 {
+				pause(5000)
+				frozen := pick(killed)
+				c.net.split([]identity.PeerID{frozen.cfg.Self}, without(c.ids, frozen.cfg.Self))
+				<-time.After(time.Duration(1000+rnd.IntN(14000)) * time.Millisecond)
+				c.net.heal()
+			}
+			pause(5000)
+			return []*Replica{killed}
+		})
+		if got := r.check(); got != porcupine.Ok {
+			t.Fatalf("seed %d: history of %d operations is %s", seed, len(r.ops), got)
+		}
+		ops += len(r.ops)
+	}
+	t.Logf("%d seeds, %d operations", *seeds, ops)
+	if ops < 100**seeds {
+		t.Fatalf("only %d operations: the clients hardly worked", ops)
+	}
+}
+
+// Seats are replaced under load: whoever is killed comes back as another server, is added,
+// catches up, gets a vote, and the older server goes. Clients see one history.
+func TestLinearizableWhileSeatsAreReplaced(t *testing.T) {
+	for seed := range uint64(*seeds) / 2 {
+		const n = 5
+		r := historyOf(t, seed, n, false, func(c *cluster, rnd *rand.Rand) []*Replica {
+			founders := slices.Clone(c.ids)
+			var gone []*Replica
+			for i := range 3 {
+				<-time.After(time.Duration(1+rnd.IntN(3000)) * time.Millisecond)
+				old := c.leader(gone...)
+				if rnd.IntN(2) == 0 {
+					old = c.replicas[slices.IndexFunc(c.replicas, func(r *Replica) bool { return !slices.Contains(gone, r) })]
+				}
+				c.net.kill(old.cfg.Self)
+				c.banned.Store(old.cfg.Self, true)
+				gone = append(gone, old)
+				next := c.join(n+i, founders)
+				c.learners.Store(next.cfg.Self, true)
+				eventually(t, "non-voter", func() bool { return c.leader(gone...).AddNonvoter(context.Background(), next.cfg.Self) == nil })
+				eventually(t, "it catches up", func() bool {
+					return next.Hears(time.Minute) && next.AppliedIndex()+64 > c.leader(gone...).AppliedIndex()
+				})
+				c.learners.Delete(next.cfg.Self)
+				eventually(t, "voter", func() bool { return c.leader(gone...).AddVoter(context.Background(), next.cfg.Self) == nil })
+				eventually(t, "removed", func() bool { return c.leader(gone...).RemoveServer(context.Background(), old.cfg.Self) == nil })
+			}
+			return gone
+		})
+		if got := r.check(); got != porcupine.Ok {
+			t.Fatalf("seed %d: history of %d operations is %s", seed, len(r.ops), got)
+		}
 	}
 }
 

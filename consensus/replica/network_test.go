@@ -266,9 +266,30 @@ type cluster struct {
 	replicas []*Replica
 	machines []*kv
 	fatal    chan error
-	known    sync.Map // of PeerID
-	banned   sync.Map // of PeerID
-	learners sync.Map // of PeerID
+	joining  sync.RWMutex // held while ids, replicas and machines grow beside clients
+	known    sync.Map     // of PeerID
+	banned   sync.Map     // of PeerID
+	learners sync.Map     // of PeerID
+}
+
+// size, at and number are for clients, which work while replicas join.
+func (c *cluster) size() int {
+	c.joining.RLock()
+	defer c.joining.RUnlock()
+	return len(c.replicas)
+}
+
+func (c *cluster) at(i int) (*Replica, *kv) {
+	c.joining.RLock()
+	defer c.joining.RUnlock()
+	return c.replicas[i], c.machines[i]
+}
+
+// number returns which replica has an id, or -1.
+func (c *cluster) number(id identity.PeerID) int {
+	c.joining.RLock()
+	defer c.joining.RUnlock()
+	return min(slices.Index(c.ids, id), len(c.replicas)-1)
 }
 
 // member is who may take part: all but the banned and those that learn.
