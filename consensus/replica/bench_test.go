@@ -99,6 +99,11 @@ func newEcho(b *testing.B) (trip func(), stop func()) {
 
 // newLoopbackCluster returns the leader of n replicas that reach each other by loopback TCP.
 func newLoopbackCluster(b *testing.B, n int, store func(i int) Store) (leader *Replica, stop func()) {
+	leader, _, stop = startLoopback(b, n, store)
+	return leader, stop
+}
+
+func startLoopback(b *testing.B, n int, store func(i int) Store) (leader *Replica, all []*Replica, stop func()) {
 	l := &loopback{listeners: map[identity.PeerID]net.Listener{}}
 	var ids []identity.PeerID
 	for i := range n {
@@ -116,7 +121,7 @@ func newLoopbackCluster(b *testing.B, n int, store func(i int) Store) (leader *R
 	}
 	leader = c.leader()
 	c.commit("k=warm")
-	return leader, func() {
+	return leader, c.replicas, func() {
 		c.close()
 		for _, listener := range l.listeners {
 			listener.Close()
@@ -170,6 +175,43 @@ func BenchmarkRatioCommit(b *testing.B) {
 		ratio.Print("raft.commit_mem_vs_rtt", ratio.Of(15,
 			func() time.Duration { return medianOf(300, commit) }, func() time.Duration { return medianOf(300, trip) }))
 	}
+}
+
+// BenchmarkRatioFailover is the median time, in seconds at the times that all meshes run with,
+// from a leader's death to the first command that the others commit: nine meshes of three at
+// once, which mostly wait.
+func BenchmarkRatioFailover(b *testing.B) {
+	const meshes = 9
+	for b.Loop() {
+		took := make([]time.Duration, meshes)
+		var wg sync.WaitGroup
+		for i := range took {
+			wg.Go(func() {
+				leader, others, stop := newLoopbackMesh(b, 3)
+				defer stop()
+				ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+				defer cancel()
+				start := time.Now()
+				leader.fallSilent() // its streams break, as those of a process that is killed
+				for committed := false; !committed && ctx.Err() == nil; {
+					for _, r := range others {
+						_, err := r.Apply(ctx, []byte("k=after"))
+						committed = committed || err == nil
+					}
+					<-time.After(time.Millisecond)
+				}
+				took[i] = time.Since(start)
+			})
+		}
+		wg.Wait()
+		ratio.Print("raft.failover_p50_s", ratio.Median(took).Seconds())
+	}
+}
+
+// newLoopbackMesh is newLoopbackCluster with the followers.
+func newLoopbackMesh(b *testing.B, n int) (leader *Replica, others []*Replica, stop func()) {
+	leader, all, stop := startLoopback(b, n, func(int) Store { return newMemoryStore() })
+	return leader, slices.DeleteFunc(slices.Clone(all), func(r *Replica) bool { return r == leader }), stop
 }
 
 // BenchmarkCommitMemory is the latency of one client's command among three replicas on
