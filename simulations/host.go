@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -92,8 +93,11 @@ func (w *world) start(name, release string, roles []string) error {
 		Directory: node.NewHTTPDirectory(w.client(machine).Transport), NewMesh: w.meshOf(h), InMemory: true,
 		Log: w.watch.logger(name, w.opts.NodeLog),
 	}
-	if w.training != nil {
+	switch {
+	case w.training != nil:
 		deps.Data = w.training(name)
+	case slices.Contains(roles, node.RoleTrainer):
+		deps.Data = &node.TrainingData{Train: examples()}
 	}
 	if deps.Public, err = w.wire.Listen(machine, h.ip+":80"); err != nil {
 		return err
