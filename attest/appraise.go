@@ -38,7 +38,7 @@ func identity(v *Vector) *int8      { return &v.InstanceIdentity }
 type appraisal struct {
 	claims Claims
 	policy Policy
-	files  []string // which the matching reference lists
+	match  Reference // the one that names the software, or none
 	result Result
 	tiers  []tier
 }
@@ -105,6 +105,7 @@ func Appraise(c Claims, p Policy, at time.Time) Result {
 			a.sim()
 		}
 	}
+	a.platforms()
 	return a.finish()
 }
 
@@ -158,14 +159,20 @@ func (r Reference) lists(c Claims) bool {
 	return !slices.ContainsFunc(c.VTPM.IMA.Files, func(f IMAFile) bool { _, ok := listed[f.Digest]; return !ok })
 }
 
+// suits reports whether r has no objection to what was run, nor to the hardware below.
+func (a *appraisal) suits(r Reference) bool {
+	r.Platform.TDX.TCBStatuses = a.statuses(r)
+	return r.lists(a.claims) && len(r.Platform.objections(a.claims)) == 0
+}
+
 // valid reports whether at is within r's validity.
 func (r Reference) valid(at time.Time) bool {
 	return (r.NotBefore.IsZero() || !at.Before(r.NotBefore)) && (r.NotAfter.IsZero() || !at.After(r.NotAfter))
 }
 
 // reference looks for a reference value that names the measured software. Two releases may
-// boot alike and differ in their files: the one that lists what was run is meant, and if none
-// does, the first says what it does not list.
+// boot alike and differ in their files, or two entries in the hardware they demand: the one
+// that has no objection is meant, and if none is, the first says what it objects to.
 func (a *appraisal) reference() {
 	p, c := a.policy, a.claims
 	var inside, outside *Reference
@@ -174,12 +181,12 @@ func (a *appraisal) reference() {
 		case !r.matches(c):
 		case !r.valid(a.result.At):
 			outside = &r
-		case inside == nil || !inside.lists(c) && r.lists(c):
+		case inside == nil || !a.suits(*inside) && a.suits(r):
 			inside = &r
 		}
 	}
 	if inside != nil {
-		a.result.Reference, a.files = inside.ID, inside.IMA
+		a.result.Reference, a.match = inside.ID, *inside
 		a.result.Vector.Executables = vectorAffirming
 		a.guest(*inside)
 		return

@@ -24,6 +24,9 @@ const (
 var acceptableTCB = []string{"UpToDate", "SWHardeningNeeded", "ConfigurationNeeded", "ConfigurationAndSWHardeningNeeded",
 	"OutOfDate", "OutOfDateConfigurationNeeded", "TDRelaunchAdvised", "TDRelaunchAdvisedConfigurationNeeded"}
 
+// TDXStatuses are the statuses that a policy may accept, in Intel's words.
+func TDXStatuses() []string { return slices.Clone(acceptableTCB) }
+
 func (a *appraisal) tdx() {
 	p, c := a.policy.TDX, a.claims.TDX
 	if !a.section(p != nil, c != nil, KindTDX) {
@@ -80,8 +83,17 @@ func (a *appraisal) tdxAttributes(p *TDXPolicy, c *TDXClaims) {
 	}
 }
 
+// statuses are those that are accepted under r: its own, where it has any, else the policy's.
+func (a *appraisal) statuses(r Reference) []string {
+	if own := r.Platform.TDX.TCBStatuses; len(own) > 0 || a.policy.TDX == nil {
+		return own
+	}
+	return a.policy.TDX.TCBStatuses
+}
+
 // tdxTCB judges what Intel's collateral says about the platform.
 func (a *appraisal) tdxTCB(p *TDXPolicy, c *TDXClaims) {
+	statuses := a.statuses(a.match)
 	if c.TCBStatus == "" {
 		code, got := CodeCollateralMissing, "no collateral"
 		switch {
@@ -90,11 +102,11 @@ func (a *appraisal) tdxTCB(p *TDXPolicy, c *TDXClaims) {
 		case len(c.CollateralLacks) > 0 && len(c.CollateralLacks) < 5: // of five
 			got = "collateral without " + list(c.CollateralLacks)
 		}
-		a.add(tierUndecided, hardware, NewReason(code, "tdx.tcb_status", got, list(p.TCBStatuses)))
+		a.add(tierUndecided, hardware, NewReason(code, "tdx.tcb_status", got, list(statuses)))
 		return
 	}
-	if !slices.Contains(p.TCBStatuses, c.TCBStatus) || !slices.Contains(acceptableTCB, c.TCBStatus) {
-		a.refuse(hardware, CodeTCBStatus, "tdx.tcb_status", c.TCBStatus+c.short(), list(p.TCBStatuses))
+	if !slices.Contains(statuses, c.TCBStatus) || !slices.Contains(acceptableTCB, c.TCBStatus) {
+		a.refuse(hardware, CodeTCBStatus, "tdx.tcb_status", c.TCBStatus+c.short(), list(statuses))
 	}
 	for _, id := range c.Advisories {
 		if slices.ContainsFunc(p.RejectedAdvisoryIDs, func(r string) bool { return strings.EqualFold(r, id) }) {

@@ -88,7 +88,7 @@ func TestZeroValuesRefuse(t *testing.T) {
 // other claims.
 func TestRemovingAnyPolicyFieldDenies(t *testing.T) {
 	exempt := []string{"Epoch", "Revoked", "MinimumABI", "MinimumGuestSVN", "PlatformInfoRequired", "LaunchMitVector",
-		"CurrentMitVector", "CSPIDs", "RejectedAdvisoryIDs", "MinimumTCBEvaluation", "MinimumTCBDate"}
+		"CurrentMitVector", "CSPIDs", "RejectedAdvisoryIDs", "MinimumTCBEvaluation", "MinimumTCBDate", "Platforms"}
 	for _, section := range []reflect.Type{reflect.TypeFor[Policy](), reflect.TypeFor[SEVSNPPolicy](), reflect.TypeFor[TDXPolicy](), reflect.TypeFor[VTPMPolicy]()} {
 		for i := range section.NumField() {
 			if name := section.Field(i).Name; strings.HasPrefix(name, "Allow") || strings.HasPrefix(name, "Require") && section.Field(i).Type.Kind() == reflect.Bool {

@@ -28,8 +28,8 @@ func (a *appraisal) vtpm() {
 	}
 	a.paravisor(p.Boot, c)
 	files := p.IMA
-	if len(a.files) > 0 { // the software is named by its files too: their list must be there
-		files.AllowNoList, files.Allowed = false, a.files
+	if len(a.match.IMA) > 0 { // the software is named by its files too: their list must be there
+		files.AllowNoList, files.Allowed = false, a.match.IMA
 	}
 	a.ima("vtpm.ima", files, c.IMA)
 }

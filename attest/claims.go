@@ -18,8 +18,11 @@ type Claims struct {
 	// Registers holds further measured values by the vendor's name: "rtmr0", "pcr4".
 	Registers map[string]string `json:"registers,omitempty"`
 	// HardwareID is the chip id, PPID or EK digest in hex; private.
-	HardwareID string    `json:"hardware_id,omitempty"`
-	At         time.Time `json:"at"`
+	HardwareID string `json:"hardware_id,omitempty"`
+	// Hardware is the commitment to HardwareID under the salt that came with the evidence;
+	// empty where none came, or the chip is masked.
+	Hardware string    `json:"hardware,omitempty"`
+	At       time.Time `json:"at"`
 
 	SEVSNP *SEVSNPClaims `json:"sevsnp,omitempty"`
 	TDX    *TDXClaims    `json:"tdx,omitempty"`

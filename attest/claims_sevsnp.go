@@ -96,10 +96,13 @@ func SEVSNPPlatformInfo(info uint64) []string {
 
 // CPUID identifies a part: family and model with their extensions added, and stepping.
 type CPUID struct {
-	Family   uint8 `json:"family"`
-	Model    uint8 `json:"model"`
-	Stepping uint8 `json:"stepping"`
+	Family   uint8 `json:"family" yaml:"family"`
+	Model    uint8 `json:"model" yaml:"model"`
+	Stepping uint8 `json:"stepping" yaml:"stepping"`
 }
+
+// String returns "family-model-stepping" in decimal.
+func (c CPUID) String() string { return fmt.Sprintf("%d-%d-%d", c.Family, c.Model, c.Stepping) }
 
 // FirmwareVersion is the version of the SEV firmware, or the part of it that its ABI has.
 type FirmwareVersion struct {

@@ -54,6 +54,8 @@ const (
 	TypeTPMPCRs      = "application/vnd.meshnode.tpm-pcrs"      // register values: JSON, or in a row
 	TypeTPMPublic    = "application/vnd.meshnode.tpm-public"    // attestation key: TPMT_PUBLIC, TPM2B_PUBLIC or SubjectPublicKeyInfo
 	TypeHCLReport    = "application/vnd.meshnode.azure-hcl-report"
+	// TypeHardwareSalt opens the commitment to the chip; it is of no scheme: see Verify.
+	TypeHardwareSalt = "application/vnd.meshnode.hardware-salt"
 )
 
 var (

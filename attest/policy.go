@@ -24,6 +24,9 @@ type Policy struct {
 	TDX    *TDXPolicy
 	VTPM   *VTPMPolicy
 	Sim    *SimPolicy
+
+	// Platforms is what a mesh demands of all hardware.
+	Platforms Platforms
 }
 
 // Any, as the only member of a list of accepted values, accepts every value: the policy says
@@ -46,6 +49,21 @@ type Reference struct {
 	IMA       []string  `yaml:"ima,omitempty"`
 	NotBefore time.Time `yaml:"not_before,omitempty"`
 	NotAfter  time.Time `yaml:"not_after,omitempty"`
+	// Platform is what a mesh demands of the hardware under this software; files have none.
+	Platform ReferencePlatform `yaml:"-"`
+}
+
+// ReferencePlatform is what is demanded of the hardware under one reference value, besides
+// what the policy demands. Its zero value demands nothing.
+type ReferencePlatform struct {
+	// MinimumTCB are floors by product line of SEV-SNP, as Floor has them; where there is one,
+	// the other lines are refused.
+	MinimumTCB map[string]TCB
+	// TDX demands more of TDX platforms, but that its TCBStatuses, where there are any, take
+	// the place of the policy's.
+	TDX TDXDemand
+	// Hardware must have the chip; nil is every chip.
+	Hardware *HardwareList
 }
 
 // SimPolicy admits simulated evidence; its presence is the admission.

@@ -1,10 +1,6 @@
 package sevsnp
 
-import (
-	"fmt"
-
-	"github.com/attestmesh/meshnode/attest"
-)
+import "github.com/attestmesh/meshnode/attest"
 
 // The product lines, as AMD's key distribution service names them.
 const (
@@ -12,22 +8,6 @@ const (
 	Genoa = "Genoa" // Zen 4, and Zen 4c parts (Bergamo, Siena), which share its roots
 	Turin = "Turin" // Zen 5, and Zen 5c parts (Turin dense)
 )
-
-// productOf maps CPU family and model, with their extensions added, to a product line (AMD
-// 57230, "Determining the Product Name"). go-sev-guest knows one model of each line; here
-// are the ranges. A part that nobody knows gets a name that no certificate has.
-func productOf(family, model byte) string {
-	switch {
-	case family == 0x19 && model <= 0x0f:
-		return Milan
-	case family == 0x19 && (model >= 0x10 && model <= 0x1f || model >= 0xa0 && model <= 0xaf):
-		return Genoa
-	case family == 0x1a && model <= 0x11:
-		return Turin
-	default:
-		return fmt.Sprintf("family %#x model %#x", family, model)
-	}
-}
 
 // The bytes of a TCB_VERSION by the number n of their extension 1.3.6.1.4.1.3704.1.3.n in
 // a certificate, the number of the lowest byte first (AMD 56860, table "TCB_VERSION

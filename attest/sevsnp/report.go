@@ -78,7 +78,7 @@ func parseReport(raw []byte) (report, error) {
 		r.signingKey = fmt.Sprintf("key %d", key)
 	}
 	if r.version >= 3 {
-		r.product = productOf(raw[offCPUID], raw[offCPUID+1])
+		r.product = attest.SEVSNPProduct(raw[offCPUID], raw[offCPUID+1])
 	}
 	return r, nil
 }

@@ -280,7 +280,7 @@ func TestProducts(t *testing.T) {
 					}
 				}
 			}
-			if got := productOf(byte(family), byte(model)); got != line {
+			if got := attest.SEVSNPProduct(byte(family), byte(model)); got != line {
 				t.Errorf("%#x/%#x: got %s, want %s", family, model, got, line)
 			}
 		}
@@ -296,7 +296,7 @@ func TestEveryPart(t *testing.T) {
 		for _, product := range []string{Milan, Genoa, Turin} {
 			v := vendors[product]()
 			want := attest.CodeCertificateMismatch
-			if productOf(part[0], part[1]) == product {
+			if attest.SEVSNPProduct(part[0], part[1]) == product {
 				want = ""
 			}
 			report := v.report(5, func(b []byte) { b[offCPUID], b[offCPUID+1] = part[0], part[1] })

@@ -39,7 +39,7 @@ type Forecast struct {
 // levels, which may lie in the future, are reported and not judged. at is the time at which
 // the evidence is judged.
 func (s *Scheme) Forecast(ctx context.Context, ev attest.Evidence, levels []attest.Item, at time.Time) (Forecast, error) {
-	c, err := s.Verify(ctx, ev, nil, at)
+	c, err := attest.Verify(ctx, s, ev, nil, at)
 	if err != nil {
 		return Forecast{}, err
 	}

@@ -100,8 +100,8 @@ func policyKeys(typ reflect.Type, path string, out map[string][]string) {
 	}
 	for i := range typ.NumField() {
 		key, _, _ := strings.Cut(typ.Field(i).Tag.Get("yaml"), ",")
-		if key == "" {
-			continue // a time
+		if key == "" || key == "-" {
+			continue // a time, or what no file has
 		}
 		out[path] = append(out[path], key)
 		policyKeys(typ.Field(i).Type, strings.TrimPrefix(path+"."+key, "."), out)
