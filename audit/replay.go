@@ -207,11 +207,12 @@ func (r *replayer) lastExpiry(kind, measurement string) time.Time {
 		if e.Kind != kind || e.Measurement != measurement {
 			continue
 		}
-		if e.NotAfter.IsZero() {
+		end := r.state.Ends(e.ID)
+		if end.IsZero() {
 			return time.Time{}
 		}
-		if e.NotAfter.After(last) {
-			last = e.NotAfter
+		if end.After(last) {
+			last = end
 		}
 	}
 	return last

@@ -62,7 +62,7 @@ func shownCertificate(ctx context.Context, scheme attest.Scheme, claimant ratls.
 	if err != nil {
 		return ratls.Certificate{}, false
 	}
-	_, err = scheme.Verify(ctx, c.Proof.Evidence, &data, s.At)
+	_, err = attest.Verify(ctx, scheme, c.Proof.Evidence, &data, s.At)
 	return c, err == nil
 }
 

@@ -273,7 +273,7 @@ func (v *Verifier) evidence(ctx context.Context, state *consensus.PolicyState, s
 	if !ok {
 		return refuse(attest.CodeKindNotAllowed, "kind", proof.Evidence.Kind, "a kind that this mesh admits")
 	}
-	claims, err := scheme.Verify(ctx, proof.Evidence, &data, s.At)
+	claims, err := attest.Verify(ctx, scheme, proof.Evidence, &data, s.At)
 	if err != nil {
 		r := refuseErr(attest.CodeNotGenuine, "evidence", err)
 		if r.Code() == attest.CodeNotBound {
@@ -285,7 +285,7 @@ func (v *Verifier) evidence(ctx context.Context, state *consensus.PolicyState, s
 	if why != nil {
 		return &Refusal{Reasons: []attest.Reason{*why}}
 	}
-	policy := state.AttestPolicy(out.Roles...)
+	policy := state.AttestPolicy(out.Node, out.Roles...)
 	if len(v.policy.Measurements) > 0 {
 		policy.References = slices.DeleteFunc(policy.References, func(r attest.Reference) bool { return !slices.Contains(v.policy.Measurements, r.Measurement) })
 	}

@@ -19,6 +19,13 @@ type Action struct {
 	RemoveOrganisation *RemoveOrganisation `json:"remove_organisation,omitempty"`
 	SetLimits          *SetLimits          `json:"set_limits,omitempty"`
 	SetWitnesses       *SetWitnesses       `json:"set_witnesses,omitempty"`
+	RaiseFloor         *RaiseFloor         `json:"raise_floor,omitempty"`
+	DenyProduct        *DenyProduct        `json:"deny_product,omitempty"`
+	AllowProduct       *AllowProduct       `json:"allow_product,omitempty"`
+	LimitHardware      *LimitHardware      `json:"limit_hardware,omitempty"`
+	AddHardware        *AddHardware        `json:"add_hardware,omitempty"`
+	RemoveHardware     *RemoveHardware     `json:"remove_hardware,omitempty"`
+	UnlimitHardware    *UnlimitHardware    `json:"unlimit_hardware,omitempty"`
 }
 
 // action is what every kind of change can do.
@@ -47,6 +54,7 @@ func (a Action) change() (action, error) {
 		set = append(set, a.RemoveEntry)
 	}
 	set = append(set, a.constitution()...)
+	set = append(set, a.platformChanges()...)
 	if len(set) != 1 {
 		return nil, fmt.Errorf("%d actions in one, want exactly one", len(set))
 	}
@@ -78,6 +86,12 @@ func (s *PolicyState) after(p *Proposal) (*PolicyState, error) {
 			return nil, err
 		}
 	}
+	if err := s.lowersFloors(p); err != nil {
+		return nil, err
+	}
+	if err := next.platforms.checkRoom(); err != nil {
+		return nil, err
+	}
 	if len(next.entries) > MaxEntries || len(next.revoked) > MaxRevoked {
 		return nil, refuse(attest.CodeLimit, "entries", fmt.Sprintf("%d and %d revoked", len(next.entries), len(next.revoked)), fmt.Sprintf("at most %d and %d", MaxEntries, MaxRevoked))
 	}
@@ -92,5 +106,5 @@ func (s *PolicyState) after(p *Proposal) (*PolicyState, error) {
 // classify computes the class of a change from the states before and after it: each part of
 // the policy by itself, and the widest counts.
 func classify(before, after *PolicyState) Class {
-	return widest(classifyEntries(before.entries, after.entries), classifyConstitution(before, after))
+	return widest(classifyEntries(before.entries, after.entries), classifyConstitution(before, after), classifyPlatforms(before, after))
 }

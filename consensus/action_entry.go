@@ -26,7 +26,7 @@ func (a *AddEntry) describe() string {
 
 func (a *AddEntry) apply(next *PolicyState, claim string) error {
 	e := a.Entry
-	if _, ok := next.entries[e.ID]; ok {
+	if _, ok := next.entries[e.ID]; ok && (!a.Readmit || next.platforms.ends[e.ID].IsZero()) {
 		return refuse(attest.CodeReplayed, claim, "entry "+e.ID+" is allowed already", "a new entry")
 	}
 	if err := next.genesis.admitsEntry(&e); err != nil {
@@ -47,6 +47,13 @@ func (a *AddEntry) apply(next *PolicyState, claim string) error {
 		delete(next.revoked, id)
 	}
 	next.entries[e.ID] = e
+	next.unend(e.ID)
+	if e.SupersedeAt.IsZero() {
+		return nil
+	}
+	for _, id := range e.Supersedes {
+		next.endAt(id, e.SupersedeAt)
+	}
 	return nil
 }
 
@@ -93,6 +100,7 @@ func (r *RemoveEntry) apply(next *PolicyState, claim string) error {
 			known = true
 			next.revoked[id] = e
 			delete(next.entries, id)
+			next.unend(id)
 		}
 	}
 	if !known {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/internal/envelope"
+	"github.com/attestmesh/meshnode/internal/identity"
 )
 
 // fileOf is the digest of a file that a kernel measures.
@@ -134,7 +135,7 @@ func TestEntryListsFiles(t *testing.T) {
 	fits.ID, fits.IMA = "", many[:MaxIMA]
 	m := measuring(t, fsmActivation)
 	m.ok(m.order(m.propose(add(must(NewEntry(fits)))), 3))
-	if got := m.s.AttestPolicy(RoleTrainer).References; !slices.ContainsFunc(got, func(r attest.Reference) bool { return slices.Equal(r.IMA, fits.IMA) }) {
+	if got := m.s.AttestPolicy(identity.NodeRef{}, RoleTrainer).References; !slices.ContainsFunc(got, func(r attest.Reference) bool { return slices.Equal(r.IMA, fits.IMA) }) {
 		t.Error("the appraisal policy lacks the files")
 	}
 }

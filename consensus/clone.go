@@ -27,6 +27,6 @@ func (s *State) clone() *State {
 		copied := *x
 		next.suspensions[id] = &copied
 	}
-	next.used, next.voided = maps.Clone(s.used), maps.Clone(s.voided)
+	next.used, next.voided, next.spared = maps.Clone(s.used), maps.Clone(s.voided), maps.Clone(s.spared)
 	return &next
 }

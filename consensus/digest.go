@@ -93,11 +93,13 @@ type sectionedImage struct {
 }
 
 // sections returns the parts of the policy that the images above do not show.
-func (s *PolicyState) sections() []section { return []section{s.constitutionSection()} }
+func (s *PolicyState) sections() []section {
+	return []section{s.constitutionSection(), {Name: "platforms", Image: s.platforms.image()}}
+}
 
 // sections returns the parts of the state beside the policy that the images above do not show.
 func (s *State) sections() []section {
-	return []section{s.logged.section(), s.quotaSection(), {Name: "seats", Image: s.seatsImage()}}
+	return []section{{Name: "contradicted", Image: s.contradictedImage()}, s.logged.section(), s.quotaSection(), {Name: "seats", Image: s.seatsImage()}}
 }
 
 // withSections adds sections to a digest, in meshes that have them.

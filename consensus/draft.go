@@ -28,6 +28,7 @@ type actionSpec struct {
 	RemoveEntry *removeSpec `yaml:"remove_entry"`
 
 	constitutionSpec `yaml:",inline"`
+	platformSpecs    `yaml:",inline"`
 }
 
 type addSpec struct {
@@ -82,6 +83,9 @@ func (s *draftSpec) proposal() (*Proposal, error) {
 			a.RemoveEntry = &RemoveEntry{ID: as.RemoveEntry.ID, Measurement: as.RemoveEntry.Measurement}
 		}
 		if err := as.fill(&a); err != nil {
+			return nil, fmt.Errorf("actions: %d: %w", i, err)
+		}
+		if err := as.platformSpecs.set(&a); err != nil {
 			return nil, fmt.Errorf("actions: %d: %w", i, err)
 		}
 		p.Actions = append(p.Actions, a)

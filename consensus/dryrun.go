@@ -191,7 +191,11 @@ func (p *Prediction) compare(s, after *State) {
 }
 
 func departing(n *node, at time.Time, seat bool) Departure {
-	return Departure{Node: n.cred.Ref(), Peer: n.cred.Peer, Measurement: n.run.Measurement, Entry: n.run.Reference, Code: n.evicted, At: at, Seat: seat}
+	d := Departure{Node: n.cred.Ref(), Peer: n.cred.Peer, Code: n.evicted, At: at, Seat: seat}
+	if n.run != nil {
+		d.Measurement, d.Entry = n.run.Measurement, n.run.Reference
+	}
+	return d
 }
 
 // forecast lets ordered time pass on s, which it changes, over every moment at which
@@ -227,7 +231,10 @@ func (s *State) forecast() []Departure {
 func (s *State) moments() []time.Time {
 	var out []time.Time
 	for _, e := range s.entries {
-		out = append(out, e.NotBefore, e.NotAfter)
+		out = append(out, e.NotBefore, s.end(&e))
+	}
+	for _, f := range s.platforms.floors {
+		out = append(out, f.From)
 	}
 	out = slices.DeleteFunc(out, func(t time.Time) bool { return !t.After(s.now) })
 	slices.SortFunc(out, time.Time.Compare)

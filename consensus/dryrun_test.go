@@ -21,9 +21,9 @@ func TestCloneKnowsEveryField(t *testing.T) {
 		of   any
 		want string
 	}{
-		{State{}, "PolicyState now tickSeq nodes peers retired edges suspensions used logged voided"},
-		{PolicyState{}, "genesis incarnation epoch base entries revoked seen bootstrap recovery continues chain chainBytes links orgs limits witnesses former enrollers"},
-		{node{}, "cred run evicted seat removed drained"},
+		{State{}, "PolicyState now tickSeq nodes peers retired edges spared suspensions used logged voided"},
+		{PolicyState{}, "genesis incarnation epoch base entries revoked platforms seen bootstrap recovery continues chain chainBytes links orgs limits witnesses former enrollers"},
+		{node{}, "cred run evicted contradicted seat removed drained"},
 		{suspended{}, "Suspension raw entry ordered ends lifted"},
 	} {
 		var got []string

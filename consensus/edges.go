@@ -38,6 +38,9 @@ func (s *State) applyResults(envelopes [][]byte) (Outcome, error) {
 		verifiers[r.Verifier.Peer] = r
 		s.remeasure(s.nodes[r.Subject.Node], verifiers)
 		out.Leaves = append(out.Leaves, r.raw)
+		if err := s.contradict(&out, r); err != nil {
+			return Outcome{}, err
+		}
 	}
 	if len(out.Leaves) == 0 {
 		reason := out.Skipped[0].Reason

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/internal/identity"
 )
 
 // Entry allows software of one measurement to hold roles in the mesh.
@@ -39,6 +40,27 @@ type Entry struct {
 	// none, files are not judged and the measurement must cover all that can run. For kinds
 	// with a TPM only, from fsm_version 3 on.
 	IMA []string `json:"ima,omitempty"`
+
+	// The rest is from fsm_version 4 on.
+
+	// SupersedeAt ends the entries that this one supersedes, at that ordered time; until then
+	// both are in force. Zero leaves them.
+	SupersedeAt time.Time `json:"supersede_at,omitzero"`
+	// Builder names who built the release, as the statement's builder id does, and Rebuilds
+	// who got the same bytes from the same source.
+	Builder  string    `json:"builder,omitempty"`
+	Rebuilds []Rebuild `json:"rebuilds,omitempty"`
+	// MinimumTCB are floors by product line of SEV-SNP: only these lines are admitted.
+	MinimumTCB map[string]attest.TCB `json:"minimum_tcb,omitempty"`
+	// TDX demands more of TDX platforms, but that its statuses take the place of UpToDate.
+	TDX *attest.TDXDemand `json:"tdx,omitempty"`
+}
+
+// Rebuild is the word of one organisation that it got the entry's release from its source.
+type Rebuild struct {
+	Organisation identity.OrgID `json:"organisation" yaml:"organisation"`
+	// Statement is the SHA-256 of an in-toto statement, in hex.
+	Statement string `json:"statement" yaml:"statement"`
 }
 
 // entryBody is an Entry without its id: what the id is the hash of.
@@ -52,6 +74,12 @@ type entryBody struct {
 	Supersedes  []string          `json:"supersedes,omitempty"`
 	Provenance  string            `json:"provenance,omitempty"`
 	IMA         []string          `json:"ima,omitempty"`
+
+	SupersedeAt time.Time             `json:"supersede_at,omitzero"`
+	Builder     string                `json:"builder,omitempty"`
+	Rebuilds    []Rebuild             `json:"rebuilds,omitempty"`
+	MinimumTCB  map[string]attest.TCB `json:"minimum_tcb,omitempty"`
+	TDX         *attest.TDXDemand     `json:"tdx,omitempty"`
 }
 
 // EntryID returns the first 16 hex characters of the SHA-256 of e's compact JSON without
@@ -61,7 +89,8 @@ func EntryID(e Entry) string {
 	enc := json.NewEncoder(&buf)
 	enc.SetEscapeHTML(false)
 	// Strings, maps of strings and times in range cannot fail to encode.
-	if err := enc.Encode(entryBody{e.Kind, e.Measurement, e.Registers, e.Roles, e.NotBefore, e.NotAfter, e.Supersedes, e.Provenance, e.IMA}); err != nil {
+	if err := enc.Encode(entryBody{e.Kind, e.Measurement, e.Registers, e.Roles, e.NotBefore, e.NotAfter, e.Supersedes, e.Provenance, e.IMA,
+		e.SupersedeAt, e.Builder, e.Rebuilds, e.MinimumTCB, e.TDX}); err != nil {
 		return ""
 	}
 	sum := sha256.Sum256(bytes.TrimSuffix(buf.Bytes(), []byte("\n")))
@@ -72,7 +101,7 @@ func EntryID(e Entry) string {
 // set must be the computed one.
 func NewEntry(e Entry) (Entry, error) {
 	e.Roles = NormaliseRoles(e.Roles)
-	e.NotBefore, e.NotAfter = canonicalTime(e.NotBefore), canonicalTime(e.NotAfter)
+	e.NotBefore, e.NotAfter, e.SupersedeAt = canonicalTime(e.NotBefore), canonicalTime(e.NotAfter), canonicalTime(e.SupersedeAt)
 	stated := e.ID
 	e.ID = EntryID(e)
 	if stated != "" && stated != e.ID {
@@ -118,6 +147,9 @@ func (e *Entry) check() error {
 		}
 	}
 	if err := checkIMA(kinds, e.IMA); err != nil {
+		return fmt.Errorf("entry %s: %w", e.ID, err)
+	}
+	if err := e.checkGovernance(kinds); err != nil {
 		return fmt.Errorf("entry %s: %w", e.ID, err)
 	}
 	if want := EntryID(*e); e.ID != want {
@@ -196,15 +228,6 @@ func checkWindow(from, to time.Time) error {
 	return nil
 }
 
-// inForce reports whether now is within e's validity. An unknown time counts as within:
-// until the first tick nothing expires.
-func (e *Entry) inForce(now time.Time) bool {
-	if now.IsZero() {
-		return true
-	}
-	return (e.NotBefore.IsZero() || !now.Before(e.NotBefore)) && (e.NotAfter.IsZero() || now.Before(e.NotAfter))
-}
-
 // listsAll reports whether a node that has shown only files of other has shown only files of e.
 func (e *Entry) listsAll(other *Entry) bool {
 	if len(e.IMA) == 0 {
@@ -218,7 +241,7 @@ func (e *Entry) listsAll(other *Entry) bool {
 
 func (e *Entry) reference() attest.Reference {
 	return attest.Reference{ID: e.ID, Kind: e.Kind, Measurement: e.Measurement, Registers: maps.Clone(e.Registers),
-		IMA: slices.Clone(e.IMA), NotBefore: e.NotBefore, NotAfter: e.NotAfter}
+		IMA: slices.Clone(e.IMA), NotBefore: e.NotBefore, NotAfter: e.NotAfter, Platform: e.platform()}
 }
 
 // Describe returns one line for people, made from the fields alone.
@@ -240,8 +263,8 @@ func (e *Entry) Describe() string {
 	if len(e.Supersedes) > 0 {
 		s += " in place of " + strings.Join(e.Supersedes, ", ")
 	}
-	if e.Provenance == "" {
-		return s + " UNPROVENANCED"
+	if !e.SupersedeAt.IsZero() {
+		s += ", which ends " + e.SupersedeAt.Format(time.RFC3339)
 	}
-	return s + " provenance " + e.Provenance
+	return s + e.describePlatform() + " " + e.DescribeProvenance()
 }

@@ -93,6 +93,10 @@ type Roots struct {
 // FirstPolicy is the allowed set at epoch 0.
 type FirstPolicy struct {
 	Entries []Entry `json:"entries"` // sorted by id
+	// Floors and Denied are demands on hardware, in the order of their JSON and distinct, as
+	// RaiseFloor and DenyProduct make them; from fsm_version 4 on.
+	Floors []attest.Floor   `json:"floors,omitempty"`
+	Denied []attest.Product `json:"denied,omitempty"`
 }
 
 // DecodeGenesis decodes and validates a genesis payload without any signature, for

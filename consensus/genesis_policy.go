@@ -94,7 +94,43 @@ func (g *Genesis) validateEntries() error {
 			return fmt.Errorf("policy.entries: entry %s supersedes others, but genesis is the first policy", e.ID)
 		}
 	}
+	return g.validatePlatforms()
+}
+
+func (g *Genesis) validatePlatforms() error {
+	p := &g.Policy
+	if (p.Floors != nil || p.Denied != nil) && g.FSMVersion < fsmGovernance {
+		return g.tooEarly("policy.floors, policy.denied", fsmGovernance)
+	}
+	if len(p.Floors) > MaxFloors || len(p.Denied) > MaxDenied {
+		return fmt.Errorf("policy: %d floors and %d denied products, want at most %d and %d", len(p.Floors), len(p.Denied), MaxFloors, MaxDenied)
+	}
+	for i, f := range p.Floors {
+		if err := (&RaiseFloor{f}).check(); err != nil {
+			return fmt.Errorf("policy.floors: %w", err)
+		}
+		if i > 0 && floorKey(p.Floors[i-1]) >= floorKey(f) || attest.Covered(slices.Delete(slices.Clone(p.Floors), i, i+1), f) {
+			return fmt.Errorf("policy.floors: %s: want floors in the order of their JSON of which none covers another", floorKey(f))
+		}
+	}
+	for i, d := range p.Denied {
+		if err := checkProduct("policy.denied", d); err != nil {
+			return err
+		}
+		if i > 0 && p.Denied[i-1].String() >= d.String() {
+			return fmt.Errorf("policy.denied: %s after %s, want distinct products in the order of their names", d, p.Denied[i-1])
+		}
+	}
 	return nil
+}
+
+// platforms is what the first policy demands of hardware.
+func (p *FirstPolicy) platforms() platforms {
+	out := platforms{floors: slices.Clone(p.Floors), denied: map[string]attest.Product{}}
+	for _, d := range p.Denied {
+		out.denied[d.String()] = d
+	}
+	return out
 }
 
 // admitsEntry demands that the kind of an entry is admitted for each of its roles, and that
@@ -102,6 +138,9 @@ func (g *Genesis) validateEntries() error {
 func (g *Genesis) admitsEntry(e *Entry) error {
 	if len(e.IMA) > 0 && g.FSMVersion < fsmActivation {
 		return g.tooEarly("entry "+e.ID+" ima", fsmActivation)
+	}
+	if e.governs() && g.FSMVersion < fsmGovernance {
+		return g.tooEarly("entry "+e.ID, fsmGovernance)
 	}
 	for _, role := range e.Roles {
 		if kinds := g.Kinds.kindsFor(role); !slices.Contains(kinds, e.Kind) {

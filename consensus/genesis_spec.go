@@ -32,9 +32,11 @@ type genesisSpec struct {
 		Sim  []string `yaml:"sim"`
 		VTPM []string `yaml:"vtpm"`
 	} `yaml:"roots"`
-	Entries   []entrySpec `yaml:"entries"`
-	Witnesses []string    `yaml:"witnesses"`
-	Limits    limitsSpec  `yaml:"limits"`
+	Entries   []entrySpec      `yaml:"entries"`
+	Floors    []floorSpec      `yaml:"floors"`
+	Denied    []attest.Product `yaml:"denied"`
+	Witnesses []string         `yaml:"witnesses"`
+	Limits    limitsSpec       `yaml:"limits"`
 }
 
 type orgSpec struct {
@@ -62,6 +64,12 @@ type entrySpec struct {
 	Supersedes  []string          `yaml:"supersedes"`
 	Provenance  string            `yaml:"provenance"`
 	IMA         []string          `yaml:"ima"`
+
+	SupersedeAt string                `yaml:"supersede_at"`
+	Builder     string                `yaml:"builder"`
+	Rebuilds    []Rebuild             `yaml:"rebuilds"`
+	MinimumTCB  map[string]attest.TCB `yaml:"minimum_tcb"`
+	TDX         *tdxSpec              `yaml:"tdx"`
 }
 
 func (s entrySpec) entry() (Entry, error) {
@@ -75,6 +83,9 @@ func (s entrySpec) entry() (Entry, error) {
 		return Entry{}, err
 	}
 	if e.NotAfter, err = parseTime("not_after", s.NotAfter); err != nil {
+		return Entry{}, err
+	}
+	if err := s.govern(&e); err != nil {
 		return Entry{}, err
 	}
 	return NewEntry(e)
@@ -153,6 +164,9 @@ func (s *genesisSpec) genesis(nonce []byte, created time.Time) (*Genesis, error)
 		g.Policy.Entries = append(g.Policy.Entries, e)
 	}
 	sortEntries(g.Policy.Entries)
+	if err := g.Policy.setPlatforms(s.Floors, s.Denied); err != nil {
+		return nil, err
+	}
 	return g, nil
 }
 

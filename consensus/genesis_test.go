@@ -192,19 +192,19 @@ func TestAttestPolicy(t *testing.T) {
 	sortEntries(g.Policy.Entries)
 	g.Kinds.Member = []string{"sim", "sevsnp"}
 	m := newMeshOf(t, g)
-	refs := func(roles ...string) int { return len(m.s.AttestPolicy(roles...).References) }
+	refs := func(roles ...string) int { return len(m.s.AttestPolicy(identity.NodeRef{}, roles...).References) }
 	if refs() != 2 || refs(RoleSeat) != 1 || refs(RoleSeat, RoleAggregator) != 1 || refs(RoleSeat, RoleTrainer) != 0 {
 		t.Errorf("references: %d %d %d %d", refs(), refs(RoleSeat), refs(RoleSeat, RoleAggregator), refs(RoleSeat, RoleTrainer))
 	}
-	p := m.s.AttestPolicy(RoleTrainer)
+	p := m.s.AttestPolicy(identity.NodeRef{}, RoleTrainer)
 	if len(p.Kinds) != 2 || p.Sim == nil || p.SEVSNP == nil || p.TDX != nil || p.AllowNoReferences {
 		t.Errorf("got %+v", p)
 	}
-	if p := m.s.AttestPolicy(RoleSeat); len(p.Kinds) != 1 || p.SEVSNP != nil {
+	if p := m.s.AttestPolicy(identity.NodeRef{}, RoleSeat); len(p.Kinds) != 1 || p.SEVSNP != nil {
 		t.Errorf("a seat's kinds: %+v", p)
 	}
 	var none attest.Policy
-	if p := m.s.AttestPolicy("boss"); len(p.References) != len(none.References) {
+	if p := m.s.AttestPolicy(identity.NodeRef{}, "boss"); len(p.References) != len(none.References) {
 		t.Errorf("an unknown role is admitted: %+v", p)
 	}
 }

@@ -19,6 +19,21 @@ const (
 	// MaxIMA bounds the files of an entry: a list of this length fits a log leaf with all
 	// signatures. Images of more files put them under the boot measurement (dm-verity).
 	MaxIMA = 512
+	// MaxRebuilds bounds the rebuild statements of an entry, MaxAdvisories the lists of what is
+	// demanded of TDX platforms, maxEvaluation their number, which Intel raises some times a
+	// year.
+	MaxRebuilds   = 16
+	MaxAdvisories = 64
+	maxEvaluation = 1 << 20
+	// MaxFloors, MaxDenied and MaxChips bound what is demanded of platforms: floors of which
+	// none covers another, denied products, and the chips that one list names, listed and
+	// removed each. MaxActionChips bounds the chips that one action names.
+	MaxFloors      = 64
+	MaxDenied      = 256
+	MaxChips       = 2048
+	MaxActionChips = 256
+	// MaxHardware bounds the lists of chips: one for each organisation and some entries.
+	MaxHardware = 64
 	// MaxRevoked bounds the remembered removals.
 	MaxRevoked = 4096
 	// MaxSupersedes bounds the entries that one entry replaces.

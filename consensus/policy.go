@@ -22,6 +22,7 @@ type PolicyState struct {
 	base        uint64
 	entries     map[string]Entry // by id
 	revoked     map[string]Entry // by id; entries that were allowed once
+	platforms   platforms
 	seen        map[ProposalID]struct{}
 	bootstrap   *Bootstrap
 	recovery    *Recovery      // that the incarnation began with; nil in incarnation 0
@@ -44,6 +45,7 @@ func newPolicyState(g *Genesis) *PolicyState {
 	for _, e := range g.Policy.Entries {
 		s.entries[e.ID] = e
 	}
+	s.platforms = g.Policy.platforms()
 	return s
 }
 
@@ -97,9 +99,9 @@ func (s *PolicyState) CosignerName(ref identity.NodeRef, boot identity.BootSeq) 
 }
 
 // AttestPolicy returns the appraisal policy for a node that presents all of roles: the
-// kinds admitted for every one of them and the entries that allow all of them. "member"
-// is always among the roles.
-func (s *PolicyState) AttestPolicy(roles ...string) attest.Policy {
+// kinds admitted for every one of them, the entries that allow all of them, and what is
+// demanded of the hardware. "member" is always among the roles.
+func (s *PolicyState) AttestPolicy(of identity.NodeRef, roles ...string) attest.Policy {
 	roles = NormaliseRoles(roles)
 	strict := attest.StrictPolicy()
 	p := attest.Policy{Epoch: uint64(s.epoch)}
@@ -130,9 +132,10 @@ func (s *PolicyState) AttestPolicy(roles ...string) attest.Policy {
 	}
 	for _, e := range s.Entries() {
 		if covers(e.Roles, roles) {
-			p.References = append(p.References, e.reference())
+			p.References = append(p.References, s.reference(&e))
 		}
 	}
+	s.demand(&p, of.Org)
 	for _, e := range s.Revoked() {
 		p.Revoked = append(p.Revoked, e.reference())
 	}
@@ -154,7 +157,7 @@ func (s *PolicyState) allows(m measured, roles []string, now time.Time) attest.C
 		if e.Kind != m.Kind || e.Measurement != m.Measurement || !covers(e.Roles, roles) || !s.registersKnown(&e, m.Reference) {
 			continue
 		}
-		if e.inForce(now) {
+		if s.inForce(&e, now) {
 			return ""
 		}
 		code = attest.CodeExpired
@@ -171,9 +174,9 @@ func (s *PolicyState) allows(m measured, roles []string, now time.Time) attest.C
 }
 
 // registersKnown reports whether a node that matched the entry called reference also has
-// the registers that e demands, and no file that e does not list.
+// the registers and the hardware that e demands, and no file that e does not list.
 func (s *PolicyState) registersKnown(e *Entry, reference string) bool {
-	if e.ID == reference || len(e.Registers) == 0 && len(e.IMA) == 0 {
+	if e.ID == reference {
 		return true
 	}
 	matched, ok := s.entries[reference]
@@ -181,14 +184,14 @@ func (s *PolicyState) registersKnown(e *Entry, reference string) bool {
 		matched, ok = s.revoked[reference]
 	}
 	if !ok || matched.Kind != e.Kind || matched.Measurement != e.Measurement {
-		return false
+		return len(e.Registers) == 0 && len(e.IMA) == 0 && !s.demandsPlatform(e)
 	}
 	for name, v := range e.Registers {
 		if matched.Registers[name] != v {
 			return false
 		}
 	}
-	return e.listsAll(&matched)
+	return e.listsAll(&matched) && s.platformKnown(e, &matched)
 }
 
 // change is a proposal that was accepted, before it takes effect.

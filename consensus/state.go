@@ -23,6 +23,9 @@ type State struct {
 	retired map[identity.PeerID]identity.NodeRef
 	// edges[subject][verifier] is the newest edge between two current peers.
 	edges map[identity.PeerID]map[identity.PeerID]*AttestationResult
+	// spared are the seats that a demand which came due by time would put out, were the rest a
+	// quorum.
+	spared map[identity.NodeRef]struct{}
 	// suspensions are those that still decide something.
 	suspensions map[SuspensionID]*suspended
 	// used is what organisations have had ordered since the newest tick.
@@ -38,8 +41,10 @@ type State struct {
 type node struct {
 	cred *Credential
 	run  *measured
-	// evicted is set while run is not allowed.
+	// evicted is set while run is not allowed, or the node contradicted.
 	evicted attest.Code
+	// contradicted is why enough other organisations refuse the node, whatever it runs.
+	contradicted attest.Code
 	// seat is set for the nodes of Bootstrap and those that became ready; removed says why
 	// one has left the Raft configuration, for good.
 	seat    bool
@@ -52,7 +57,7 @@ type node struct {
 func NewState(g *Genesis) *State {
 	return &State{PolicyState: newPolicyState(g), nodes: map[identity.NodeRef]*node{}, peers: map[identity.PeerID]identity.NodeRef{},
 		retired: map[identity.PeerID]identity.NodeRef{}, edges: map[identity.PeerID]map[identity.PeerID]*AttestationResult{},
-		suspensions: map[SuspensionID]*suspended{}, used: map[identity.OrgID]usage{}, voided: map[identity.NodeRef]identity.BootSeq{}}
+		suspensions: map[SuspensionID]*suspended{}, used: map[identity.OrgID]usage{}, voided: map[identity.NodeRef]identity.BootSeq{}, spared: map[identity.NodeRef]struct{}{}}
 }
 
 // Outcome is what one command did.
@@ -68,6 +73,8 @@ type Outcome struct {
 	Retired []identity.PeerID
 	// SeatsChanged says that Seats is another list than before.
 	SeatsChanged bool
+	// DemandsChanged says that time alone changed what is demanded of nodes, or of whom.
+	DemandsChanged bool
 	// SuspensionsChanged says that something else is suspended than before.
 	SuspensionsChanged bool
 	// Sampled is how many seats have signed the tick.
@@ -247,6 +254,8 @@ func (s *State) pass(next time.Time) (Outcome, error) {
 	evictSeats := len(s.Seats())-len(s.seatsLost()) >= s.Quorum()
 	out := Outcome{SuspensionsChanged: s.expireSuspensions(then)}
 	err := s.reevaluate(&out, fmt.Sprintf("tick %d", s.tickSeq), evictSeats)
+	spared := s.spare()
+	out.DemandsChanged = s.cameDue(then) || spared
 	return out, err
 }
 
@@ -274,6 +283,9 @@ func (s *State) reevaluate(out *Outcome, cause string, evictSeats bool) error {
 		code := s.allows(*n.run, n.cred.Roles, s.now)
 		if code != "" && n.inRaft() && !evictSeats {
 			continue
+		}
+		if code == "" && !n.inRaft() {
+			code = n.contradicted // a seat's end is derived where the findings are ordered
 		}
 		if code != "" && n.evicted == "" {
 			out.Evicted = append(out.Evicted, n.cred.Peer)

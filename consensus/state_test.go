@@ -11,6 +11,7 @@ import (
 
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/internal/envelope"
+	"github.com/attestmesh/meshnode/internal/identity"
 )
 
 func TestBootstrap(t *testing.T) {
@@ -223,7 +224,7 @@ func TestEviction(t *testing.T) {
 	out = m.command(KindResults, m.result("alpha/n1", "beta/n1", "old", func(r *AttestationResult) { r.Epoch = 0; r.At = r.At.Add(time.Second) }))
 	m.refused(out, attest.CodeRevoked)
 	m.refused(m.command(KindTick, m.sample("beta/n1", 1)), attest.CodeNotSeat)
-	if policy := m.s.AttestPolicy(RoleSeat); len(policy.Revoked) != 1 || policy.Revoked[0].Measurement != measurement("old") || policy.Epoch != 1 {
+	if policy := m.s.AttestPolicy(identity.NodeRef{}, RoleSeat); len(policy.Revoked) != 1 || policy.Revoked[0].Measurement != measurement("old") || policy.Epoch != 1 {
 		t.Errorf("policy %+v", policy)
 	}
 	if m.s.N() != 5 {
@@ -354,7 +355,7 @@ func TestReplay(t *testing.T) {
 		if err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
 		}
-		if policy.PolicyDigest() != m.s.PolicyDigest() || !reflect.DeepEqual(policy.AttestPolicy(RoleTrainer), m.s.AttestPolicy(RoleTrainer)) {
+		if policy.PolicyDigest() != m.s.PolicyDigest() || !reflect.DeepEqual(policy.AttestPolicy(identity.NodeRef{}, RoleTrainer), m.s.AttestPolicy(identity.NodeRef{}, RoleTrainer)) {
 			t.Fatalf("seed %d: the policy chain leads elsewhere", seed)
 		}
 	}

@@ -177,7 +177,7 @@ func (s *State) Affirming(subject identity.PeerID, now time.Time) []*Attestation
 
 // allowed reports whether a node's own measurement is known and allowed at now.
 func (s *State) allowed(n *node, now time.Time) bool {
-	return n != nil && n.run != nil && s.allows(*n.run, n.cred.Roles, now) == ""
+	return n != nil && n.run != nil && n.contradicted == "" && s.allows(*n.run, n.cred.Roles, now) == ""
 }
 
 // Eligible returns the nodes that may take part in a round at now, sorted by name: their

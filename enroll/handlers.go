@@ -214,7 +214,7 @@ func (s *Server) verify(ctx context.Context, req *credentialRequest, bind [32]by
 	if err != nil {
 		return attest.Claims{}, refusal(attest.CodeMalformed, "inclusion", err.Error(), "a path to the quoted root")
 	}
-	claims, err := scheme.Verify(ctx, ev, &data, s.cfg.Now())
+	claims, err := attest.Verify(ctx, scheme, ev, &data, s.cfg.Now())
 	if err != nil {
 		return attest.Claims{}, consensus.ReasonOf(err)
 	}

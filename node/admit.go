@@ -82,7 +82,7 @@ func (n *Node) appraise(ctx context.Context, s mesh.Subject, ev attest.Evidence,
 	if !ok {
 		return attest.Claims{}, attest.Refuse(now, attest.NewReason(attest.CodeKindNotAllowed, "kind", ev.Kind, fmt.Sprint(n.kinds())))
 	}
-	claims, err := scheme.Verify(ctx, ev, &data, now)
+	claims, err := attest.Verify(ctx, scheme, ev, &data, now)
 	if err != nil {
 		var refusal *attest.Error
 		if errors.As(err, &refusal) {
@@ -111,10 +111,10 @@ func (n *Node) vouched(credential []byte, claims attest.Claims) (attest.Claims, 
 // and of a seat what was agreed (heard.go).
 func (n *Node) policyFor(s mesh.Subject) (p attest.Policy) {
 	if n.holdsSeat(s.Peer) {
-		n.machine.Agreed(func(st *consensus.State) { p = st.AttestPolicy(s.Roles...) })
+		n.machine.Agreed(func(st *consensus.State) { p = st.AttestPolicy(s.Node, s.Roles...) })
 		return p
 	}
-	n.machine.Present(func(st *consensus.State) { p = st.AttestPolicy(s.Roles...) })
+	n.machine.Present(func(st *consensus.State) { p = st.AttestPolicy(s.Node, s.Roles...) })
 	return p
 }
 

@@ -31,6 +31,10 @@ type AttesterConfig struct {
 	// Collateral is a store (meshnode collateral fetch) from which evidence of sevsnp and tdx
 	// gets what the device does not give: peers fetch nothing.
 	Collateral string `yaml:"collateral"`
+	// HardwareSalt is a file with the salt of this machine's chip (meshnode policy hardware),
+	// which opens the chip's commitment to peers; for sevsnp and tdx. Needed where the
+	// organisation, or the entry of what runs here, has a list of chips.
+	HardwareSalt string `yaml:"hardware_salt"`
 }
 
 // TPMConfig says where a TPM and its logs are. Nothing in it is believed: what the logs say
@@ -79,6 +83,8 @@ func (c *AttesterConfig) check() error {
 		return fmt.Errorf("%s: a node has one source of evidence", strings.Join(kinds, " and "))
 	case c.Collateral != "" && !c.SEVSNP && !c.TDX:
 		return fmt.Errorf("collateral: evidence of kind %s needs none", kinds[0])
+	case c.HardwareSalt != "" && !c.SEVSNP && !c.TDX:
+		return fmt.Errorf("hardware_salt: evidence of kind %s names no chip", kinds[0])
 	case c.Sim != "":
 		return checkSocket(c.Sim)
 	case c.TPM != nil && c.TPM.AK != nil && (c.TPM.AK.Handle == 0 || c.TPM.AK.CertificateIndex == 0):
@@ -89,7 +95,7 @@ func (c *AttesterConfig) check() error {
 
 // paths are those that are relative to the configuration file.
 func (c *AttesterConfig) paths() []*string {
-	out := []*string{&c.Sim, &c.Collateral}
+	out := []*string{&c.Sim, &c.Collateral, &c.HardwareSalt}
 	if c.TPM != nil {
 		out = append(out, &c.TPM.Device, &c.TPM.EventLog, &c.TPM.IMALog, &c.TPM.EKChain)
 	}
@@ -134,10 +140,10 @@ func (c *AttesterConfig) source() (attest.Attester, enroll.Activator, error) {
 	switch {
 	case c.SEVSNP:
 		a, err := sevsnp.FindAttester(ctx)
-		return found(a, err, "an SEV-SNP guest", c.Collateral)
+		return found(a, err, "an SEV-SNP guest", c)
 	case c.TDX:
 		a, err := tdx.FindAttester(ctx)
-		return found(a, err, "a TD", c.Collateral)
+		return found(a, err, "a TD", c)
 	case c.TPM != nil:
 		a := vtpm.NewAttester(c.TPM.options())
 		if c.TPM.AK != nil {
@@ -149,10 +155,14 @@ func (c *AttesterConfig) source() (attest.Attester, enroll.Activator, error) {
 }
 
 // found turns the result of a search into ours: a nil pointer is no attester.
-func found[A attest.Attester](a A, err error, what, collateral string) (attest.Attester, enroll.Activator, error) {
+func found[A attest.Attester](a A, err error, what string, c *AttesterConfig) (attest.Attester, enroll.Activator, error) {
 	if err == nil {
-		completed, err := withCollateral(a, collateral)
-		return completed, nil, err
+		completed, err := withCollateral(a, c.Collateral)
+		if err != nil {
+			return nil, nil, err
+		}
+		salted, err := withSalt(completed, c.HardwareSalt)
+		return salted, nil, err
 	}
 	remedy := "look at meshnode doctor; the kernel module may be missing, or the device unreadable for this user"
 	if errors.Is(err, fs.ErrNotExist) {

@@ -288,7 +288,7 @@ func (d *doctor) platform(ctx context.Context) (attest.Claims, bool) {
 		if scheme.Kind() != evidence.Kind {
 			continue
 		}
-		claims, err := scheme.Verify(ctx, evidence, &data, time.Now())
+		claims, err := attest.Verify(ctx, scheme, evidence, &data, time.Now())
 		if err != nil {
 			d.badError(check, err, want)
 			if c := &d.out.Checks[len(d.out.Checks)-1]; c.Code == attest.CodeNotGenuine {
@@ -418,7 +418,7 @@ func (d *doctor) measurement(claims attest.Claims) {
 		from = "the policy that a peer publishes"
 	}
 	want := fmt.Sprintf("allowed for %s by %s (epoch %d)", strings.Join(append([]string{RoleMember}, d.cfg.Roles...), ", "), from, d.policy.Epoch())
-	result := attest.Appraise(claims, d.policy.AttestPolicy(d.cfg.Roles...), time.Now())
+	result := attest.Appraise(claims, d.policy.AttestPolicy(d.cfg.Ref(), d.cfg.Roles...), time.Now())
 	if result.Affirming() {
 		d.good("measurement", claims.Measurement, want)
 		return

@@ -63,7 +63,7 @@ func (n *Node) dryRun(raw []byte) (DryRun, error) {
 		if !attest.Appraise(s.Claims, n.policyFor(s.Subject), n.now()).Affirming() {
 			continue // refused already
 		}
-		if r := attest.Appraise(s.Claims, after.AttestPolicy(s.Roles...), n.now()); !r.Affirming() && len(r.Reasons) > 0 {
+		if r := attest.Appraise(s.Claims, after.AttestPolicy(s.Node, s.Roles...), n.now()); !r.Affirming() && len(r.Reasons) > 0 {
 			out.Refuses = append(out.Refuses, ClaimsForecast{s.Node.String(), s.Peer.String(), r.Reasons[0]})
 		}
 	}

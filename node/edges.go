@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -134,7 +135,8 @@ func (e *edges) forget(which func(edge) bool) {
 
 func (a edge) saysSame(b edge) bool {
 	return a.result.Verdict == b.result.Verdict && a.result.Measurement == b.result.Measurement &&
-		a.result.Kind == b.result.Kind && a.result.Code() == b.result.Code() && a.result.Reference == b.result.Reference
+		a.result.Kind == b.result.Kind && a.result.Reference == b.result.Reference &&
+		slices.EqualFunc(a.result.Reasons, b.result.Reasons, func(x, y attest.Reason) bool { return x.Code == y.Code })
 }
 
 // run orders pending edges until ctx ends.

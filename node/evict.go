@@ -74,14 +74,20 @@ func (n *Node) rejudge(decided time.Time) {
 	for _, link := range n.mesh.Links() {
 		n.rejudgeLink(link, decided)
 	}
+	for _, seat := range n.spared() {
+		n.log.Error("a seat does not meet what is demanded of it by now; it keeps its vote, or nothing could be ordered", "seat", seat.String())
+	}
 	n.recheck()
 }
 
 func (n *Node) rejudgeLink(link mesh.Link, decided time.Time) {
 	s := link.Session()
-	if result := (judge{n}).Rejudge(s.Subject, s.Claims); !result.Affirming() {
+	result := (judge{n}).Rejudge(s.Subject, s.Claims)
+	if !result.Affirming() {
 		n.evict(link, result, decided)
+		return
 	}
+	n.edges.record(s.Subject, nil, result) // a note that is new gets into the log
 }
 
 // evict closes a link whose peer an ordered decision has put out. Closing tells the peer

@@ -167,7 +167,7 @@ func (n *Node) revokedPeer(s *mesh.Session) *attest.Reason {
 		return nil
 	}
 	var p attest.Policy
-	n.machine.Present(func(st *consensus.State) { p = st.AttestPolicy(s.Roles...) })
+	n.machine.Present(func(st *consensus.State) { p = st.AttestPolicy(s.Node, s.Roles...) })
 	if r := attest.Appraise(s.Claims, p, n.now()); !r.Affirming() {
 		if len(r.Reasons) > 0 {
 			return &r.Reasons[0]

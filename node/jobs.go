@@ -259,7 +259,7 @@ func (n *Node) policyView() PolicyView {
 	var v PolicyView
 	n.machine.View(func(s *consensus.State, _ *federated.Ledger) {
 		v = PolicyView{MeshID: s.MeshID().String(), Incarnation: uint64(s.Incarnation()), Epoch: uint64(s.Epoch()), Base: s.Base(),
-			Entries: s.Entries(), Revoked: s.Revoked(),
+			Entries: s.Entries(), Revoked: s.Revoked(), Ends: s.EntryEnds(), Platforms: platformsView(s),
 			Thresholds:  Thresholds{consensus.NarrowThreshold(s.N()), consensus.WidenThreshold(s.N()), consensus.LiftThreshold(s.N())},
 			Suspensions: suspensionViews(s.Suspensions(s.Now())),
 			Draft:       string(s.NewDraft(nonce, n.now())), Time: s.Now()}
@@ -290,6 +290,10 @@ type PolicyView struct {
 	Witnesses []string         `json:"witnesses"`
 	// Suspensions are those in force.
 	Suspensions []SuspensionView `json:"suspensions"`
+	// Ends says of the entries that end when: their not_after, or earlier what an entry that
+	// supersedes them set.
+	Ends      map[string]time.Time `json:"ends"`
+	Platforms PlatformsView        `json:"platforms"`
 	// Provisional is what acts at this node and was not ordered yet.
 	Provisional []ProvisionalView `json:"provisional"`
 	Draft       string            `json:"draft"` // the frame of a proposal on this base, in YAML

@@ -72,7 +72,7 @@ type Machine struct {
 	ordered uint64                       // guarded by mu; commands that Raft has delivered here
 	marks   []mark                       // guarded by mu; newest last
 	gaps    uint64                       // guarded by mu; counts ticks that came after maxStaleness
-	moved   uint64                       // guarded by mu; counts evictions and retirements
+	moved   uint64                       // guarded by mu; see Moved
 	changes uint64                       // guarded by mu; counts changes of what is suspended
 	pulled  *consensus.PolicyState       // guarded by mu; a policy chain ahead of the ordered one, or nil
 	heard   consensus.Provisional        // guarded by mu; see heard.go
@@ -183,7 +183,7 @@ func (m *Machine) dispatch(raw []byte) ([][]byte, Applied, error) {
 	if out.Reason == nil && out.EpochChanged {
 		m.applied[m.state.Epoch()] = m.now()
 	}
-	if len(out.Evicted)+len(out.Retired) > 0 {
+	if len(out.Evicted)+len(out.Retired) > 0 || out.DemandsChanged {
 		m.moved++
 	}
 	if out.SuspensionsChanged {
@@ -302,7 +302,7 @@ func (m *Machine) Since(seq uint64, limit int) ([][]byte, bool) {
 }
 
 // Moved counts the changes that may put a linked peer out: evictions, by vote or by an
-// entry's end, and newer boots.
+// entry's end, demands that came due, and newer boots.
 func (m *Machine) Moved() uint64 {
 	m.mu.RLock()
 	defer m.mu.RUnlock()

@@ -137,6 +137,7 @@ func (n *Node) explain(s *Status, seats []consensus.Node, quorum, organisations 
 		s.Warnings = append(s.Warnings, n.outageWarnings(c.Expires)...)
 	}
 	s.Warnings = append(s.Warnings, provisionalWarnings(s.Provisional)...)
+	s.Warnings = append(s.Warnings, n.platformWarnings()...)
 	if err := n.machine.Halted(); err != nil {
 		s.Warnings = append(s.Warnings, err.Error())
 	}

@@ -23,13 +23,13 @@ func TestExplainSeats(t *testing.T) {
 	}{
 		{"all answer", PeerConnected, nil, nil},
 		{"one is gone", PeerUnreachable, []consensus.Node{beta}, []string{"beta/n1 holds a seat and has not answered since 03:04:05; 2 of 3 seats answer, 2 are needed"}},
-		{"one came back", PeerConnected, []consensus.Node{beta}, []string{"beta/n1 was started anew and is no seat any more; the vote of its earlier boot cannot be cast; 2 of 3 seats"}},
+		{"one came back", PeerConnected, []consensus.Node{beta}, []string{"beta/n1 was started anew and has not taken its seat again yet; 2 of 3 seats"}},
 		{"one was never met", PeerUnreachable, []consensus.Node{gamma}, []string{"gamma/n1 holds a seat and has never answered; 2 of 3"}},
 		{"one refuses us", PeerRefusesUs, []consensus.Node{beta}, []string{"beta/n1 holds a seat and refuses this node (revoked); 2 of 3 seats answer"}},
 		{"a majority is lost", PeerConnected, []consensus.Node{beta, gamma}, []string{"beta/n1 was started anew", "gamma/n1", "too few seats answer: nothing can be ordered"}},
 	} {
 		s := &Status{Started: true, Peers: []PeerStatus{{Node: "beta/n1", State: tc.beta, Since: since, Code: attest.CodeRevoked}}}
-		explainSeats(s, tc.silent, 3, 2)
+		explainSeats(s, tc.silent, 3, 2, 3)
 		if len(s.Warnings) != len(tc.want) {
 			t.Errorf("%s: %q", tc.name, s.Warnings)
 			continue
@@ -40,7 +40,7 @@ func TestExplainSeats(t *testing.T) {
 			}
 		}
 		if before := (&Status{}); len(tc.silent) == 0 {
-			if explainSeats(before, nil, 0, 2); len(before.Warnings) > 0 {
+			if explainSeats(before, nil, 0, 2, 3); len(before.Warnings) > 0 {
 				t.Errorf("before the start: %q", before.Warnings)
 			}
 		}
@@ -52,7 +52,7 @@ func TestExplainSeats(t *testing.T) {
 
 func TestExplainSeatsSaysWhenNoneCanBeLost(t *testing.T) {
 	s := &Status{Started: true}
-	if explainSeats(s, nil, 2, 2); len(s.Warnings) != 1 || !strings.Contains(s.Warnings[0], "all 2 seats are needed") {
+	if explainSeats(s, nil, 2, 2, 3); len(s.Warnings) != 1 || !strings.Contains(s.Warnings[0], "all 2 seats are needed") {
 		t.Errorf("got %q", s.Warnings)
 	}
 }

@@ -278,18 +278,18 @@ func (a *appraiser) appraise(ctx context.Context, in collect.Input) (appraised, 
 // verify opens the second door and compares what the person said the evidence carries.
 func (a *appraiser) verify(ctx context.Context, s attest.Scheme, in collect.Input) (attest.Claims, error) {
 	if a.want == nil {
-		return s.Verify(ctx, in.Evidence, nil, a.at)
+		return attest.Verify(ctx, s, in.Evidence, nil, a.at)
 	}
 	if !slices.Contains(strings.Split(in.Kind, ","), attest.KindVTPM) {
 		var data attest.ReportData
 		if copy(data[:], a.want) != len(data) {
 			return attest.Claims{}, usageError("give all 64 bytes", "--report-data: %d bytes, but reports of kind %s carry %d", len(a.want), in.Kind, len(data))
 		}
-		return s.Verify(ctx, in.Evidence, &data, a.at)
+		return attest.Verify(ctx, s, in.Evidence, &data, a.at)
 	}
 	// A TPM, also beside a TEE, carries the nonce as given, or its SHA-256 where it is 64
 	// bytes of report data.
-	c, err := s.Verify(ctx, in.Evidence, nil, a.at)
+	c, err := attest.Verify(ctx, s, in.Evidence, nil, a.at)
 	if err != nil {
 		return c, err
 	}

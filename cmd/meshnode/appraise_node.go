@@ -193,7 +193,7 @@ func (a *appraiser) open(ctx context.Context, ev attest.Evidence, data attest.Re
 		}
 		return attest.Claims{}, refused(ev.Kind, why, at)
 	}
-	claims, err := scheme.Verify(ctx, ev, &data, at)
+	claims, err := attest.Verify(ctx, scheme, ev, &data, at)
 	var refusal *attest.Error
 	switch {
 	case err == nil:

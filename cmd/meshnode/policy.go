@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/node"
@@ -16,7 +17,7 @@ func policyCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "policy", Short: "Look at the allowed set and change it with the organisations' signatures", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	cmd.AddCommand(policyShowCommand(), policyApproveCommand(), policyDryRunCommand(), policyProposeCommand(), policySuspendCommand(), policyLiftCommand(),
-		policyHistoryCommand(), policyRebaseCommand())
+		policyHistoryCommand(), policyRebaseCommand(), policyHardwareCommand())
 	return cmd
 }
 
@@ -57,9 +58,10 @@ func policyShowCommand() *cobra.Command {
 		}
 		fmt.Fprintf(cmd.OutOrStdout(), "epoch %d, base %d; %d of %d organisations narrow, %d widen\n\n",
 			v.Epoch, v.Base, v.Thresholds.Narrow, len(v.Organisations), v.Thresholds.Widen)
-		if err := showEntries(cmd.OutOrStdout(), v.Entries, v.Revoked); err != nil {
+		if err := showEntries(cmd.OutOrStdout(), v.Entries, v.Revoked, v.Ends); err != nil {
 			return err
 		}
+		showPlatforms(cmd.OutOrStdout(), v)
 		showSuspensions(cmd.OutOrStdout(), v)
 		return nil
 	}
@@ -67,11 +69,11 @@ func policyShowCommand() *cobra.Command {
 }
 
 // showEntries lists the allowed set and what was removed from it.
-func showEntries(w io.Writer, entries, revoked []consensus.Entry) error {
+func showEntries(w io.Writer, entries, revoked []consensus.Entry, ends map[string]time.Time) error {
 	tw := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(tw, "ENTRY\tKIND\tROLES\tMEASUREMENT")
+	fmt.Fprintln(tw, "ENTRY\tKIND\tROLES\tMEASUREMENT\tENDS\tPROVENANCE")
 	for _, e := range entries {
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\n", e.ID, e.Kind, strings.Join(e.Roles, " "), e.Measurement)
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\n", e.ID, e.Kind, strings.Join(e.Roles, " "), e.Measurement, entryEnd(ends[e.ID]), printable(e.DescribeProvenance()))
 	}
 	for _, e := range revoked {
 		fmt.Fprintf(tw, "%s\t%s\trevoked\t%s\n", e.ID, e.Kind, e.Measurement)

@@ -123,6 +123,7 @@ type policyThen struct {
 	Newest      identity.Epoch       `json:"newest"` // that the history reaches
 	Entries     []consensus.Entry    `json:"entries"`
 	Revoked     []consensus.Entry    `json:"revoked"`
+	Ends        map[string]time.Time `json:"ends"` // of those that end
 }
 
 // showPolicyAt prints the allowed set of an epoch.
@@ -139,10 +140,10 @@ func showPolicyAt(cmd *cobra.Command, f *policySource, epoch uint64, asJSON bool
 		}
 		return refusedError(string(r.Code), r.Remedy, "%v", err)
 	}
-	v := policyThen{s.MeshID(), s.Incarnation(), s.Epoch(), s.Base(), t.steps[len(t.steps)-1].Epoch, s.Entries(), s.Revoked()}
+	v := policyThen{s.MeshID(), s.Incarnation(), s.Epoch(), s.Base(), t.steps[len(t.steps)-1].Epoch, s.Entries(), s.Revoked(), s.EntryEnds()}
 	if asJSON {
 		return printJSON(cmd.OutOrStdout(), v)
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "epoch %d of %d, base %d; what was suspended then is in the log\n\n", v.Epoch, v.Newest, v.Base)
-	return showEntries(cmd.OutOrStdout(), v.Entries, v.Revoked)
+	return showEntries(cmd.OutOrStdout(), v.Entries, v.Revoked, v.Ends)
 }
