@@ -25,9 +25,10 @@ func (s *State) contradict(out *Outcome, r *AttestationResult) error {
 		return nil
 	}
 	subject := s.nodes[r.Subject.Node]
+	before := subject.contradicted
 	subject.contradicted = s.contradiction(subject)
 	if subject.contradicted != "" && !subject.inRaft() {
-		if subject.evicted == "" {
+		if before == "" {
 			out.Evicted = append(out.Evicted, subject.cred.Peer)
 		}
 		subject.evicted = subject.contradicted
@@ -108,7 +109,7 @@ func (s *State) floorDue() bool {
 func (s *State) spare() bool {
 	spared := map[identity.NodeRef]struct{}{}
 	ended := s.seatsLost() // those that the tick would have evicted, had it been safe
-	for _, ref := range ended {
+	for ref := range ended {
 		spared[ref] = struct{}{}
 	}
 	if s.genesis.FSMVersion >= fsmGovernance && s.floorDue() {
@@ -132,9 +133,7 @@ func (s *State) spare() bool {
 // Spared returns the seats that would be out but for the quorum, sorted by name: their entry
 // has ended or a floor came into force that they do not meet, and without them nothing could
 // be ordered. They keep their vote and nothing else; the organisations must replace them.
-func (s *State) Spared() []identity.NodeRef {
-	return slices.SortedFunc(maps.Keys(s.spared), compareRefs)
-}
+func (s *State) Spared() []identity.NodeRef { return sortedRefs(s.spared) }
 
 // AttestPolicy is PolicyState.AttestPolicy, but that time puts out no seat whose loss would
 // stop the mesh: for a spared one nothing ends and no floor comes into force by time.

@@ -215,7 +215,7 @@ func (s *State) forecast() []Departure {
 		for _, peer := range passed.Evicted {
 			out = append(out, departing(s.nodes[s.peers[peer]], at, seats[peer]))
 		}
-		for _, ref := range s.seatsLost() {
+		for _, ref := range sortedRefs(s.seatsLost()) {
 			if n := s.nodes[ref]; !held[ref] {
 				held[ref] = true
 				d := departing(n, at, true)

@@ -232,7 +232,9 @@ func (s *PolicyState) demand(p *attest.Policy, org identity.OrgID) {
 // reference is that of an entry, with what the policy adds to it.
 func (s *PolicyState) reference(e *Entry) attest.Reference {
 	r := e.reference()
-	r.NotAfter = s.end(e)
+	if end := s.end(e); !end.IsZero() {
+		r.NotAfter = end.Add(-time.Nanosecond) // a reference's is the last moment, an end the first after it
+	}
 	if l, ok := s.platforms.hardware[HardwareScope{Entry: e.ID}]; ok {
 		r.Platform.Hardware = &l
 	}

@@ -218,7 +218,7 @@ func (s *State) hearNarrowing(raw []byte) (Heard, error) {
 	if c.class != ClassNarrow {
 		return Heard{}, refuse(attest.CodeUnsupported, "proposal "+c.proposal.id.String(), "class "+string(c.class), "a narrowing: nothing else acts before it is ordered")
 	}
-	if err := s.keepsQuorum(c); err != nil {
+	if _, err := s.keepsQuorum(c); err != nil {
 		return Heard{}, err
 	}
 	says := make([]string, 0, len(c.proposal.Actions))

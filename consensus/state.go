@@ -3,7 +3,6 @@ package consensus
 import (
 	"fmt"
 	"maps"
-	"slices"
 	"strings"
 	"time"
 
@@ -193,7 +192,8 @@ func (s *State) orderProposal(raw []byte) (Outcome, error) {
 // enact has a proposal take effect that was judged on s, unless it would stop the mesh
 // without saying so.
 func (s *State) enact(c *change) (Outcome, error) {
-	if err := s.keepsQuorum(c); err != nil {
+	safe, err := s.keepsQuorum(c)
+	if err != nil {
 		return Outcome{}, err
 	}
 	if err := s.checkOrganisationKeys(c.next); err != nil {
@@ -210,28 +210,32 @@ func (s *State) enact(c *change) (Outcome, error) {
 	if err := s.dropOrganisations(&out, cause); err != nil {
 		return out, err
 	}
-	err := s.reevaluate(&out, cause, true)
+	err = s.reevaluate(&out, cause, safe)
 	return out, err
 }
 
 // keepsQuorum demands that a change, judged on s, leaves a quorum of seats, unless it confirms
-// otherwise: of the seats there are, and of the organisations that there are to be.
-func (s *State) keepsQuorum(c *change) error {
+// otherwise: of the seats there are, and of the organisations that there are to be. Seats that
+// time alone would put out stay where that is not safe, which is reported, and hold up nothing
+// else.
+func (s *State) keepsQuorum(c *change) (safe bool, err error) {
 	if c.proposal.ConfirmQuorumLoss {
-		return nil
+		return true, nil
 	}
 	trial := s.WithPolicy(c.next)
-	lost := trial.seatsLost()
+	lost, before := trial.seatsLost(), s.seatsLost()
 	have := len(s.Seats())
 	left := have - len(lost)
-	if len(lost) > 0 && left < s.Quorum() {
-		return refuse(attest.CodeQuorumLoss, "proposal", fmt.Sprintf("evicts the seats %s", lost), fmt.Sprintf("%d of %d seats to remain", s.Quorum(), have))
+	safe = left >= s.Quorum()
+	maps.DeleteFunc(lost, func(ref identity.NodeRef, code attest.Code) bool { return before[ref] == code })
+	if len(lost) > 0 && !safe {
+		return false, refuse(attest.CodeQuorumLoss, "proposal", fmt.Sprintf("evicts the seats %s", sortedRefs(lost)), fmt.Sprintf("%d of %d seats to remain", s.Quorum(), have))
 	}
 	n := max(left, floorHalf(trial.N()))
 	if want := floorHalf(n); c.class == ClassConstitution && left < want && want > s.Quorum() {
-		return refuse(attest.CodeQuorumLoss, "proposal", fmt.Sprintf("%d organisations, of which %d have a seat that votes", trial.N(), left), fmt.Sprintf("%d seats that vote", want))
+		return false, refuse(attest.CodeQuorumLoss, "proposal", fmt.Sprintf("%d organisations, of which %d have a seat that votes", trial.N(), left), fmt.Sprintf("%d seats that vote", want))
 	}
-	return nil
+	return safe, nil
 }
 
 func (s *State) applyTick(envelopes [][]byte) (Outcome, error) {
@@ -260,13 +264,19 @@ func (s *State) pass(next time.Time) (Outcome, error) {
 }
 
 // seatsLost returns the seats whose measurement is not allowed under s, or whose organisation
-// is not in it.
-func (s *State) seatsLost() []identity.NodeRef {
-	var lost []identity.NodeRef
-	for _, ref := range s.refs() {
-		n := s.nodes[ref]
-		if _, in := s.orgs.find(ref.Org); n.inRaft() && (!in || n.run != nil && s.allows(*n.run, n.cred.Roles, s.now) != "") {
-			lost = append(lost, ref)
+// is not in it, and why.
+func (s *State) seatsLost() map[identity.NodeRef]attest.Code {
+	lost := map[identity.NodeRef]attest.Code{}
+	for ref, n := range s.nodes {
+		if !n.inRaft() {
+			continue
+		}
+		if _, in := s.orgs.find(ref.Org); !in {
+			lost[ref] = attest.CodeOrganisationRemoved
+		} else if n.run == nil {
+			continue
+		} else if code := s.allows(*n.run, n.cred.Roles, s.now); code != "" {
+			lost[ref] = code
 		}
 	}
 	return lost
@@ -316,7 +326,7 @@ func (n *node) inRaft() bool { return n.seat && n.removed == "" }
 
 // refs returns the names of all nodes in order.
 func (s *State) refs() []identity.NodeRef {
-	return slices.SortedFunc(maps.Keys(s.nodes), compareRefs)
+	return sortedRefs(s.nodes)
 }
 
 func compareRefs(a, b identity.NodeRef) int {
