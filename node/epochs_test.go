@@ -37,6 +37,11 @@ type crowd struct {
 	nonce     int
 	base      uint64
 	fed       []*Node // whose machines the test feeds; nil: all
+	// kind of the evidence, the schemes that verify it, and what makes that of node i; the
+	// second result is the machine below, where the first is more than it.
+	kind    string
+	schemes []attest.Scheme
+	machine func(i int, measurement string) (attest.Attester, *attesttest.Attester)
 }
 
 var crowdOrgs = []string{"alpha", "beta", "delta", "epsilon", "eta", "gamma", "zeta"}
@@ -90,16 +95,33 @@ func (noDirectory) Policy(context.Context, string) (PolicyDocument, error) {
 // seats; release says what each runs, which must be "new" or "old".
 func newCrowd(t testing.TB, n int, release func(i int) string) *crowd {
 	t.Helper()
-	c := &crowd{t: t, forger: attesttest.New("crowd")}
+	c := &crowd{t: t, forger: attesttest.New("crowd"), kind: attest.KindSim}
+	c.schemes = []attest.Scheme{c.forger.Scheme()}
+	c.machine = func(_ int, measurement string) (attest.Attester, *attesttest.Attester) {
+		a := c.forger.Attester(measurement)
+		return a, a
+	}
+	c.populate(n, release)
+	return c
+}
+
+// populate signs genesis and makes the nodes.
+func (c *crowd) populate(n int, release func(i int) string) {
+	t := c.t
+	t.Helper()
+	simulated, kinds := c.kind == attest.KindSim, []string{c.kind}
 	g := &consensus.Genesis{
-		Name: "crowd", Nonce: strings.Repeat("c0", 32), CreatedAt: time.Now().UTC().Truncate(time.Second), LogOrigin: "sim.example.org/test",
-		FSMVersion: consensus.FSMVersion, StoreKind: consensus.StoreMemory, AllowSim: true,
-		Kinds:     consensus.Kinds{Member: []string{attest.KindSim}, Seat: []string{attest.KindSim}, Aggregator: []string{attest.KindSim}},
-		Roots:     consensus.Roots{VTPM: []consensus.RootKey{}},
+		Name: "crowd", Nonce: strings.Repeat("c0", 32), CreatedAt: time.Now().UTC().Truncate(time.Second), LogOrigin: "example.org/test",
+		FSMVersion: consensus.FSMVersion, StoreKind: consensus.StoreMemory, AllowSim: simulated,
+		Kinds:     consensus.Kinds{Member: kinds, Seat: kinds, Aggregator: kinds},
+		Roots:     consensus.Roots{Sim: []envelope.PublicKey{}, VTPM: []consensus.RootKey{}},
 		Witnesses: []string{}, Limits: consensus.Limits{Nodes: consensus.DefaultNodes, Proposals: consensus.MaxQuota, Credentials: consensus.MaxQuota},
 	}
-	for _, r := range c.forger.Roots() {
-		g.Roots.Sim = append(g.Roots.Sim, envelope.PublicKey{PublicKey: r})
+	if simulated {
+		g.LogOrigin = "sim." + g.LogOrigin
+		for _, r := range c.forger.Roots() {
+			g.Roots.Sim = append(g.Roots.Sim, envelope.PublicKey{PublicKey: r})
+		}
 	}
 	for _, name := range []string{"new", "old"} {
 		g.Policy.Entries = append(g.Policy.Entries, c.entry(name))
@@ -121,12 +143,11 @@ func newCrowd(t testing.TB, n int, release func(i int) string) *crowd {
 	for i := range n {
 		c.add(i, release(i))
 	}
-	return c
 }
 
 func (c *crowd) entry(release string) consensus.Entry {
 	c.t.Helper()
-	e, err := consensus.NewEntry(consensus.Entry{Kind: attest.KindSim, Measurement: attesttest.Measurement(release),
+	e, err := consensus.NewEntry(consensus.Entry{Kind: c.kind, Measurement: attesttest.Measurement(release),
 		Roles: consensus.NormaliseRoles([]string{consensus.RoleSeat, consensus.RoleTrainer, consensus.RoleAggregator})})
 	if err != nil {
 		c.t.Fatal(err)
@@ -141,8 +162,8 @@ func (c *crowd) add(i int, release string) {
 	if i < len(crowdOrgs) {
 		cfg.Roles = []string{RoleSeat}
 	}
-	a := c.forger.Attester(attesttest.Measurement(release))
-	deps := Deps{Genesis: c.genesis, Attester: a, Schemes: []attest.Scheme{c.forger.Scheme()}, Directory: noDirectory{}, InMemory: true,
+	a, below := c.machine(i, attesttest.Measurement(release))
+	deps := Deps{Genesis: c.genesis, Attester: a, Schemes: c.schemes, Directory: noDirectory{}, InMemory: true,
 		Enroller: func(k Keys) Enroller { return crowdEnroller{c, cfg.Ref(), cfg.Roles, k} },
 		NewMesh:  func(m mesh.Config) (mesh.Mesh, error) { return mesh.NewMemory(&c.network, m) }}
 	n, err := newNode(context.Background(), cfg, deps)
@@ -164,7 +185,7 @@ func (c *crowd) add(i int, release string) {
 	}
 	n.tasks.Go(func() { n.watchPolicy(n.ctx) })
 	n.tasks.Go(func() { n.watchStreams(n.ctx) })
-	c.nodes, c.attesters = append(c.nodes, n), append(c.attesters, a)
+	c.nodes, c.attesters = append(c.nodes, n), append(c.attesters, below)
 }
 
 // close ends all nodes.
