@@ -176,6 +176,11 @@ func TestFloorWithGrace(t *testing.T) {
 					t.Errorf("verifiers find %q on %s, want %q", got, ref, want)
 				}
 			}
+			for _, ref := range m.s.Spared() {
+				if n, _ := m.s.NodeByRef(ref); !n.Seat || m.s.IsEligible(n.Peer, m.at) {
+					t.Errorf("%s is a seat: %t, and eligible", ref, n.Seat)
+				}
+			}
 			if tc.spared != "" {
 				// Who replays the chain spares nobody: a client trusts no seat that is below.
 				s := must(ReplayPolicy(m.g, m.s.PolicyChain()))

@@ -32,8 +32,10 @@
 // An Entry allows one measurement, of one kind of evidence, to hold a set of roles. Its id
 // is computed: the first 16 hex characters of the SHA-256 of its compact JSON without the
 // id. A file may state the id; it is then checked. Every entry has the role "member".
-// Entry.Supersedes names the entries it is meant to replace, for people and for audits:
-// both are in force until the old one is removed or passes its not_after.
+// Entry.Supersedes names the entries it is meant to replace, for people and for audits: both
+// are in force until the old one is removed or passes its not_after or, from fsm_version 4 on,
+// until SupersedeAt. That is an ordered time in the signed bytes, so that who replays the
+// policy needs no ticks. It stays the old entry's end when the new one is removed.
 //
 // An entry for a measured boot may list, as ima, the digests of all files that the kernel's
 // IMA list may show. The list is part of the signed bytes and of the id, so that whoever
@@ -52,13 +54,41 @@
 // # Classes of proposals
 //
 // N is the number of member organisations. The class is computed from the entries before
-// and after, never declared: if every entry after was an entry before, the proposal is
-// narrow and needs ⌊N/2⌋+1 organisations; anything else widens and needs
+// and after, never declared: if every entry after was an entry before, none lasts longer and
+// no hardware is accepted that was not, the proposal is narrow and needs ⌊N/2⌋+1 organisations; anything else widens and needs
 // max(⌊N/2⌋+1, ⌈2N/3⌉). An entry that some other entry happens to cover is still an
 // addition: otherwise two narrowings would not commute. A widening binds the base it was
 // signed on and raises it; a narrowing names its target absolutely and never goes stale.
 // Both raise the epoch. Adding back a revoked measurement takes an explicit readmit, so
 // that a widening signed earlier cannot undo a removal that was ordered meanwhile.
+//
+// # Platforms
+//
+// From fsm_version 4 on the organisations decide about hardware, beside what every verifier
+// demands anyway (attest.StrictPolicy), which no field of a proposal weakens. Floors
+// (RaiseFloor) are least TCBs, from a time on. They never fall: of floors of which one covers
+// another the higher counts, of others all do, whatever the order. A proposal of nothing but
+// floors that are covered is refused; one that does something besides is not. Products are
+// denied (DenyProduct) until a widening allows them. Lists of chips bind the nodes of an
+// organisation, or of an entry; what remains is listed by every LimitHardware and named by no
+// RemoveHardware, until a widening adds it, by an explicit readmit where it was removed.
+//
+// Lists hold commitments (attest.HardwareCommitment), SHA-256 over lp("meshnode-hardware/v1")
+// lp(salt) lp(kind) lp(chip id), with 32 bytes of salt for each machine. The opening travels
+// with the machine's evidence on the attested channel, as an item of no scheme, and is
+// nowhere in the log: results name neither a chip nor a commitment. So a list says how many
+// chips an organisation has and nothing else, and whoever has seen one machine's salt can look
+// for that machine alone.
+//
+// No leaf says what hardware a node has, so that the ordered state cannot tell whom a demand
+// hits. Verifiers can (PolicyState.AttestPolicy), from the claims they hold, and refuse at once.
+// A node is contradicted while organisations that are a quorum of the seats, its own not
+// counted, refuse it by their newest edges and affirm it by none; it is then evicted whatever it
+// runs, and its seat leaves the Raft configuration where the rest is a quorum. That is derived
+// from edges alone, without a clock. A floor whose time has not come is a note in edges
+// (tcb_floor_ahead). If at its time the seats that a quorum finds below it are so many that the
+// rest is none, all of them are spared, as are seats whose entry ends: verifiers overlook for
+// them what came due by time. A spared seat has its vote and takes part in no round.
 //
 // # Commands
 //
@@ -67,7 +97,8 @@
 //
 //	bootstrap   [genesis, bootstrap]    leaves: both, as leaf 0 and 1
 //	credential  [credential]            leaf: itself; a removed seat adds a membership leaf
-//	results     [result, …]             leaves: those accepted
+//	results     [result, …]             leaves: those accepted, each followed by one membership
+//	                                    leaf per seat that it lets go
 //	proposal    [proposal]              leaf: itself, then one membership leaf per removed seat
 //	tick        [time-sample, …]        leaves: one membership leaf per removed seat
 //	suspension  [suspension]            leaf: itself
@@ -82,7 +113,7 @@
 // nothing and has no leaf. Apply checks every signature except those of results, which
 // CheckResults checks before an entry is stored, so that they can be verified in parallel.
 // New action or command kinds and new fields need a higher fsm_version in genesis; suspensions
-// came with 2, ak and ima with 3. In a mesh of an older version they are refused on every node.
+// came with 2, ak and ima with 3, demands on platforms with 4. In a mesh of an older version they are refused on every node.
 //
 // # Time
 //
@@ -100,7 +131,7 @@
 // leaves the allowed set is evicted; a seat's node then leaves the Raft configuration for
 // good, while its organisation keeps its seat and its vote on proposals. A proposal that would evict
 // so many seats that the rest is no quorum is refused unless it is confirmed in its signed bytes; a
-// tick that would (an entry passing its not_after) evicts no seat.
+// tick that would (an entry passing its end) evicts no seat.
 //
 // # Seats
 //

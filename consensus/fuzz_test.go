@@ -34,6 +34,8 @@ func FuzzGenesis(f *testing.F) {
 
 func FuzzProposal(f *testing.F) {
 	m := started(f, 2)
+	v4 := hardware(f, 2)
+	f.Add(v4.payload(v4.propose(platformActions(f, v4))))
 	fuzzPayload(f, m.sign(m.payload(m.propose(add(entry(f, "x")), remove("old"))), "alpha govern"), func(payload []byte) ([]byte, error) {
 		p, err := DecodeProposal(payload)
 		if err != nil {
@@ -151,6 +153,8 @@ func FuzzCommand(f *testing.F) {
 	f.Add(must(EncodeCommand(must(NewCommand(KindDrain, v4.drain("alpha/n1", 1))))))
 	f.Add(must(EncodeCommand(must(NewCommand(KindRetirement, v4.retirement("alpha/n1", 1, "alpha govern"))))))
 	f.Add(must(EncodeCommand(must(NewCommand(KindLift, v2.lift(id, "beta govern"))))))
+	v4 := hardware(f, 2)
+	f.Add(must(EncodeCommand(must(NewCommand(KindProposal, v4.sign(v4.payload(v4.propose(platformActions(f, v4))), v4.governors(2)...))))))
 	f.Add(must(EncodeCommand(must(NewCommand(KindProposal, m.sign(m.payload(m.propose(remove("old"))), m.governors(2)...))))))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		c, err := DecodeCommand(raw)
@@ -179,6 +183,7 @@ func FuzzCommand(f *testing.F) {
 func FuzzFiles(f *testing.F) {
 	f.Add([]byte(specText))
 	f.Add([]byte(draftText))
+	f.Add([]byte(platformDraft))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		if g, err := NewGenesis("f", text, make([]byte, 32), start); err == nil {
 			if _, err := DecodeGenesis(must(g.Payload())); err != nil {

@@ -33,6 +33,9 @@ func TestGolden(t *testing.T) {
 	v4.reboots("beta/n1", 2)
 	ready := v4.ready(v4.readyOf("beta/n1", 2), boot("beta/n1", 2), "alpha/n1 1", "gamma/n1 1")
 	taken := v4.ok(v4.command(KindReady, ready)).Leaves[1]
+	v4 := hardware(t, 3)
+	onPlatforms := v4.sign(v4.payload(v4.propose(platformActions(t, v4))), v4.governors(3)...)
+	v4.ok(v4.command(KindProposal, onPlatforms))
 	for name, got := range map[string][]byte{
 		"ready.json":              ready,
 		"membership-taken.json":   taken,
@@ -40,6 +43,7 @@ func TestGolden(t *testing.T) {
 		"retirement.json":         v4.retirement("alpha/n1", 1, "alpha govern"),
 		"credential-ak.json":      v3.credential("alpha/n2", 1, activated),
 		"proposal-ima.json":       v3.sign(v3.payload(v3.propose(add(booted(t, "meshnode", "init")))), v3.governors(2)...),
+		"proposal-platforms.json": onPlatforms,
 		"genesis.json":            m.g.Raw(),
 		"bootstrap.json":          newMesh(t, 2).bootstrap(1),
 		"credential.json":         m.credential("alpha/n2", 1, func(c *Credential) { c.Checkpoint = CheckpointSeen{9, sha256Hex(nil)} }),

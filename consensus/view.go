@@ -194,7 +194,7 @@ func (s *State) Eligible(now time.Time) []Node {
 }
 
 func (s *State) eligible(n *node, now time.Time) bool {
-	if !s.affirmed(n, now) {
+	if _, spared := s.spared[n.cred.Ref()]; spared || !s.affirmed(n, now) {
 		return false
 	}
 	_, suspended := s.SuspendedNode(n.cred.Ref(), now)
