@@ -23,7 +23,7 @@ func (a *appraisal) platforms() {
 		}
 	}
 	for _, f := range p.Floors {
-		if a.result.At.Before(f.From) {
+		if !f.due(a.result.At) {
 			for _, o := range f.objections(c) {
 				a.add(tierNote, nil, NewReason(CodeFloorAhead, o.claim, o.got, o.want+" from "+f.From.Format(time.RFC3339)))
 			}

@@ -29,7 +29,13 @@ type Floor struct {
 	// From is when it comes into force, zero for at once. Until then a platform below it gets
 	// a note (tcb_floor_ahead) that leaves its verdict as it is.
 	From time.Time `json:"from,omitzero"`
+	// Wait is how much later it binds those that this policy is for; it is no part of what was
+	// demanded, and counts only where From is set.
+	Wait time.Duration `json:"-"`
 }
+
+// due reports whether f is in force at a time.
+func (f Floor) due(at time.Time) bool { return f.From.IsZero() || !at.Before(f.From.Add(f.Wait)) }
 
 // TDXDemand is what is demanded of a TDX platform's TCB, in the terms of TDXPolicy; fields
 // that are unset demand nothing.

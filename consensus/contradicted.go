@@ -135,19 +135,33 @@ func (s *State) spare() bool {
 // be ordered. They keep their vote and nothing else; the organisations must replace them.
 func (s *State) Spared() []identity.NodeRef { return sortedRefs(s.spared) }
 
+// dueWithin is how long verifiers wait for the tick that settles whom a demand puts out which
+// has come due by their own clocks.
+const dueWithin = 3 * TickInterval
+
 // AttestPolicy is PolicyState.AttestPolicy, but that time puts out no seat whose loss would
-// stop the mesh: for a spared one nothing ends and no floor comes into force by time.
+// stop the mesh: for a spared one nothing ends and no floor comes into force by time. Who is
+// spared is settled by the tick that passes the time; until it is ordered nothing is due.
 func (s *State) AttestPolicy(of identity.NodeRef, roles ...string) attest.Policy {
 	p := s.PolicyState.AttestPolicy(of, roles...)
-	if _, spared := s.spared[of]; !spared {
-		return p
+	_, spared := s.spared[of]
+	due := func(t time.Time) time.Time {
+		switch {
+		case spared:
+			return endOfTime
+		case t.After(s.now) && !s.now.IsZero():
+			return t.Add(dueWithin)
+		}
+		return t
 	}
-	for i := range p.References {
-		p.References[i].NotAfter = time.Time{}
+	for i, r := range p.References {
+		if !r.NotAfter.IsZero() {
+			p.References[i].NotAfter = due(r.NotAfter)
+		}
 	}
 	for i, f := range p.Platforms.Floors {
 		if !f.From.IsZero() {
-			p.Platforms.Floors[i].From = endOfTime
+			p.Platforms.Floors[i].Wait = due(f.From).Sub(f.From)
 		}
 	}
 	return p

@@ -160,6 +160,13 @@ func TestFloorWithGrace(t *testing.T) {
 					t.Errorf("%s before the time: %v", subject, m.verdictOn(ref, low).Reasons)
 				}
 			}
+			// By a verifier's own clock the time has come; which seats are spared is not settled yet.
+			if r := attest.Appraise(low, m.s.AttestPolicy(alphaNode, allRoles...), from.Add(TickInterval)); r.Code() != attest.CodeFloorAhead {
+				t.Errorf("before the tick: %v", r.Reasons)
+			}
+			if r := attest.Appraise(low, m.s.AttestPolicy(alphaNode, allRoles...), from.Add(dueWithin)); r.Code() != attest.CodeTCBBelowFloor {
+				t.Errorf("no tick comes: %v", r.Reasons)
+			}
 			if out := m.tick(time.Millisecond); !out.DemandsChanged || len(out.Leaves) != 0 {
 				t.Fatalf("at the time: %+v", out)
 			}

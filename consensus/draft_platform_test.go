@@ -147,7 +147,7 @@ func jsonNames(typ reflect.Type, seen map[reflect.Type]bool) (out []string) {
 	seen[typ] = true
 	for i := range typ.NumField() {
 		f := typ.Field(i)
-		if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name != "" {
+		if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name != "" && name != "-" {
 			out = append(out, name)
 		}
 		out = append(out, jsonNames(f.Type, seen)...)

@@ -544,7 +544,7 @@ func TestPlatformsReplay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.PolicyDigest() != m.s.PolicyDigest() || !reflect.DeepEqual(s.AttestPolicy(alphaNode, RoleSeat), m.s.AttestPolicy(alphaNode, RoleSeat)) {
+	if s.PolicyDigest() != m.s.PolicyDigest() || !reflect.DeepEqual(s.AttestPolicy(alphaNode, RoleSeat), m.s.PolicyState.AttestPolicy(alphaNode, RoleSeat)) {
 		t.Error("a member demands something else than the seats")
 	}
 	// The sections tell apart what the chain does not: the same chain with another end of an

@@ -75,7 +75,7 @@ func (n *Node) rejudge(decided time.Time) {
 		n.rejudgeLink(link, decided)
 	}
 	for _, seat := range n.spared() {
-		n.log.Error("a seat does not meet what is demanded of it by now; it keeps its vote, or nothing could be ordered", "seat", seat.String())
+		n.log.Warn("a seat does not meet what is demanded of it by now; it keeps its vote, or nothing could be ordered", "seat", seat.String())
 	}
 	n.recheck()
 }

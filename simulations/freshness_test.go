@@ -43,10 +43,16 @@ expect phase member of rest
 // stage plays a script and then does what a text cannot say.
 func stage(t *testing.T, text string, prepare func(*world), then func(*actor)) {
 	t.Helper()
+	stageOn(t, nil, text, prepare, then)
+}
+
+// stageOn is stage on a kind of platform.
+func stageOn(t *testing.T, on *hardware, text string, prepare func(*world), then func(*actor)) {
+	t.Helper()
 	t.Parallel()
 	s := parse(t, text)
 	synctest.Test(t, func(t *testing.T) {
-		_, err := s.Play(1, Options{prepare: prepare, NodeLog: nodeLogger(), Log: func(line string) { t.Log(line) }, then: func(p *player) error {
+		_, err := s.Play(1, Options{hardware: on, prepare: prepare, NodeLog: nodeLogger(), Log: func(line string) { t.Log(line) }, then: func(p *player) error {
 			then(&actor{T: t, p: p})
 			return nil
 		}})

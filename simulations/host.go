@@ -13,7 +13,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/attest/attesttest"
 	"github.com/attestmesh/meshnode/internal/identity"
 	"github.com/attestmesh/meshnode/mesh"
@@ -80,7 +79,7 @@ func (w *world) start(name, release string, roles []string) error {
 	}
 	machine := w.address(len(w.hosts))
 	h := &host{name: name, machine: machine, release: release, ip: machine, console: w.client(machine), done: make(chan struct{}),
-		attester: w.forger.Attester(attesttest.Measurement(release))}
+		attester: w.hardware.attester(name, attesttest.Measurement(release))}
 	cfg := node.Config{Organisation: ref.Org, Node: ref.Name, Roles: roles, Listen: []string{"/ip4/" + h.ip + "/tcp/4001"}}
 	for i := range max(len(w.hosts), len(w.genesis.Organisations)) {
 		if i != len(w.hosts) {
@@ -88,7 +87,7 @@ func (w *world) start(name, release string, roles []string) error {
 		}
 	}
 	deps := node.Deps{
-		Genesis: w.genesis, Attester: h.attester, Schemes: []attest.Scheme{w.forger.Scheme()},
+		Genesis: w.genesis, Attester: h.attester, Schemes: w.hardware.schemes,
 		Enroller:  func(k node.Keys) node.Enroller { return &desk{enroller: e, name: ref.Name, roles: roles, keys: k} },
 		Directory: node.NewHTTPDirectory(w.client(machine).Transport), NewMesh: w.meshOf(h), InMemory: true,
 		Log: w.watch.logger(name, w.opts.NodeLog),

@@ -25,6 +25,8 @@ type Options struct {
 	// NodeLog, if set, gets what the nodes log.
 	NodeLog *slog.Logger
 
+	// hardware is what the nodes run on; nil for sim platforms.
+	hardware *hardware
 	// A test's: before the first node starts, and after the last step while all run.
 	prepare func(*world)
 	then    func(*player) error

@@ -25,10 +25,19 @@ import (
 // latency is the way from one host to another: two clouds of one continent.
 const latency = 20 * time.Millisecond
 
+// hardware is a kind of platform with a vendor of its own.
+type hardware struct {
+	kind    string
+	schemes []attest.Scheme
+	// attester is that of the machine on which a node, as it is called at first, runs.
+	attester func(name, measurement string) *attesttest.Attester
+}
+
 // world is one mesh with everything around it. One goroutine, the player's, uses it; what
 // clients need of it is immutable once they run.
 type world struct {
 	opts      Options
+	hardware  hardware
 	rnd       *rand.Rand
 	wire      *memtransport.Network
 	forger    *attesttest.Forger
@@ -52,6 +61,10 @@ func newWorld(orgs, releases []string, seed uint64, opts Options) (*world, error
 		opts: opts, rnd: rand.New(rand.NewPCG(seed, 1)), wire: &memtransport.Network{Latency: latency},
 		forger: attesttest.New("simulations"), enrollers: map[identity.OrgID]*enroller{},
 	}
+	w.hardware = hardware{attest.KindSim, []attest.Scheme{w.forger.Scheme()}, func(_, m string) *attesttest.Attester { return w.forger.Attester(m) }}
+	if opts.hardware != nil {
+		w.hardware = *opts.hardware
+	}
 	g, err := w.makeGenesis(orgs, releases)
 	if err != nil {
 		return nil, err
@@ -69,18 +82,22 @@ func newWorld(orgs, releases []string, seed uint64, opts Options) (*world, error
 
 // makeGenesis writes the file that people would, and has every organisation sign it.
 func (w *world) makeGenesis(orgs, releases []string) (*consensus.Genesis, error) {
+	kinds := []string{w.hardware.kind}
 	g := &consensus.Genesis{
-		Name: "simulation", Nonce: strings.Repeat("5a", 32), CreatedAt: time.Now().UTC(), LogOrigin: "sim.example.org/simulation",
-		FSMVersion: consensus.FSMVersion, StoreKind: consensus.StoreMemory, AllowSim: true,
-		Kinds:     consensus.Kinds{Member: []string{attest.KindSim}, Seat: []string{attest.KindSim}, Aggregator: []string{attest.KindSim}},
-		Roots:     consensus.Roots{VTPM: []consensus.RootKey{}},
+		Name: "simulation", Nonce: strings.Repeat("5a", 32), CreatedAt: time.Now().UTC(), LogOrigin: "example.org/simulation",
+		FSMVersion: consensus.FSMVersion, StoreKind: consensus.StoreMemory,
+		Kinds:     consensus.Kinds{Member: kinds, Seat: kinds, Aggregator: kinds},
+		Roots:     consensus.Roots{Sim: []envelope.PublicKey{}, VTPM: []consensus.RootKey{}},
 		Witnesses: []string{}, Limits: consensus.Limits{Nodes: consensus.DefaultNodes},
 	}
-	for _, r := range w.forger.Roots() {
-		g.Roots.Sim = append(g.Roots.Sim, envelope.PublicKey{PublicKey: r})
+	if w.hardware.kind == attest.KindSim {
+		g.AllowSim, g.LogOrigin = true, "sim."+g.LogOrigin
+		for _, r := range w.forger.Roots() {
+			g.Roots.Sim = append(g.Roots.Sim, envelope.PublicKey{PublicKey: r})
+		}
 	}
 	for _, name := range releases {
-		e, err := entryOf(name)
+		e, err := entryOn(w.hardware.kind, name)
 		if err != nil {
 			return nil, err
 		}
@@ -114,8 +131,11 @@ func key(org, role string) ed25519.PrivateKey {
 }
 
 // entryOf allows a release in every role.
-func entryOf(release string) (consensus.Entry, error) {
-	return consensus.NewEntry(consensus.Entry{Kind: attest.KindSim, Measurement: attesttest.Measurement(release),
+func entryOf(release string) (consensus.Entry, error) { return entryOn(attest.KindSim, release) }
+
+// entryOn does so on a kind of platform.
+func entryOn(kind, release string) (consensus.Entry, error) {
+	return consensus.NewEntry(consensus.Entry{Kind: kind, Measurement: attesttest.Measurement(release),
 		Roles: consensus.NormaliseRoles([]string{consensus.RoleSeat, consensus.RoleTrainer, consensus.RoleAggregator})})
 }
 

@@ -1,0 +1,120 @@
+package simulations
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/attest/attesttest"
+	"github.com/attestmesh/meshnode/attest/sevsnp"
+	"github.com/attestmesh/meshnode/consensus"
+)
+
+// milans are SEV-SNP guests on Milan; those named run on platforms that lack updates.
+func milans(old ...string) *hardware {
+	snp := attesttest.NewSEVSNP(sevsnp.Milan, 3)
+	return &hardware{attest.KindSEVSNP, []attest.Scheme{snp.Scheme()}, func(name, m string) *attesttest.Attester {
+		a := snp.Attester(m)
+		if slices.Contains(old, name) {
+			a.Forge(attesttest.OldTCB)
+		}
+		return a
+	}}
+}
+
+// floor is what updated platforms have and the others have not.
+func floor(from time.Time) consensus.Action {
+	return consensus.Action{RaiseFloor: &consensus.RaiseFloor{Floor: attest.Floor{Product: sevsnp.Milan, SEVSNP: &attest.TCB{Microcode: 115}, From: from}}}
+}
+
+// order has the mesh decide about an action, signed by three organisations.
+func (a *actor) order(at string, action consensus.Action) {
+	a.Helper()
+	ctx, cancel := context.WithTimeout(a.Context(), callWithin)
+	defer cancel()
+	h := a.host(at)
+	view, err := h.policy(ctx)
+	if err != nil {
+		a.Fatal(err)
+	}
+	raw, err := a.p.world.proposal("order at "+time.Now().String(), view.Base, []string{"alpha", "beta", "gamma"}, action)
+	if err != nil {
+		a.Fatal(err)
+	}
+	a.p.world.proposed = time.Now()
+	if _, err := h.propose(ctx, raw); err != nil {
+		a.Fatal(err)
+	}
+}
+
+func (a *actor) warned(name, text string) bool {
+	return slices.ContainsFunc(a.status(name).Warnings, func(w string) bool { return strings.Contains(w, text) })
+}
+
+// G10 with real ordering: a floor that is a minute ahead is noted in the log and warns its
+// node, nobody is out. At its time the seat that is below loses its links and, by the findings
+// of the others, its place in the Raft configuration; the mesh stays writable all the time.
+func TestFloorWithGraceLetsASeatGo(t *testing.T) {
+	stageOn(t, milans("beta/n1"), five, nil, func(a *actor) {
+		from := time.Now().Add(time.Minute).UTC().Truncate(time.Millisecond)
+		a.order("delta/n1", floor(from))
+		a.eventually("the node that is below is warned", func() bool { return a.warned("beta/n1", "below a floor") })
+		for _, other := range []string{"alpha/n1", "gamma/n1"} {
+			if a.warned(other, "below a floor") {
+				a.Errorf("%s is warned too", other)
+			}
+		}
+		a.do("expect voters alpha/n1 beta/n1 gamma/n1 delta/n1 epsilon/n1 at rest\nexpect phase member of rest\nexpect kept rest\n")
+		time.Sleep(time.Until(from) - 100*time.Millisecond)
+		a.do("expect kept rest within 50ms\n")
+		a.do("expect unlinked beta/n1 from alpha/n1 gamma/n1 delta/n1 epsilon/n1 within 10s\n" +
+			"expect voters alpha/n1 gamma/n1 delta/n1 epsilon/n1 at alpha/n1 gamma/n1 delta/n1 epsilon/n1\n" +
+			"expect phase refused code tcb_below_floor of beta/n1\n" +
+			"expect kept alpha/n1 gamma/n1 delta/n1 epsilon/n1\n" +
+			"propose remove old signed alpha beta gamma at gamma/n1\n" +
+			"expect equal alpha/n1 gamma/n1 delta/n1 epsilon/n1\nexpect published alpha/n1 gamma/n1 delta/n1 epsilon/n1\nexpect phase member of alpha/n1 gamma/n1 delta/n1 epsilon/n1\n")
+	})
+}
+
+// Where most seats are below it when its time comes, they keep their vote and their links, and
+// everybody's status says so; something can still be ordered, but they take part in no round.
+func TestFloorWithGraceSparesTheQuorum(t *testing.T) {
+	below := []string{"alpha/n1", "beta/n1", "gamma/n1"}
+	stageOn(t, milans(append(below, "delta/n2")...), five+"start delta/n2 new\nexpect phase member of rest\n", nil, func(a *actor) {
+		from := time.Now().Add(time.Minute).UTC().Truncate(time.Millisecond)
+		a.order("delta/n1", floor(from))
+		for _, name := range below {
+			a.eventually(name+" is warned", func() bool { return a.warned(name, "below a floor") })
+		}
+		time.Sleep(time.Until(from) + 4*consensus.TickInterval)
+		// A member has no vote that anybody needs: it is out.
+		a.do("expect phase refused code tcb_below_floor of delta/n2\n" +
+			"expect voters alpha/n1 beta/n1 gamma/n1 delta/n1 epsilon/n1 at alpha/n1 beta/n1 gamma/n1 delta/n1 epsilon/n1\n" +
+			"expect kept alpha/n1 beta/n1 gamma/n1 delta/n1 epsilon/n1 within 1s\n" +
+			"propose remove old signed alpha beta gamma at epsilon/n1\n" +
+			"expect equal alpha/n1 beta/n1 gamma/n1 delta/n1 epsilon/n1\n")
+		for _, name := range below {
+			if !a.warned("epsilon/n1", name+" does not meet what is demanded of it") {
+				a.Errorf("no status says that %s is spared: %q", name, a.status("epsilon/n1").Warnings)
+			}
+			if s := a.status(name); s.Phase == "member" {
+				a.Errorf("%s counts as a member that takes part in rounds", name)
+			}
+		}
+		a.do("expect phase member of delta/n1 epsilon/n1\n")
+	})
+}
+
+// A floor without grace puts out whom it hits at once: at every peer, a member like a seat.
+func TestFloorAtOnce(t *testing.T) {
+	stageOn(t, milans("beta/n1", "gamma/n2"), five+"start gamma/n2 new\nexpect phase member of rest\nexpect linked rest\n", nil, func(a *actor) {
+		a.order("delta/n1", floor(time.Time{}))
+		rest := "alpha/n1 gamma/n1 delta/n1 epsilon/n1"
+		a.do("expect closed beta/n1 by " + rest + " within 5s\nexpect closed gamma/n2 by " + rest + " within 5s\n" +
+			"expect voters " + rest + " at " + rest + "\nexpect phase refused code tcb_below_floor of beta/n1 gamma/n2\n" +
+			"expect kept " + rest + "\nexpect equal " + rest + "\npropose remove old signed alpha beta gamma at alpha/n1\nexpect phase member of " + rest + "\n")
+	})
+}
