@@ -71,8 +71,8 @@ func (s *State) contradiction(n *node) attest.Code {
 	return refusing[slices.Min(slices.Collect(maps.Keys(refusing)))]
 }
 
-// forewarned reports whether a quorum of other organisations finds that n will not meet what is
-// demanded of it later, or does not meet it now.
+// forewarned reports whether a quorum of organisations, or all but its own, find that n will not
+// meet what is demanded of it later, or does not meet it now.
 func (s *State) forewarned(n *node) bool {
 	orgs := map[identity.OrgID]bool{}
 	for _, e := range s.edges[n.cred.Peer] {
@@ -81,7 +81,7 @@ func (s *State) forewarned(n *node) bool {
 			orgs[org] = true
 		}
 	}
-	return len(orgs) >= s.Quorum()
+	return len(orgs) >= max(1, min(s.Quorum(), len(s.Seats())-1))
 }
 
 // cameDue reports whether a floor came into force or an entry ended since then.

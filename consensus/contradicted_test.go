@@ -220,6 +220,18 @@ func TestFloorWithGrace(t *testing.T) {
 	}
 }
 
+// Of two seats each is needed: the word of the other one is enough to spare it.
+func TestFloorSparesOneOfTwo(t *testing.T) {
+	m := hardware(t, 2)
+	m.attestAll(allNew)
+	m.ok(m.order(m.propose(act(milan(3, 0, m.at.Add(10*time.Second)))), 2))
+	m.find("beta/n1", noted, "alpha/n1")
+	m.tick(10 * time.Second)
+	if got := fmt.Sprint(m.s.Spared()); got != "[beta/n1]" {
+		t.Errorf("spared %s", got)
+	}
+}
+
 // verdictOn is what verifiers find about claims of one node under the ordered state.
 func (m *mesh) verdictOn(ref identity.NodeRef, c attest.Claims) attest.Result {
 	return attest.Appraise(c, m.s.AttestPolicy(ref, allRoles...), m.at)

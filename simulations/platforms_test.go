@@ -108,6 +108,36 @@ func TestFloorWithGraceSparesTheQuorum(t *testing.T) {
 	})
 }
 
+// A release gives way to the next one: both may join until the time that the new entry says,
+// and then the old one is out at every node within two ticks, with nobody proposing anything.
+// What moved in time does not notice, and what is late comes back with the new release.
+func TestSupersededReleaseEnds(t *testing.T) {
+	stage(t, three+"start alpha/n2 old\nexpect phase member of rest\nstart beta/n2 newer\nexpect phase refused code measurement_not_allowed of beta/n2\n", nil, func(a *actor) {
+		at := time.Now().Add(time.Minute).UTC().Truncate(time.Millisecond)
+		newer, err := entryOf("newer")
+		if err != nil {
+			a.Fatal(err)
+		}
+		old, err := entryOf("old")
+		if err != nil {
+			a.Fatal(err)
+		}
+		newer.ID, newer.Supersedes, newer.SupersedeAt = "", []string{old.ID}, at
+		if newer, err = consensus.NewEntry(newer); err != nil {
+			a.Fatal(err)
+		}
+		a.order("gamma/n1", consensus.Action{AddEntry: &consensus.AddEntry{Entry: newer}})
+		a.do("expect phase member of beta/n2\nstart gamma/n2 old\nexpect phase member of rest\nexpect linked rest\ncrash gamma/n2\n")
+		time.Sleep(time.Until(at) - 50*time.Millisecond)
+		a.do("expect phase member of rest within 50ms\n")
+		a.p.world.proposed = at
+		stay := "alpha/n1 beta/n1 gamma/n1 beta/n2"
+		a.do("expect closed alpha/n2 by " + stay + " within 5s\nexpect phase refused code expired of alpha/n2\n" +
+			"expect kept " + stay + "\nexpect phase member of " + stay + "\nexpect equal " + stay + "\n")
+		a.do("reboot alpha/n2 newer\nexpect phase member of alpha/n2\n")
+	})
+}
+
 // A floor without grace puts out whom it hits at once: at every peer, a member like a seat.
 func TestFloorAtOnce(t *testing.T) {
 	stageOn(t, milans("beta/n1", "gamma/n2"), five+"start gamma/n2 new\nexpect phase member of rest\nexpect linked rest\n", nil, func(a *actor) {
