@@ -191,7 +191,7 @@ type Refusal struct {
 // comes from the code, never from the other side.
 func DecodeRefusal(raw []byte) (attest.Reason, bool) {
 	var r Refusal
-	if len(raw) > MaxRefusal || json.Unmarshal(raw, &r) != nil || r.Error.Code == "" || attest.NewReason(r.Error.Code, "", "", "").Remedy == "" {
+	if len(raw) > MaxRefusal || json.Unmarshal(raw, &r) != nil || attest.NewReason(r.Error.Code, "", "", "").Remedy == "" {
 		return attest.Reason{}, false
 	}
 	short := func(s string) string { return s[:min(len(s), maxReasonText)] }
@@ -199,8 +199,8 @@ func DecodeRefusal(raw []byte) (attest.Reason, bool) {
 }
 
 func hexOf32(s string) ([32]byte, error) {
-	raw, err := hex.DecodeString(s)
-	if err != nil || len(raw) != 32 || hex.EncodeToString(raw) != s {
+	raw, _ := hex.DecodeString(s) // what is no hex is not the same again
+	if len(raw) != 32 || hex.EncodeToString(raw) != s {
 		return [32]byte{}, fmt.Errorf("%.80q is not 64 characters of lower-case hex", s)
 	}
 	return [32]byte(raw), nil

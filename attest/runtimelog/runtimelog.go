@@ -166,27 +166,31 @@ func (l *Log) Snapshot() ([]byte, [32]byte) {
 // head with the one that the quote's report data covers; without that the events are only
 // what somebody says.
 func Replay(raw []byte) ([]Event, [32]byte, error) {
+	events, encoded, err := read(raw)
 	var head [32]byte
+	for _, item := range encoded {
+		head = next(head, item)
+	}
+	return events, head, err
+}
+
+// read decodes a log; it returns its events as they are encoded, too.
+func read(raw []byte) (events []Event, encoded [][]byte, err error) {
 	if len(raw) > attest.MaxLog {
-		return nil, head, fmt.Errorf("runtime log: %d bytes, the limit is %d", len(raw), attest.MaxLog)
+		return nil, nil, fmt.Errorf("runtime log: %d bytes, the limit is %d", len(raw), attest.MaxLog)
 	}
-	var encoded [][]byte
-	if err := codec.Decode(raw, &encoded); err != nil {
-		return nil, head, fmt.Errorf("runtime log: %w", err)
+	if err := codec.Decode(raw, &encoded); err != nil { // also of more than MaxEvents
+		return nil, nil, fmt.Errorf("runtime log: %w", err)
 	}
-	if len(encoded) > MaxEvents {
-		return nil, head, fmt.Errorf("runtime log: %d events, the limit is %d", len(encoded), MaxEvents)
-	}
-	events := make([]Event, 0, len(encoded))
+	events = make([]Event, 0, len(encoded))
 	for i, item := range encoded {
 		e, err := decode(item)
 		if err != nil {
-			return nil, [32]byte{}, fmt.Errorf("runtime log: event %d: %w", i, err)
+			return nil, nil, fmt.Errorf("runtime log: event %d: %w", i, err)
 		}
 		events = append(events, e)
-		head = next(head, item)
 	}
-	return events, head, nil
+	return events, encoded, nil
 }
 
 // ReplayRegister returns what a register that began as zeros holds after every event of an
@@ -194,15 +198,12 @@ func Replay(raw []byte) ([]Event, [32]byte, error) {
 // event as it is encoded in the log. The hash is that of the register: SHA-384 for RTMR3,
 // the bank's for PCR 13. The log is one that Replay accepts.
 func ReplayRegister(raw []byte, hash crypto.Hash) ([]byte, error) {
-	if _, _, err := Replay(raw); err != nil {
+	_, encoded, err := read(raw)
+	if err != nil {
 		return nil, err
 	}
 	if !hash.Available() {
 		return nil, fmt.Errorf("runtime log: hash %d is not linked", uint(hash))
-	}
-	var encoded [][]byte
-	if err := codec.Decode(raw, &encoded); err != nil {
-		return nil, fmt.Errorf("runtime log: %w", err)
 	}
 	value := make([]byte, hash.Size())
 	for _, event := range encoded {

@@ -8,10 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/internal/canonical"
 )
 
 func digest(s string) [32]byte { return sha256.Sum256([]byte(s)) }
@@ -118,6 +120,13 @@ func TestAppendRefuses(t *testing.T) {
 			t.Errorf("%s was appended", name)
 		}
 	}
+	roles := Event{Type: "service", Name: "a"}
+	for i := range MaxDigests + 1 {
+		roles.Digests = append(roles.Digests, Digest{Role: fmt.Sprintf("r%02d", i)})
+	}
+	if _, err := new(Log).Append(roles); err == nil || !strings.Contains(err.Error(), "digests, want 1 to") {
+		t.Errorf("%d digests: %v", len(roles.Digests), err)
+	}
 }
 
 func TestFullLogRefuses(t *testing.T) {
@@ -140,6 +149,50 @@ func TestFullLogRefuses(t *testing.T) {
 	}
 	if _, replayed, err := Replay(raw); err != nil || replayed != head {
 		t.Errorf("a full log does not replay: %v", err)
+	}
+}
+
+// TestEventsAreStrict: each check on what stands in a log that is well-formed itself.
+func TestEventsAreStrict(t *testing.T) {
+	item := func(digests ...[]byte) []byte {
+		w := wireEvent{Type: "service", Name: "a"}
+		for i, d := range digests {
+			w.Digests = append(w.Digests, wireDigest{Role: fmt.Sprintf("r%d", i), SHA256: d})
+		}
+		raw, err := codec.Encode(w)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return raw
+	}
+	log := func(items ...[]byte) []byte {
+		raw, err := canonical.NewCBOR(2 * MaxEvents).Encode(items)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return raw
+	}
+	good := item(make([]byte, 32))
+	if _, _, err := Replay(log(good)); err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		raw  []byte
+		want string
+	}{
+		"a byte behind an event": {log(append(bytes.Clone(good), 0)), "event 0: cbor"},
+		"a digest of 33 bytes":   {log(good, item(make([]byte, 33))), "event 1: a digest of 33 bytes"},
+		"of 31":                  {log(item(make([]byte, 31))), "a digest of 31 bytes"},
+		"without a digest":       {log(item()), "0 digests"},
+		"too many events":        {log(slices.Repeat([][]byte{good}, MaxEvents+1)...), "runtime log: "},
+		"too long":               {make([]byte, attest.MaxLog+1), "the limit is"},
+	} {
+		if events, head, err := Replay(tc.raw); err == nil || events != nil || head != [32]byte{} || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: %d events, %v, want %q", name, len(events), err, tc.want)
+		}
+		if value, err := ReplayRegister(tc.raw, crypto.SHA384); err == nil || value != nil {
+			t.Errorf("%s: register %x", name, value)
+		}
 	}
 }
 

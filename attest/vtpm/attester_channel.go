@@ -33,12 +33,10 @@ const tpmHeader = 10
 // openChannel opens the TPM at path.
 func openChannel(path string, until time.Time) (*channel, error) {
 	info, err := os.Stat(path)
-	var named *fs.PathError
+	if err != nil {
+		return nil, err.(*fs.PathError).Err // the caller names the path
+	}
 	switch {
-	case errors.As(err, &named):
-		return nil, named.Err
-	case err != nil:
-		return nil, err
 	case info.Mode()&fs.ModeSocket != 0:
 		return dialChannel(path, until)
 	case info.Mode()&fs.ModeCharDevice == 0:
@@ -148,7 +146,7 @@ func (c *channel) receive(response []byte) (int, error) {
 			continue
 		}
 		size := binary.BigEndian.Uint32(response[2:])
-		if size < tpmHeader || size > uint32(len(response)) || uint32(have) > size {
+		if size > uint32(len(response)) || uint32(have) > size {
 			return 0, fmt.Errorf("a response of %d bytes that says it has %d, want %d to %d", have, size, tpmHeader, len(response))
 		}
 		if uint32(have) == size {

@@ -1,7 +1,6 @@
 package vtpm
 
 import (
-	"bytes"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
@@ -96,12 +95,21 @@ func readIndex(ch *channel, index uint32) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	der, err := sequence(raw)
+	if err != nil {
+		return nil, fmt.Errorf("NV index %#x: %w", index, err)
+	}
+	return der, nil
+}
+
+// sequence returns the DER SEQUENCE of 256 to 65,535 bytes with which raw begins.
+func sequence(raw []byte) ([]byte, error) {
 	if len(raw) < 4 || raw[0] != 0x30 || raw[1] != 0x82 {
-		return nil, fmt.Errorf("NV index %#x: %d bytes that are no certificate", index, len(raw))
+		return nil, fmt.Errorf("%d bytes that are no certificate", len(raw))
 	}
 	size := 4 + int(raw[2])<<8 + int(raw[3])
 	if size > len(raw) {
-		return nil, fmt.Errorf("NV index %#x: a certificate of %d bytes in %d", index, size, len(raw))
+		return nil, fmt.Errorf("a certificate of %d bytes in %d", size, len(raw))
 	}
 	return raw[:size], nil
 }
@@ -149,15 +157,11 @@ func endorsementKey(ch *channel) (*endorsement, error) {
 		if err != nil {
 			return nil, fmt.Errorf("NV index %#x: %w", kind.index, err)
 		}
-		want, err := x509.MarshalPKIXPublicKey(cert.PublicKey)
-		if err != nil {
-			return nil, fmt.Errorf("NV index %#x: %w", kind.index, err)
-		}
 		key, err := endorsementHandle(ch, kind.handle, kind.template())
 		if err != nil {
 			return nil, fmt.Errorf("endorsement key: %w", err)
 		}
-		if got, err := x509.MarshalPKIXPublicKey(key.PublicKey()); err != nil || !bytes.Equal(got, want) {
+		if !equalKeys(key.PublicKey(), cert.PublicKey) {
 			key.Close()
 			return nil, fmt.Errorf("the certificate in NV index %#x is not that of the endorsement key", kind.index)
 		}

@@ -104,7 +104,7 @@ func parsePCRs(raw []byte, s statement) (values, error) {
 	out, r := values{}, cursor.Big(raw)
 	for _, sel := range s.selections {
 		for _, n := range sel.registers {
-			if value := r.Take(uint64(sel.bank.Size())); value == nil || out.set(sel.bank, n, value) != nil {
+			if value := r.Take(uint64(sel.bank.Size())); out.set(sel.bank, n, value) != nil {
 				return nil, fmt.Errorf("registers: %d bytes, fewer than the quote selects", len(raw))
 			}
 		}
@@ -134,20 +134,19 @@ func textPCRs(raw []byte) (values, error) {
 	var bank crypto.Hash
 	for line := range strings.Lines(string(raw)) {
 		f := strings.Split(strings.Join(strings.Fields(line), ""), ":")
-		known := true
 		switch {
 		case len(f) == 1 && f[0] == "":
 			continue
 		case len(f) == 2 && f[1] == "":
-			bank, known = bankOf(strings.ToLower(f[0]))
-			if known {
+			var known bool
+			if bank, known = bankOf(strings.ToLower(f[0])); known {
 				continue
 			}
 		case len(f) == 3:
-			bank, known = bankOf(strings.ToLower(f[0]))
+			bank, _ = bankOf(strings.ToLower(f[0]))
 			f = f[1:]
 		}
-		if !known || bank == 0 || len(f) != 2 {
+		if bank == 0 || len(f) != 2 {
 			return nil, fmt.Errorf("registers: line %.40q", line)
 		}
 		if err := out.text(bank, f[0], f[1]); err != nil {
@@ -192,8 +191,8 @@ func (v values) member(dec *json.Decoder, bank crypto.Hash, number string) error
 
 // text adds a value in hex.
 func (v values) text(bank crypto.Hash, number, text string) error {
-	n, err := strconv.Atoi(number)
-	if err != nil || strconv.Itoa(n) != number {
+	n, _ := strconv.Atoi(number) // what is no number is not the same again
+	if strconv.Itoa(n) != number {
 		return fmt.Errorf("%.20q is no register", number)
 	}
 	value, err := hex.DecodeString(strings.TrimPrefix(text, "0x"))
@@ -213,7 +212,7 @@ func (v values) text(bank crypto.Hash, number, text string) error {
 
 // object calls member for each name of the JSON object that is next; member reads its value.
 func object(dec *json.Decoder, member func(name string) error) error {
-	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
+	if t, _ := dec.Token(); t != json.Delim('{') {
 		return errors.New("not a JSON object")
 	}
 	for dec.More() {
