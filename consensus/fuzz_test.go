@@ -153,7 +153,7 @@ func FuzzCommand(f *testing.F) {
 	f.Add(must(EncodeCommand(must(NewCommand(KindDrain, v4.drain("alpha/n1", 1))))))
 	f.Add(must(EncodeCommand(must(NewCommand(KindRetirement, v4.retirement("alpha/n1", 1, "alpha govern"))))))
 	f.Add(must(EncodeCommand(must(NewCommand(KindLift, v2.lift(id, "beta govern"))))))
-	v4 := hardware(f, 2)
+	v4 = hardware(f, 2)
 	f.Add(must(EncodeCommand(must(NewCommand(KindProposal, v4.sign(v4.payload(v4.propose(platformActions(f, v4))), v4.governors(2)...))))))
 	f.Add(must(EncodeCommand(must(NewCommand(KindProposal, m.sign(m.payload(m.propose(remove("old"))), m.governors(2)...))))))
 	f.Fuzz(func(t *testing.T, raw []byte) {

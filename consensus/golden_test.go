@@ -33,9 +33,9 @@ func TestGolden(t *testing.T) {
 	v4.reboots("beta/n1", 2)
 	ready := v4.ready(v4.readyOf("beta/n1", 2), boot("beta/n1", 2), "alpha/n1 1", "gamma/n1 1")
 	taken := v4.ok(v4.command(KindReady, ready)).Leaves[1]
-	v4 := hardware(t, 3)
-	onPlatforms := v4.sign(v4.payload(v4.propose(platformActions(t, v4))), v4.governors(3)...)
-	v4.ok(v4.command(KindProposal, onPlatforms))
+	hw := hardware(t, 3)
+	onPlatforms := hw.sign(hw.payload(hw.propose(platformActions(t, hw))), hw.governors(3)...)
+	hw.ok(hw.command(KindProposal, onPlatforms))
 	for name, got := range map[string][]byte{
 		"ready.json":              ready,
 		"membership-taken.json":   taken,

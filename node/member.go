@@ -256,6 +256,7 @@ func (n *Node) linked(l mesh.Link) {
 		return
 	}
 	n.peers.accept(s.Peer)
+	n.reportHardware(s)
 }
 
 func (n *Node) hasLink(peer identity.PeerID) bool {

@@ -99,9 +99,11 @@ type PeerStatus struct {
 	// under; both only while it is connected.
 	Proof Proof          `json:"proof,omitempty"`
 	Epoch identity.Epoch `json:"epoch,omitempty"`
-	Seat  bool           `json:"seat"`
-	Since time.Time      `json:"since"`
-	Note  string         `json:"note,omitempty"`
+	// SharedHardware names the machine that a connected peer shares with another organisation's.
+	SharedHardware string    `json:"shared_hardware,omitempty"`
+	Seat           bool      `json:"seat"`
+	Since          time.Time `json:"since"`
+	Note           string    `json:"note,omitempty"`
 	AttestationStatus
 }
 

@@ -47,6 +47,7 @@ func (n *Node) Status() Status {
 		s.Warnings = append(s.Warnings, w)
 	}
 	n.explain(&s, seats, quorum, organisations)
+	n.explainHardware(&s)
 	return s
 }
 

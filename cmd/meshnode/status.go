@@ -111,6 +111,9 @@ func showPeers(w io.Writer, s node.Status) {
 		if p.Reason != nil {
 			note = strings.TrimPrefix(note+"; "+p.Reason.String(), "; ")
 		}
+		if p.SharedHardware != "" {
+			note = strings.TrimPrefix(note+"; hardware "+p.SharedHardware+" is another organisation's too", "; ")
+		}
 		name := p.Node
 		if name == "" {
 			name = p.URL
