@@ -150,3 +150,29 @@ func TestParseKinds(t *testing.T) {
 		}
 	}
 }
+
+// FuzzDecodeEvidence: what is decoded keeps the limits and encodes as the same bytes.
+func FuzzDecodeEvidence(f *testing.F) {
+	for _, e := range []Evidence{
+		{Kind: KindTDX, Items: []Item{{Type: TypeTDXQuote, Data: []byte{1, 2, 3}}}},
+		{Kind: "sevsnp,vtpm", Items: []Item{{Type: TypeSEVSNPReport, Data: []byte{1}}, {Type: TypeTPMQuote, Data: []byte{2}}}},
+	} {
+		raw, err := e.Encode()
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(raw)
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		e, err := DecodeEvidence(raw)
+		if err != nil {
+			return
+		}
+		if err := e.Check(); err != nil {
+			t.Errorf("decoded, and refused: %v", err)
+		}
+		if back, err := e.Encode(); err != nil || !bytes.Equal(back, raw) {
+			t.Errorf("%x encodes as %x, %v", raw, back, err)
+		}
+	})
+}

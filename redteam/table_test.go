@@ -46,6 +46,7 @@ func TestTableOfAttacks(t *testing.T) {
 			t.Errorf("%s is no attack", m[1])
 		}
 	}
+	evidenceRows(t, string(page))
 	checked := 0
 	for _, m := range regexp.MustCompile("`([a-z0-9/]+)\\.((?:Test|Fuzz)[A-Za-z0-9]+)`").FindAllStringSubmatch(string(page), -1) {
 		checked++
@@ -75,4 +76,31 @@ func declares(t *testing.T, pkg, name string) bool {
 		}
 	}
 	return false
+}
+
+// evidenceRows demands a row with a test for each attack on evidence (E) and its appraisal
+// (A), in one of the sections about them: others use these letters for attacks of their own.
+func evidenceRows(t *testing.T, page string) {
+	t.Helper()
+	found := map[string]bool{}
+	for section := range strings.SplitSeq(page, "\n## ") {
+		title, rows, _ := strings.Cut(section, "\n")
+		if !strings.Contains(strings.ToLower(title), "evidence") && title != "Collateral" {
+			continue
+		}
+		for row := range strings.Lines(rows) {
+			if cells := strings.Split(row, " | "); len(cells) == 4 && strings.Contains(cells[2], ".Test") {
+				for id := range strings.SplitSeq(strings.TrimPrefix(cells[0], "| "), ", ") {
+					found[id] = true
+				}
+			}
+		}
+	}
+	for prefix, n := range map[string]int{"E": 15, "A": 24} {
+		for i := range n {
+			if id := fmt.Sprintf("%s%d", prefix, i+1); !found[id] {
+				t.Errorf("no section about evidence has a test for %s", id)
+			}
+		}
+	}
 }

@@ -11,6 +11,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/pem"
 	"fmt"
@@ -371,6 +372,10 @@ func TestVerifyDocument(t *testing.T) {
 func TestParseChain(t *testing.T) {
 	a := newAuthority(t)
 	good := texts(a.intermed, a.root)
+	nested := []byte{0x05, 0x00} // a sequence in a sequence, 2,000 deep (E6): more does not fit into a chain
+	for len(nested) < maxChain/2 {
+		nested = append(binary.BigEndian.AppendUint16([]byte{0x30, 0x82}, uint16(len(nested))), nested...)
+	}
 	if certs, err := parseChain(append(good, 0), a.root); err != nil || len(certs) != 2 || certs[1] != a.root {
 		t.Fatalf("%d certificates, %v", len(certs), err)
 	}
@@ -381,6 +386,7 @@ func TestParseChain(t *testing.T) {
 		"headers":      {strings.Replace(string(good), "CERTIFICATE-----\n", "CERTIFICATE-----\nA: b\n\n", 1), "not in PEM"},
 		"between":      {strings.Replace(string(good), "-----END CERTIFICATE-----\n", "-----END CERTIFICATE-----\nx\n", 1), "behind 1 certificates"},
 		"within":       {strings.Replace(string(good), "-----END CERTIFICATE-----\n", "", 1), "behind 0 certificates"},
+		"nested":       {string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: nested})), "certificate 1"},
 		"no DER":       {"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "certificate 1"},
 	} {
 		if certs, err := parseChain([]byte(tc.text), a.root); err == nil || !strings.Contains(err.Error(), tc.want) {

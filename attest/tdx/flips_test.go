@@ -13,7 +13,7 @@ import (
 
 // TestEveryFlippedBit covers header, body, both signatures, the attestation key, the QE
 // report and its authentication data, every bit of them where no race detector runs; and
-// certificates, sampled. Nothing is accepted with other claims.
+// certificates, sampled but for one quote. Nothing is accepted with other claims.
 func TestEveryFlippedBit(t *testing.T) {
 	for _, f := range flippable(t) {
 		t.Run(f.name, func(t *testing.T) {
@@ -30,7 +30,7 @@ func TestEveryFlippedBit(t *testing.T) {
 				step = max(step, 41)
 			}
 			for bit := 0; bit < len(q)*8; bit += step {
-				if bit/8 >= chainAt {
+				if bit/8 >= chainAt && (step > 1 || f.name != "library sample") {
 					bit += 16 * step
 				}
 				if bit/8 >= len(q) {

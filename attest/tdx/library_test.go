@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/go-tdx-guest/pcs"
+	"github.com/google/go-tdx-guest/verify"
 
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/attest/attesttest"
@@ -212,5 +213,27 @@ func TestSignedBytes(t *testing.T) {
 	}
 	if r := judge(t, f, ev, at); r.Code() != attest.CodeNotGenuine {
 		t.Errorf("indented and changed: %s %v", r.Verdict, r.Reasons)
+	}
+}
+
+// TestLibraryChangesItsOptions: the time of a first verification stays in them, so that one a
+// year later is of the first one's time. A scheme of ours is told the time of each.
+func TestLibraryChangesItsOptions(t *testing.T) {
+	f, at := attesttest.NewTDX("library"), time.Now()
+	ev := made(t, f)
+	roots := x509.NewCertPool()
+	roots.AddCert(f.Root())
+	opts := &verify.Options{TrustedRoots: roots}
+	if err := verify.RawTdxQuote(ev.Items[0].Data, opts); err != nil {
+		t.Fatal(err)
+	}
+	if opts.Now == nil || time.Since(opts.Now.PckCertChain) > time.Hour {
+		t.Errorf("the library leaves its options alone now: %+v", opts.Now)
+	}
+	s := f.Scheme()
+	for when, want := range map[time.Time]bool{at: true, at.AddDate(100, 0, 0): false, at.Add(time.Second): true} {
+		if _, err := s.Verify(context.Background(), ev, nil, when); (err == nil) != want {
+			t.Errorf("at %s: %v", when, err)
+		}
 	}
 }
