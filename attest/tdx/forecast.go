@@ -83,6 +83,11 @@ func (s *Scheme) forecast(raw []byte, info tcbInfo, qe qeIdentity, at time.Time)
 	if err != nil {
 		return Forecast{}, err
 	}
+	for _, m := range []*mismatch{qe.describes(q), info.module(q)} {
+		if m != nil { // no level is this platform's
+			return Forecast{}, fmt.Errorf("forecast: by these levels the quote is not of Intel's enclave and module: %w", m)
+		}
+	}
 	v := q.svns(key.ext)
 	st := stand(info, qe, v)
 	out := Forecast{Status: st.status, Evaluation: info.Evaluation, QEEvaluation: qe.Evaluation,

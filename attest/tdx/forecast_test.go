@@ -68,6 +68,14 @@ func TestForecastRefusals(t *testing.T) {
 	mute.Items = slices.DeleteFunc(slices.Clone(ev.Items), func(it attest.Item) bool { return it.Type == attest.TypeTDXTCBChain })
 	pce := f.With(func(p *attesttest.TDXPlatform) { p.Collateral.PCEID = "0001" }).Collateral()
 	other := f.With(func(p *attesttest.TDXPlatform) { p.Collateral.FMSPC = "00a06d080000" }).Collateral()
+	// Without collateral nobody says what modules and enclaves Intel has made.
+	unknown := func(edit func(*attesttest.TDXPlatform)) attest.Evidence {
+		out := made(t, f.With(edit))
+		out.Items = out.Items[:1]
+		return out
+	}
+	module := unknown(func(p *attesttest.TDXPlatform) { p.TD = func(b []byte) { b[64] = 1 } })
+	enclave := unknown(func(p *attesttest.TDXPlatform) { p.QE = func(b []byte) { b[16] ^= 1 } })
 	spoiled := slices.Clone(ev.Items)
 	spoiled[0].Data = slices.Clone(spoiled[0].Data)
 	spoiled[0].Data[100] ^= 1
@@ -85,6 +93,8 @@ func TestForecastRefusals(t *testing.T) {
 		"another PCE's":       {ev, pce[:1], "and PCE 0001"},
 		"spoiled evidence":    {attest.Evidence{Kind: ev.Kind, Items: spoiled}, f.Collateral()[:1], "signature"},
 		"a second quote":      {ev, ev.Items[:1], "two items"},
+		"another module":      {module, f.Collateral()[:3], "tdx.mrsignerseam"},
+		"another enclave":     {enclave, f.Collateral()[:3], "qe_report.miscselect"},
 	} {
 		if got, err := s.Forecast(context.Background(), tc.ev, tc.levels, at); err == nil || !strings.Contains(err.Error(), tc.want) || !reflect.DeepEqual(got, tdx.Forecast{}) {
 			t.Errorf("%s: got %+v, %v", name, got, err)

@@ -96,7 +96,10 @@ func runAttest(ctx context.Context, out io.Writer, f attestFlags) error {
 	if f.kind != "" && !slices.Contains(machine.Kinds(), f.kind) {
 		return usageError("use one of "+strings.Join(machine.Kinds(), " "), "--kind %q: unknown kind", f.kind)
 	}
-	const remedy = "meshnode doctor says what this machine has; a device may need another user or group"
+	remedy := "meshnode doctor says what this machine has; a device may need another user or group"
+	if f.tpm != vtpm.DefaultDevice && (f.kind == "" || strings.Contains(f.kind, attest.KindVTPM)) { // doctor looks at the machine's own
+		remedy = "give --tpm the device of a TPM, or the socket of an emulator that runs; it may need another user or group"
+	}
 	attester, closer, err := machine.Find(ctx, f.kind, options)
 	if err != nil {
 		return attestFailure(ctx, remedy, err)

@@ -112,6 +112,7 @@ func TestAttestRefuses(t *testing.T) {
 		says string
 	}{
 		"no such TPM":       {[]string{"--kind", "vtpm", "--tpm", "/nowhere/tpm", "-o", "x"}, exitUnavailable, "/nowhere/tpm"},
+		"what to do then":   {[]string{"--tpm", "/nowhere/tpm", "-o", "x"}, exitUnavailable, "give --tpm the device of a TPM"},
 		"no TPM":            {[]string{"--kind", "vtpm", "--tpm", t.TempDir(), "-o", "x"}, exitUnavailable, "neither a TPM device nor a socket"},
 		"report data":       {[]string{"--report-data", "zz"}, exitUsage, "hex"},
 		"long report data":  {[]string{"--report-data", strings.Repeat("00", 65)}, exitUsage, "64 bytes"},
