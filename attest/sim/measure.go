@@ -68,8 +68,8 @@ func measureProcess(pid, pidfd int, hash func(*os.File) ([MeasurementSize]byte, 
 	if err != nil {
 		return none, err
 	}
-	now, err := os.Stat(path)
-	if err != nil || !os.SameFile(opened, now) {
+	now, _ := os.Stat(path) // nil is no file
+	if !os.SameFile(opened, now) {
 		return none, fmt.Errorf("process %d changed its executable or ended while it was measured", pid)
 	}
 	if alive, err := processAlive(pidfd); err != nil || !alive {

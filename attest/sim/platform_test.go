@@ -3,7 +3,10 @@ package sim
 import (
 	"bufio"
 	"context"
+	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/sha512"
 	"crypto/x509"
 	"encoding/hex"
@@ -458,6 +461,26 @@ func TestListenRefuses(t *testing.T) {
 	}
 }
 
+func keyPEM(t *testing.T, key any) string {
+	t.Helper()
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+}
+
+func ed25519PEM(t *testing.T) string { return keyPEM(t, ed25519.NewKeyFromSeed(make([]byte, 32))) }
+
+func p256PEM(t *testing.T) string {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return keyPEM(t, key)
+}
+
 func TestListenRefusesBadKey(t *testing.T) {
 	for name, tc := range map[string]struct {
 		content string
@@ -466,6 +489,9 @@ func TestListenRefusesBadKey(t *testing.T) {
 	}{
 		"readable by others": {"", 0o644, "mode 0644"},
 		"no PEM":             {"hello", 0o600, "PEM"},
+		"a certificate":      {strings.ReplaceAll(ed25519PEM(t), "PRIVATE KEY", "CERTIFICATE"), 0o600, "PEM"},
+		"two keys":           {ed25519PEM(t) + ed25519PEM(t), 0o600, "PEM"},
+		"another kind":       {p256PEM(t), 0o600, "want an Ed25519 key"},
 		"not PKCS 8":         {"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", 0o600, keyName},
 	} {
 		dir := t.TempDir()

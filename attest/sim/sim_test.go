@@ -13,6 +13,7 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
+	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -179,8 +180,8 @@ func TestNewSchemeRefuses(t *testing.T) {
 		"nil":   {nil},
 		"short": {ed25519.PublicKey{1, 2}},
 	} {
-		if _, err := NewScheme(roots...); err == nil {
-			t.Errorf("%s: accepted", name)
+		if _, err := NewScheme(roots...); err == nil || name == "p256" && !strings.Contains(err.Error(), "*ecdsa.PublicKey") {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 	if _, err := Sign(nil, [MeasurementSize]byte{}, attest.ReportData{}); err == nil {
@@ -194,6 +195,53 @@ func TestFrameLimit(t *testing.T) {
 		r := strings.NewReader(head + strings.Repeat("x", 100))
 		if _, err := readFrame(r, maxRequest); err == nil || !strings.Contains(err.Error(), "want 1 to 65") || r.Len() != 100 {
 			t.Errorf("%x: got %v with %d bytes left", head, err, r.Len())
+		}
+	}
+}
+
+// TestParseReportRefuses: each check on a report's form refuses by itself.
+func TestParseReportRefuses(t *testing.T) {
+	encode := func(edit func(*wireReport)) []byte {
+		w := wireReport{Version: Version, Measurement: make([]byte, MeasurementSize), ReportData: make([]byte, attest.ReportDataSize),
+			Platform: make([]byte, PlatformIDSize), Signature: make([]byte, ed25519.SignatureSize)}
+		edit(&w)
+		raw, err := cborEncode.Marshal(w)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return raw
+	}
+	good := encode(func(*wireReport) {})
+	if _, err := ParseReport(good); err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		raw  []byte
+		want string
+	}{
+		"too long":       {make([]byte, MaxReport+1), "the limit is"},
+		"a byte behind":  {append(slices.Clone(good), 0), "extraneous"},
+		"version 2":      {encode(func(w *wireReport) { w.Version = 2 }), "version 2"},
+		"a short one":    {encode(func(w *wireReport) { w.Signature = w.Signature[1:] }), "signature has 63 bytes"},
+		"a long one":     {encode(func(w *wireReport) { w.Measurement = append(w.Measurement, 0) }), "measurement has 49 bytes"},
+		"a long integer": {slices.Concat(good[:1], []byte{0x18, Version}, good[2:]), "not in canonical form"},
+	} {
+		if _, err := ParseReport(tc.raw); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: got %v, want %q", name, err, tc.want)
+		}
+	}
+	if _, err := parseAnswer(append([]byte{answerReport}, good...), attest.ReportData{1}); err == nil || !strings.Contains(err.Error(), "other report data") {
+		t.Errorf("an answer to another request: %v", err)
+	}
+	if _, err := parseAnswer(append([]byte{answerReport}, good...), attest.ReportData{}); err != nil {
+		t.Error(err)
+	}
+	if _, err := readFrame(strings.NewReader(""), maxRequest); err != io.EOF {
+		t.Errorf("no frame: %v", err)
+	}
+	for _, cut := range []string{"", "\x00\x00", "\x00\x00\x00\x05", "\x00\x00\x00\x05abcd"} {
+		if body, err := readFrame(strings.NewReader(cut), maxRequest); err == nil || body != nil {
+			t.Errorf("%q: frame %q, %v", cut, body, err)
 		}
 	}
 }
