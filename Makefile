@@ -67,7 +67,7 @@ model:
 
 # Every check of the verifiers left out once: a mutant that passes all their tests fails this.
 mutants:
-	$(GO) run ./internal/mutants ./attest ./attest/sevsnp ./attest/tdx ./attest/vtpm ./attest/hcl ./attest/eventlog ./attest/ima ./attest/chains ./attest/runtimelog ./attest/ratls ./attest/sim ./attest/collateral ./measure
+	$(GO) run ./internal/mutants ./attest ./attest/sevsnp ./attest/tdx ./attest/vtpm ./attest/hcl ./attest/eventlog ./attest/ima ./attest/chains ./attest/runtimelog ./attest/ratls ./attest/sim ./attest/collateral ./attest/collateral/fetch ./attest/tsm ./attest/device ./measure
 
 # Static, reproducible: users measure this file.
 dist:
