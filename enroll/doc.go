@@ -80,10 +80,17 @@
 // Answer {}. A seat asks before it starts Raft and starts only if granted: the attempt must
 // be the last one signed. From then on the enroller signs no other.
 //
+// # Recovery
+//
+// After a Recovery the enroller is given the recovery file (Config.Recovery). It verifies its
+// signatures from genesis, serves that incarnation and no lower one ever after, and signs a
+// Bootstrap only of that Recovery and only before it expires. The first Recovery that it is
+// given for an incarnation is the only one.
+//
 // # State
 //
 // The directory holds enroller.json (whose it is), nodes/NAME.json (every boot that got a
-// Credential), bootstrap.json (the attempt signed last, and whether the seat started) and
-// tls.key. All are durable before the answer that depends on them. One enroller holds a
+// Credential), bootstrap.json (the attempt signed last, and whether the seat started),
+// incarnation.json (which one is served, and by which Recovery) and tls.key. All are durable before the answer that depends on them. One enroller holds a
 // directory at a time.
 package enroll

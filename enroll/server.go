@@ -147,6 +147,13 @@ func (s *Server) open() (err error) {
 	if s.store, err = openStore(s.cfg.Dir, s.scope.mesh, s.org); err != nil {
 		return err
 	}
+	var recovery string
+	if r := s.founding.Recovery(); r != nil {
+		recovery = r.ID().String()
+	}
+	if err := s.store.enter(s.scope.incarnation, recovery); err != nil {
+		return err
+	}
 	key, err := loadTLSKey(s.cfg.Dir)
 	if err != nil {
 		return err

@@ -22,6 +22,7 @@ import (
 const (
 	metaName      = "enroller.json"
 	bootstrapName = "bootstrap.json"
+	enteredName   = "incarnation.json"
 	nodesName     = "nodes"
 	tlsKeyName    = "tls.key"
 )
@@ -60,6 +61,14 @@ type attempt struct {
 	Node        identity.NodeName    `json:"node"`
 	Peer        identity.PeerID      `json:"peer"`
 	Started     bool                 `json:"started"`
+}
+
+// entered is incarnation.json: the incarnation that the enroller serves, and the Recovery
+// that began it; absent in incarnation 0.
+type entered struct {
+	Version     int                  `json:"version"`
+	Incarnation identity.Incarnation `json:"incarnation"`
+	Recovery    string               `json:"recovery"`
 }
 
 // store is the enroller's memory: what it promised never to do again. Every change is
@@ -135,6 +144,33 @@ func (s *store) readNodes() error {
 		s.nodes[f.Name] = &f
 	}
 	return nil
+}
+
+// enter records durably which incarnation is served from now on. One that was left is never
+// served again, and no incarnation under two Recoveries: signatures for both could found it
+// twice.
+func (s *store) enter(incarnation identity.Incarnation, recovery string) error {
+	var have entered
+	err := readJSON(s.dir, enteredName, &have)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return err
+	case have.Version != storeVersion:
+		return fmt.Errorf("%s: format %d, want %d", s.dir.Path(enteredName), have.Version, storeVersion)
+	}
+	if s.signed != nil && s.signed.Incarnation > have.Incarnation {
+		have.Incarnation = s.signed.Incarnation
+	}
+	switch {
+	case incarnation < have.Incarnation:
+		return fmt.Errorf("this enroller serves incarnation %d: give it the recovery file of that one", have.Incarnation)
+	case incarnation == have.Incarnation && recovery == have.Recovery:
+		return nil
+	case incarnation == have.Incarnation:
+		return fmt.Errorf("incarnation %d began here by the recovery %s, not by %s: an incarnation begins once; recover to a higher one", incarnation, have.Recovery, recovery)
+	}
+	return writeJSON(s.dir, enteredName, entered{storeVersion, incarnation, recovery})
 }
 
 // enrol returns the boot number of a peer that proved to be a node: that of its earlier
