@@ -231,6 +231,7 @@ func (a *auditor) judgeCheckpoint(head transparency.Checkpoint) {
 		return
 	}
 	s := a.replay.state
+	a.report.State = s
 	a.report.Simulated = s.Genesis().AllowSim
 	a.report.Members = len(s.Nodes())
 	a.report.Recoveries = a.replay.recoveries

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/internal/envelope"
 	"github.com/attestmesh/meshnode/internal/identity"
 	"github.com/attestmesh/meshnode/transparency"
@@ -37,6 +38,9 @@ type Report struct {
 	Findings  []transparency.Finding `json:"findings"`
 	// Recoveries are the places at which the log goes on in a higher incarnation.
 	Recoveries []Recovered `json:"recoveries,omitempty"`
+
+	// State is what the leaves lead to; nil where they do not hold.
+	State *consensus.State `json:"-"`
 
 	Origin       string    `json:"-"` // of the checkpoint
 	Size         uint64    `json:"-"` // of the checkpoint

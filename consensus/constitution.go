@@ -226,6 +226,32 @@ func (s *PolicyState) countConstitution(env *envelope.Envelope, c *change, befor
 	return orgs, nil
 }
 
+// Brings returns whose key pub becomes by p, and with which role.
+func (p *Proposal) Brings(pub crypto.PublicKey) (identity.OrgID, string, bool) {
+	id, err := envelope.KeyID(pub)
+	if err != nil {
+		return "", "", false
+	}
+	for _, a := range p.Actions {
+		var org identity.OrgID
+		var keys []Key
+		switch {
+		case a.RotateKey != nil:
+			org, keys = a.RotateKey.Organisation, []Key{{Role: a.RotateKey.Role, Public: a.RotateKey.Public}}
+		case a.AddKey != nil:
+			org, keys = a.AddKey.Organisation, []Key{a.AddKey.Key}
+		case a.AddOrganisation != nil:
+			org, keys = a.AddOrganisation.ID, a.AddOrganisation.Keys
+		}
+		for _, k := range keys {
+			if k.ID() == id {
+				return org, k.Role, true
+			}
+		}
+	}
+	return "", "", false
+}
+
 // rotates returns the organisation whose keys are replaced, if p does nothing else.
 func (p *Proposal) rotates() (identity.OrgID, bool) {
 	var own identity.OrgID

@@ -287,3 +287,12 @@ func (b *Bootstrap) checkRecovered(s *PolicyState) error {
 	}
 	return nil
 }
+
+// OrganisationIDs returns the organisations in force, sorted: those whose seats can found.
+func (s *PolicyState) OrganisationIDs() []identity.OrgID {
+	var out []identity.OrgID
+	for _, o := range s.genesis.Organisations {
+		out = append(out, o.ID)
+	}
+	return out
+}

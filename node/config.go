@@ -40,6 +40,9 @@ type Config struct {
 	// /.well-known/meshnode/policy; optional. A node of an organisation that came in after
 	// genesis, or whose enroll keys have changed since, needs one that has the change.
 	Chain string `yaml:"chain"`
+	// Recovery is the path of the recovery file by which this node founds, or joins, a mesh that
+	// was recovered; optional. Without it a node hears of the incarnation from its peers.
+	Recovery string `yaml:"recovery"`
 	// Organisation and Node are the stable name of this node.
 	Organisation identity.OrgID    `yaml:"organisation"`
 	Node         identity.NodeName `yaml:"node"`
@@ -121,7 +124,7 @@ func LoadConfig(path string) (Config, error) {
 		return Config{}, &ConfigError{Err: err, Remedy: "mend the file; meshnode config check FILE checks it without starting"}
 	}
 	base := filepath.Dir(path)
-	for _, p := range append(c.Attester.paths(), &c.Genesis, &c.Chain, &c.Data, &c.Training.Data, &c.Training.Holdout) {
+	for _, p := range append(c.Attester.paths(), &c.Genesis, &c.Chain, &c.Recovery, &c.Data, &c.Training.Data, &c.Training.Holdout) {
 		if *p != "" && !filepath.IsAbs(*p) {
 			*p = filepath.Join(base, *p)
 		}

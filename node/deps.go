@@ -12,6 +12,7 @@ import (
 	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/enroll"
 	"github.com/attestmesh/meshnode/internal/envelope"
+	"github.com/attestmesh/meshnode/internal/identity"
 	"github.com/attestmesh/meshnode/internal/regular"
 )
 
@@ -31,6 +32,10 @@ func SystemDeps(cfg Config) (Deps, error) {
 	if !ok {
 		return Deps{}, unknownOrganisation(cfg, fmt.Errorf("%q is not in genesis %s", cfg.Organisation, cfg.Genesis))
 	}
+	recovery, err := readRecovery(cfg.Recovery, g)
+	if err != nil {
+		return Deps{}, err
+	}
 	attester, activator, err := cfg.Attester.source()
 	if err != nil {
 		return Deps{}, err
@@ -47,7 +52,7 @@ func SystemDeps(cfg Config) (Deps, error) {
 		return Deps{}, err
 	}
 	return Deps{
-		Genesis: g, Policy: policy, Schemes: known, Data: data, Directory: NewHTTPDirectory(nil),
+		Genesis: g, Policy: policy, Recovery: recovery, Schemes: known, Data: data, Directory: NewHTTPDirectory(nil),
 		Attester: attester,
 		Enroller: func(keys Keys) Enroller {
 			client := enrollClient(cfg, g, org, keys)
@@ -115,6 +120,27 @@ func readChain(path string, g *consensus.Genesis) (*consensus.PolicyState, error
 	return policy, nil
 }
 
+// readRecovery reads the recovery file at path; nil where none is configured.
+func readRecovery(path string, g *consensus.Genesis) (*consensus.RecoveryFile, error) {
+	if path == "" {
+		return nil, nil
+	}
+	f, err := regular.Open(path)
+	if err != nil {
+		return nil, &ConfigError{Field: "recovery", Err: err, Remedy: "copy the recovery file that the organisations signed here, or leave recovery out"}
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(io.LimitReader(f, consensus.MaxRecoveryFile+2))
+	if err != nil {
+		return nil, &ConfigError{Field: "recovery", Err: err, Remedy: "name the recovery file that the organisations signed"}
+	}
+	out, err := consensus.ParseRecoveryFile(g, bytes.TrimSuffix(raw, []byte("\n")))
+	if err != nil {
+		return nil, &ConfigError{Field: "recovery", Err: fmt.Errorf("%s: %w", path, err), Remedy: "name the recovery file that the organisations signed, of this mesh"}
+	}
+	return out, nil
+}
+
 func publicKeys(org consensus.Organisation, role string) []crypto.PublicKey {
 	var out []crypto.PublicKey
 	for _, k := range org.Keys {
@@ -127,6 +153,12 @@ func publicKeys(org consensus.Organisation, role string) []crypto.PublicKey {
 
 // systemEnroller is the enroller over the network.
 type systemEnroller struct{ enroll.Client }
+
+// In implements Incarnated.
+func (e systemEnroller) In(inc identity.Incarnation) Enroller {
+	e.Client.Incarnation = inc
+	return e
+}
 
 // Credential implements Enroller.
 func (e systemEnroller) Credential(ctx context.Context, prover *attest.Quoter) ([]byte, error) {

@@ -49,7 +49,7 @@ func (n *Node) openDirs(cfg Config, deps Deps) (*dirs, error) {
 		d.close()
 		return nil, err
 	}
-	n.raftDir, n.evidenceDir = d.raft, d.evidence
+	n.raftDir, n.evidenceDir, n.logDir = d.raft, d.evidence, d.log.Path()
 	return d, nil
 }
 

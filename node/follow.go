@@ -298,7 +298,7 @@ func (n *Node) handleHead(l mesh.Link, s mesh.Stream) {
 		n.relayHeads(l, s, req.Nonce)
 		return
 	}
-	if !n.provenOnce() || n.silent() != nil || !n.holdsSeat(n.self) {
+	if !n.signsHeads() {
 		return
 	}
 	_, raw, err := n.signHead(req.Nonce)
@@ -308,6 +308,9 @@ func (n *Node) handleHead(l mesh.Link, s mesh.Stream) {
 	}
 	_ = writeMessage(s, headReply{Head: raw})
 }
+
+// signsHeads reports whether this node is a seat that hears the mesh.
+func (n *Node) signsHeads() bool { return n.provenOnce() && n.silent() == nil && n.holdsSeat(n.self) }
 
 // signHead signs how far this node has come, over a nonce.
 func (n *Node) signHead(nonce []byte) (Head, []byte, error) {

@@ -74,7 +74,8 @@ func (n *Node) found(ctx context.Context) {
 	defer tick.Stop()
 	attempt := uint32(1)
 	for n.raft() == nil && !n.meshStarted() && attempt < maxAttempts {
-		if peers, ok := n.founders(); ok && n.coordinates() {
+		n.adoptNewest(ctx)
+		if peers, ok := n.founders(); ok && n.coordinates() && !n.holdsBack(ctx) {
 			err := n.coordinate(ctx, attempt, peers)
 			if err == nil {
 				return
@@ -97,19 +98,42 @@ func (n *Node) meshStarted() (ok bool) {
 	return ok
 }
 
-// coordinates reports whether this seat's organisation has the smallest id.
-func (n *Node) coordinates() bool { return n.genesis.Organisations[0].ID == n.ref.Org }
+// founding returns the organisations whose seats found this incarnation.
+func (n *Node) founding() (orgs []identity.OrgID) {
+	n.machine.View(func(s *consensus.State, _ *federated.Ledger) { orgs = s.Founders() })
+	return orgs
+}
 
-// founders returns a link to a seat of every other organisation, or false while one is
-// missing.
+// coordinates reports whether this seat's organisation has the smallest id of the founders.
+func (n *Node) coordinates() bool { return n.founding()[0] == n.ref.Org }
+
+// founders returns a link to a seat of every other founding organisation, or false while one
+// is missing.
 func (n *Node) founders() (map[identity.OrgID]mesh.Link, bool) {
+	founding := n.founding()
 	links := map[identity.OrgID]mesh.Link{}
 	for _, l := range n.links() {
-		if s := l.Session(); slices.Contains(s.Roles, RoleSeat) && s.Node.Org != n.ref.Org {
+		if s := l.Session(); slices.Contains(s.Roles, RoleSeat) && s.Node.Org != n.ref.Org && slices.Contains(founding, s.Node.Org) {
 			links[s.Node.Org] = l
 		}
 	}
-	return links, len(links) == len(n.genesis.Organisations)-1
+	return links, len(links) == len(founding)-1
+}
+
+// holdsBack reports whether the incarnation that is to be recovered from is alive.
+func (n *Node) holdsBack(ctx context.Context) bool {
+	why := n.majorityLives(ctx)
+	n.mu.Lock()
+	changed := why == nil != (n.heldBack == nil)
+	n.heldBack = why
+	n.mu.Unlock()
+	if changed && why != nil {
+		n.log.Error("not founding", "reason", why.String())
+	}
+	if changed {
+		n.changed.notify()
+	}
+	return why != nil
 }
 
 // coordinate runs one attempt from the offer to the other seats' start.
@@ -245,7 +269,7 @@ func (n *Node) considerOffer(ctx context.Context, link mesh.Link, offer foundOff
 	if offer.Version != foundVersion || len(offer.LogKey) != ed25519.SeedSize {
 		return nil, &RefusedError{attest.NewReason(attest.CodeWrongVersion, "founding offer", fmt.Sprint(offer.Version), fmt.Sprint(foundVersion))}
 	}
-	if want := n.genesis.Organisations[0].ID; link.Session().Node.Org != want {
+	if want := n.founding()[0]; link.Session().Node.Org != want {
 		return nil, &RefusedError{attest.NewReason(attest.CodeProtocol, "coordinator", string(link.Session().Node.Org), string(want))}
 	}
 	if n.raft() != nil {
@@ -259,6 +283,9 @@ func (n *Node) considerOffer(ctx context.Context, link mesh.Link, offer foundOff
 	}
 	if public := ed25519.NewKeyFromSeed(offer.LogKey).Public().(ed25519.PublicKey); !public.Equal(b.LogPublic()) {
 		return nil, &RefusedError{attest.NewReason(attest.CodeProtocol, "log key", "another key than the payload names", "its private half")}
+	}
+	if n.holdsBack(ctx) {
+		return nil, &RefusedError{*n.majorityReason()}
 	}
 	if err := n.waitSeats(ctx, b); err != nil {
 		return nil, err
@@ -311,7 +338,13 @@ func (n *Node) start(ctx context.Context, bootstrap []byte, logKey ed25519.Priva
 func (n *Node) orderBootstrap(ctx context.Context, b *consensus.Bootstrap) {
 	tick := time.NewTicker(foundEvery)
 	defer tick.Stop()
-	command, err := consensus.NewCommand(consensus.KindBootstrap, n.genesis.Raw(), b.Raw())
+	kind, first := consensus.KindBootstrap, n.genesis.Raw()
+	n.machine.View(func(s *consensus.State, _ *federated.Ledger) {
+		if r := s.Recovery(); r != nil {
+			kind, first = consensus.KindRecovery, r.Raw()
+		}
+	})
+	command, err := consensus.NewCommand(kind, first, b.Raw())
 	if err != nil {
 		n.fail(fmt.Errorf("bootstrap: %w", err))
 		return

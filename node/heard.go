@@ -95,7 +95,17 @@ func (m *Machine) settle(changed bool) {
 	m.resettle()
 }
 
-var errAnotherChain = errors.New("another policy chain than the one verified here")
+var (
+	errAnotherChain       = errors.New("another policy chain than the one verified here")
+	errAnotherIncarnation = errors.New("a policy chain of another incarnation")
+)
+
+// Pulled returns the policy chain of this incarnation that is ahead of the ordered one, or nil.
+func (m *Machine) Pulled() *consensus.PolicyState {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.pulled
+}
 
 // Extend verifies steps of the policy chain, of which the first is number from, and keeps them
 // if they lead further than what this node has. It reports whether they did.
@@ -115,6 +125,9 @@ func (m *Machine) Extend(from int, steps [][]byte) (bool, error) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if next.Incarnation() != m.state.Incarnation() {
+		return false, errAnotherIncarnation // it decides nothing here: see recover.go
+	}
 	if now := m.basis().PolicyState; now.Steps() >= next.Steps() || !next.BeginsWith(now) {
 		return false, nil // somebody was faster
 	}

@@ -93,6 +93,9 @@ func (n *Node) reach(ctx context.Context, url string) (mesh.Link, error) {
 			p.State, p.Code, p.Reason, p.Peer = PeerRefused, refused.Code, refused, a.Peer.String()
 		})
 		n.changed.notify()
+		if refused.Code == attest.CodeWrongIncarnation {
+			n.pullPolicy(ctx, url) // which says whether ours or its own is over
+		}
 		return nil, &RefusedError{*refused}
 	}
 	n.addresses.announced(url, a.Peer, a.Addresses)
@@ -147,9 +150,7 @@ func (n *Node) pullPolicy(ctx context.Context, url string) {
 	if err != nil || len(doc.Chain) == 0 {
 		return
 	}
-	if _, err := n.machine.Extend(0, doc.Chain); err != nil {
-		n.log.Warn("policy not believed", "url", url, "error", err)
-	}
+	n.considerChain(url, doc.Chain)
 }
 
 func (n *Node) unreachable(url string, err error) {

@@ -40,6 +40,7 @@ import (
 	"github.com/attestmesh/meshnode/federated"
 	"github.com/attestmesh/meshnode/internal/durable"
 	"github.com/attestmesh/meshnode/internal/identity"
+	"github.com/attestmesh/meshnode/internal/throttle"
 	"github.com/attestmesh/meshnode/mesh"
 	"github.com/attestmesh/meshnode/service/run"
 	"github.com/attestmesh/meshnode/transparency"
@@ -68,7 +69,9 @@ type Keys struct {
 type Deps struct {
 	Genesis *consensus.Genesis
 	// Policy is the newest policy that is known at the start; nil for genesis's.
-	Policy    *consensus.PolicyState
+	Policy *consensus.PolicyState
+	// Recovery is the file by which a mesh is recovered; nil where none is configured.
+	Recovery  *consensus.RecoveryFile
 	Attester  attest.Attester
 	Schemes   []attest.Scheme
 	Enroller  func(Keys) Enroller
@@ -134,6 +137,8 @@ type Node struct {
 	proofs      *pendingProofs
 	asleep      func() time.Duration // how long this machine has been suspended; see stoodStill
 	raftDir     *durable.Dir         // for the store kind disk only
+	headLimiter *throttle.Requests   // of heads that strangers ask for
+	logDir      string               // of this boot; "" in simulations
 	evidenceDir *durable.Dir         // private: salted evidence behind this node's results; nil in simulations
 
 	mu              sync.Mutex
@@ -141,6 +146,9 @@ type Node struct {
 	replica         *replica.Replica          // guarded by mu; set once, on a seat that started or joins
 	founder         bool                      // guarded by mu; set with replica
 	logPrivate      ed25519.PrivateKey        // guarded by mu; a founder's from the start, another's once it holds a seat
+	before          *consensus.PolicyState    // guarded by mu; that this incarnation is recovered from, on its founders
+	beforeQuorum    int                       // guarded by mu; of before
+	heldBack        *attest.Reason            // guarded by mu; why this founder does not found
 	cosignerWitness *transparency.Witness     // guarded by mu; set with replica
 	newest          published                 // guarded by mu
 	newestAt        time.Time                 // guarded by mu
@@ -188,6 +196,14 @@ func Run(ctx context.Context, cfg Config, deps Deps) error {
 	if dirs.control != nil {
 		n.serve("control socket", func() error { return n.serveControl(n.ctx, dirs.control) })
 	}
+	if dirs.public != nil {
+		n.serve("public listener", func() error { return n.servePublic(n.ctx, dirs.public) })
+	}
+	if deps.Recovery != nil {
+		if err := n.recover(n.ctx, deps.Recovery); err != nil {
+			return n.result(ctx, err)
+		}
+	}
 	if err := n.enrol(n.ctx); err != nil {
 		return n.result(ctx, err)
 	}
@@ -195,9 +211,6 @@ func Run(ctx context.Context, cfg Config, deps Deps) error {
 		return err
 	}
 	defer n.leave()
-	if dirs.public != nil {
-		n.serve("public listener", func() error { return n.servePublic(n.ctx, dirs.public) })
-	}
 	if dirs.https != nil {
 		n.serve("HTTPS endpoint", func() error { return n.serveHTTPS(n.ctx, dirs.https) })
 	}
@@ -244,6 +257,7 @@ func newNode(ctx context.Context, cfg Config, deps Deps) (*Node, error) {
 		peers: newPeerBook(), addresses: newAddressBook(!deps.InMemory), badCredentials: map[identity.PeerID]error{}, phase: PhaseEnrolling,
 		attester: deps.Attester, outages: map[string]outage{}, runtime: &runtimelog.Log{}, proofs: newPendingProofs(), gossip: newGossip(), asleep: stoodStill,
 	}
+	n.headLimiter = &throttle.Requests{Rate: headRate, Burst: headBurst, Remotes: maxVisitors}
 	if deps.InMemory {
 		n.asleep = func() time.Duration { return 0 } // virtual time does not stand still
 	}
@@ -302,6 +316,9 @@ func (n *Node) enrol(ctx context.Context) error {
 			return nil
 		}
 		why := enrolReason(err)
+		if why.Code == attest.CodeWrongIncarnation && n.discover(ctx) {
+			continue // the enroller knew before us that the mesh was recovered
+		}
 		n.log.Warn("not enrolled", "error", err)
 		n.mu.Lock()
 		n.phaseReason = &why
@@ -435,6 +452,11 @@ func (n *Node) startTasks() {
 	n.tasks.Go(func() {
 		if n.isSeat() {
 			n.found(n.ctx)
+		}
+		if n.raft() == nil {
+			n.align(n.ctx)
+		}
+		if n.isSeat() {
 			n.tasks.Go(func() { n.takeSeat(n.ctx) })
 		}
 		n.followWhileDeaf(n.ctx)

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/internal/identity"
 	"github.com/attestmesh/meshnode/internal/throttle"
 )
@@ -40,6 +42,7 @@ type Directory interface {
 const (
 	pathNode   = "/.well-known/meshnode/node"
 	pathPolicy = "/.well-known/meshnode/policy"
+	pathHead   = "/.well-known/meshnode/head"
 	pathLog    = "/log/"
 )
 
@@ -67,12 +70,48 @@ func (n *Node) servePublic(ctx context.Context, l net.Listener) error {
 // publicRoutes are what anybody may read.
 func (n *Node) publicRoutes(mux *http.ServeMux) {
 	mux.HandleFunc("GET "+pathNode, func(w http.ResponseWriter, _ *http.Request) {
+		if !n.meshUp.Load() {
+			http.Error(w, "this node is not in its mesh yet", http.StatusServiceUnavailable)
+			return
+		}
 		writeJSON(w, http.StatusOK, n.announcement())
 	})
 	mux.HandleFunc("GET "+pathPolicy, func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, PolicyDocument{Chain: n.machine.PolicyChain()})
 	})
+	mux.HandleFunc("GET "+pathHead, n.handlePublicHead)
 	mux.Handle("GET "+pathLog, http.StripPrefix(pathLog, n.machine.tree))
+}
+
+// Limits of heads that anybody may ask for: each costs a digest of the policy and a signature.
+const (
+	headRate  = 5 // a second, of one address
+	headBurst = 20
+)
+
+// handlePublicHead serves /.well-known/meshnode/head?nonce=HEX (32 bytes): this seat's signed
+// consensus.Head over the nonce, while it hears the mesh. Founders of a recovery ask, to
+// learn whether what they would recover from is alive.
+func (n *Node) handlePublicHead(w http.ResponseWriter, r *http.Request) {
+	nonce, err := hex.DecodeString(r.URL.Query().Get("nonce"))
+	switch {
+	case err != nil || len(nonce) != nonceSize:
+		http.Error(w, "nonce: want 64 characters of hex", http.StatusBadRequest)
+		return
+	case !n.headLimiter.Allow(throttle.RemoteHost(r.RemoteAddr), n.now()):
+		http.Error(w, "too many requests", http.StatusTooManyRequests)
+		return
+	case !n.signsHeads():
+		http.Error(w, "this node is no seat that hears the mesh", http.StatusServiceUnavailable)
+		return
+	}
+	_, raw, err := n.signHead(nonce)
+	if err != nil {
+		http.Error(w, "no head", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(raw)
 }
 
 // announcement is what this node says of itself in public.
@@ -142,6 +181,19 @@ func (d httpDirectory) Policy(ctx context.Context, url string) (PolicyDocument, 
 	var p PolicyDocument
 	err := d.get(ctx, url+pathPolicy, maxPolicy, &p)
 	return p, err
+}
+
+// HeadDirectory is implemented by directories that can ask a seat for its head.
+type HeadDirectory interface {
+	// Head returns the head that the seat behind url signs over nonce, in hex.
+	Head(ctx context.Context, url, nonce string) ([]byte, error)
+}
+
+// Head implements HeadDirectory.
+func (d httpDirectory) Head(ctx context.Context, url, nonce string) ([]byte, error) {
+	var raw json.RawMessage
+	err := d.get(ctx, url+pathHead+"?nonce="+nonce, consensus.MaxHead, &raw)
+	return raw, err
 }
 
 func (d httpDirectory) get(ctx context.Context, url string, limit int64, v any) error {

@@ -35,12 +35,14 @@ With --genesis the proposal is held against a policy: what it adds and removes, 
 that this makes it, whose signatures hold, and whether it could take effect there at all.
 That policy is the one of genesis, or what the signed history in --chain or --log leads to.
 Everything is computed from the bytes that are signed. On a terminal a person is asked
-before a key is used; --yes is the answer.`,
+before a key is used; --yes is the answer. What is signed is remembered first, in the
+organisation's receipts, which meshnode recover sign compares with.`,
 		Args: cobra.MinimumNArgs(1),
 	}
 	a.source = policyFlags(cmd, false)
 	cmd.Flags().StringArrayVar(&a.keys, "key", nil, keyFlagHelp("a govern key; may be repeated"))
 	cmd.Flags().StringVarP(&a.out, "output", "o", "", "file to write the signed proposal to")
+	cmd.Flags().StringVar(&a.receipts, "receipts", "", "file of this organisation's receipts (default: receipts.json beside the first key)")
 	cmd.Flags().BoolVar(&a.yes, "yes", false, "sign without asking")
 	cmd.Flags().BoolVar(&a.asJSON, "json", false, "print one JSON object")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error { return a.run(cmd, args) }
@@ -52,6 +54,7 @@ type approval struct {
 	source      *policySource
 	keys        []string
 	out         string
+	receipts    string
 	yes, asJSON bool
 	// before is the policy that the proposal is held against, nil without --genesis.
 	before *consensus.PolicyState
@@ -80,8 +83,16 @@ func (a *approval) run(cmd *cobra.Command, args []string) error {
 		r := a.review.Refused
 		return refusedError(string(r.Code), r.Remedy, "on the policy of epoch %d: %s", a.review.Epoch, r)
 	}
+	if len(a.keys) > 0 {
+		if a.receipts == "" {
+			a.receipts = receiptsBeside(a.keys[0])
+		}
+		if err := noteApproval(a.receipts, p); err != nil {
+			return err
+		}
+	}
 	for _, ref := range a.keys {
-		if err := a.sign(cmd, env, ref); err != nil {
+		if err := a.sign(cmd, env, p, ref); err != nil {
 			return err
 		}
 	}
@@ -123,7 +134,7 @@ func (a *approval) hold(cmd *cobra.Command, env *envelope.Envelope) error {
 }
 
 // sign adds the signature of one key, after a person has agreed.
-func (a *approval) sign(cmd *cobra.Command, env *envelope.Envelope, ref string) error {
+func (a *approval) sign(cmd *cobra.Command, env *envelope.Envelope, p *consensus.Proposal, ref string) error {
 	s, public, err := openKey(cmd.Context(), ref)
 	if err != nil {
 		return err
@@ -134,9 +145,12 @@ func (a *approval) sign(cmd *cobra.Command, env *envelope.Envelope, ref string) 
 	}
 	who := fmt.Sprintf("key %.16s", id)
 	if a.before != nil {
-		org, role, ok := a.before.Genesis().KeyOwner(public)
+		org, role, ok := a.before.KeyOwner(public)
+		if !ok {
+			org, role, ok = p.Brings(public) // a key that comes in signs for itself
+		}
 		if !ok || role != consensus.KeyGovern {
-			return refusedError(string(attest.CodeWrongSigner), "sign with the govern key that genesis lists for your organisation", "key %s: genesis %s", ref, listedAs(org, role, ok))
+			return refusedError(string(attest.CodeWrongSigner), "sign with a govern key in force of your organisation, or one that the proposal brings in", "key %s: the policy %s", ref, listedAs(org, role, ok))
 		}
 		who = fmt.Sprintf("%s, %s", org, who)
 	}

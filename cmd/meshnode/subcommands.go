@@ -24,6 +24,7 @@ func subcommands() []*cobra.Command {
 		doctorCommand(),
 		redteamCommand(),
 		policyCommand(),
+		recoverCommand(),
 		jobCommand(),
 		serviceCommand(),
 		versionCommand(),

@@ -1,0 +1,317 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/attestmesh/meshnode/internal/loopback"
+	"github.com/attestmesh/meshnode/node"
+)
+
+// lostMesh is a mesh of real processes that loses its majority: one seat for each
+// organisation, with fixed addresses, so that everything can be started again.
+type lostMesh struct {
+	*trial
+	orgs     []string
+	platform string
+	mesh     map[string]string // host:port of the mesh port, by name of the node's directory
+	enroll   map[string]string // host:port of the enroller, by organisation
+	running  map[string]*exec.Cmd
+	stderr   map[string]*lockedBuffer
+}
+
+// lockedBuffer collects what a process writes while others read it.
+type lockedBuffer struct {
+	mu   sync.Mutex
+	data []byte
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.data = append(b.data, p...)
+	return len(p), nil
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return string(b.data)
+}
+
+func newLostMesh(t *testing.T, orgs ...string) *lostMesh {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "lost")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	m := &lostMesh{trial: &trial{t: t, dir: dir, public: map[string]string{}, enrollers: map[string]enrollerReady{}}, orgs: orgs,
+		mesh: map[string]string{}, enroll: map[string]string{}, running: map[string]*exec.Cmd{}, stderr: map[string]*lockedBuffer{}}
+	var platform struct{ Root, Socket string }
+	m.start(&platform, "sim-platform", "--dir", m.path("sim"), "--json")
+	m.platform = platform.Socket
+	var version struct{ Measurement string }
+	m.json(&version, "version", "--json")
+	spec := "name: lost\norigin: sim.example.org/lost\nallow_sim: true\norganisations:\n"
+	for _, org := range orgs {
+		if err := os.Mkdir(m.path(org+"-keys"), 0o700); err != nil { // each has a machine of its own
+			t.Fatal(err)
+		}
+		spec += "  - id: " + org + "\n    keys:\n"
+		for _, role := range []string{"govern", "enroll"} {
+			var key struct{ Public string }
+			m.json(&key, "keygen", "--role", role, "-o", m.key(org, role), "--json")
+			spec += fmt.Sprintf("      - {role: %s, public: %s}\n", role, key.Public)
+		}
+		m.public[org], m.mesh[org], m.enroll[org] = loopback.Address(t), loopback.Address(t), loopback.Address(t)
+	}
+	spec += fmt.Sprintf("kinds: {member: [sim], seat: [sim], aggregator: [sim]}\nroots: {sim: [%s]}\nentries:\n"+
+		"  - {kind: sim, measurement: %s, roles: [member, seat, trainer, aggregator]}\n", platform.Root, version.Measurement)
+	m.write("spec.yaml", spec)
+	m.run(0, "genesis", "new", m.path("spec.yaml"), "-o", m.path("genesis.json"))
+	for _, org := range orgs {
+		m.run(0, "genesis", "sign", m.path("genesis.json"), "--key", m.key(org, "govern"))
+	}
+	m.write("releases.yaml", fmt.Sprintf("releases:\n  - {kind: sim, measurement: %s, roles: [seat, trainer, aggregator]}\nnodes:\n  - {name: n1, roles: [seat, trainer, aggregator]}\n", version.Measurement))
+	for _, org := range orgs {
+		m.startEnroller(org)
+	}
+	for _, org := range orgs {
+		m.startNode(org, org, "")
+	}
+	m.awaitMembers(orgs, 0)
+	return m
+}
+
+func (m *lostMesh) key(org, role string) string {
+	return filepath.Join(m.path(org+"-keys"), role+".pem")
+}
+
+// startEnroller starts, or starts again, an organisation's enroller at its address.
+func (m *lostMesh) startEnroller(org string, more ...string) {
+	m.t.Helper()
+	m.kill(org + "-enroller")
+	var ready enrollerReady
+	args := append([]string{"enroll", "serve", "--genesis", m.path("genesis.json"), "--key", m.key(org, "enroll"), "--releases", m.path("releases.yaml"),
+		"--dir", m.path(org + "-enroller"), "--listen", m.enroll[org], "--json"}, more...)
+	m.running[org+"-enroller"] = m.trial.start(&ready, args...)
+	m.enrollers[org] = ready
+}
+
+// startNode starts a node of org with a data directory; more is added to its configuration.
+// It need not come up: see awaitMembers.
+func (m *lostMesh) startNode(org, data, more string, peers ...string) {
+	m.t.Helper()
+	if len(peers) == 0 {
+		peers = m.orgs
+	}
+	var urls []string
+	for _, p := range peers {
+		if p != data {
+			urls = append(urls, "http://"+m.public[p])
+		}
+	}
+	_, port, _ := net.SplitHostPort(m.mesh[data])
+	m.write(data+".yaml", fmt.Sprintf("genesis: genesis.json\norganisation: %s\nnode: n1\nroles: [seat]\ndata: %s\nlisten: [/ip4/127.0.0.1/tcp/%s]\npublic: %s\n"+
+		"peers: [%s]\nenroller: {url: %s, spki: %s}\nattester: {sim: %s}\n%s", org, data, port, m.public[data], strings.Join(urls, ", "), m.enrollers[org].URL, m.enrollers[org].SPKI, m.platform, more))
+	cmd := m.command("run", "--config", m.path(data+".yaml"), "--json")
+	errs := &lockedBuffer{}
+	cmd.Stderr = errs
+	if err := cmd.Start(); err != nil {
+		m.t.Fatal(err)
+	}
+	m.running[data], m.stderr[data] = cmd, errs
+	m.t.Cleanup(func() { m.kill(data) })
+}
+
+// kill ends a process without a word.
+func (m *lostMesh) kill(name string) {
+	if cmd := m.running[name]; cmd != nil && cmd.ProcessState == nil {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}
+	delete(m.running, name)
+}
+
+// stop ends a process as an operator does.
+func (m *lostMesh) stop(name string) {
+	m.t.Helper()
+	cmd := m.running[name]
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		m.t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		m.t.Errorf("%s: %v", name, err)
+	}
+	delete(m.running, name)
+}
+
+func (m *lostMesh) signal(sig syscall.Signal, names ...string) {
+	m.t.Helper()
+	for _, name := range names {
+		if err := m.running[name].Process.Signal(sig); err != nil {
+			m.t.Fatal(err)
+		}
+	}
+}
+
+// awaitMembers waits until every node is a member of the incarnation with a strong log.
+func (m *lostMesh) awaitMembers(nodes []string, incarnation uint64) {
+	m.t.Helper()
+	deadline := time.Now().Add(2 * time.Minute)
+	tick := time.NewTicker(askAgain)
+	defer tick.Stop()
+	for {
+		waits := ""
+		for _, data := range nodes {
+			s, ok := m.status(data)
+			if !ok || s.Incarnation != incarnation || s.Phase != node.PhaseMember || s.Log.Published.Level != "strong" {
+				waits += fmt.Sprintf("%s: up %v, incarnation %d, %s (%v), log %s\n", data, ok, s.Incarnation, s.Phase, s.PhaseReason, s.Log.Published.Level)
+			}
+		}
+		if waits == "" {
+			return
+		}
+		if time.Now().After(deadline) {
+			for _, data := range nodes {
+				lines := strings.Split(m.stderr[data].String(), "\n")
+				m.t.Logf("%s says\n%s", data, strings.Join(lines[max(0, len(lines)-25):], "\n"))
+			}
+			m.t.Fatalf("not all are members:\n%s", waits)
+		}
+		<-tick.C
+	}
+}
+
+// order has a proposal signed by organisations and ordered at a node.
+func (m *lostMesh) order(at, action string, orgs ...string) {
+	m.t.Helper()
+	draft := m.run(0, "policy", "show", "--draft", "--node", m.path(at))
+	m.write("draft.yaml", strings.Replace(draft, "actions: []", "actions:\n  - "+action, 1))
+	file := m.path(fmt.Sprintf("proposal-%d.json", time.Now().UnixNano()))
+	for _, org := range orgs {
+		m.run(0, "policy", "approve", m.path("draft.yaml"), "--key", m.key(org, "govern"), "-o", file)
+	}
+	m.run(0, "policy", "propose", file, "--node", m.path(at))
+}
+
+// signRecovery has a recovery file signed by organisations.
+func (m *lostMesh) signRecovery(file string, orgs ...string) {
+	m.t.Helper()
+	for _, org := range orgs {
+		m.run(0, "recover", "sign", file, "--genesis", m.path("genesis.json"), "--key", m.key(org, "govern"))
+	}
+}
+
+// ended waits for a process to end by itself.
+func (m *lostMesh) ended(name string) {
+	m.t.Helper()
+	done := make(chan error, 1)
+	cmd := m.running[name]
+	go func() { done <- cmd.Wait() }()
+	select {
+	case <-done:
+		delete(m.running, name)
+	case <-time.After(time.Minute):
+		m.t.Fatalf("%s runs on; it says\n%s", name, m.stderr[name].String())
+	}
+}
+
+const otherMeasurement = "cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd"
+
+// A majority freezes. The organisations recover with the rest and new machines, then it
+// thaws: it gets no stream, accuses nobody, hears of the higher incarnation and stops.
+func TestRecoverThawedMajority(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts 13 processes")
+	}
+	m := newLostMesh(t, "alpha", "beta", "delta", "epsilon", "gamma")
+	m.order("alpha", "add_entry: {kind: sim, measurement: "+otherMeasurement+", roles: [member]}", "alpha", "beta", "delta", "epsilon")
+	var before node.Status
+	m.await(func() bool {
+		s, ok := m.status("alpha")
+		before = s
+		return ok && s.Epoch == 1 && s.Log.Published.Size == s.Log.Size && s.Log.Published.Level == "strong"
+	})
+	frozen := []string{"delta", "epsilon", "gamma"}
+	m.signal(syscall.SIGSTOP, frozen...)
+	m.kill("alpha")
+	m.kill("beta")
+
+	// The newest copy of the log, and a Recovery that three sign: one too few.
+	file, genesis := m.path("recovery.json"), m.path("genesis.json")
+	var kept struct {
+		Epoch, Size uint64
+		Root        string
+		OK          bool
+	}
+	if err := json.Unmarshal([]byte(m.run(0, "recover", "inspect", m.path("alpha"), "--genesis", genesis, "--json")), &kept); err != nil || !kept.OK || kept.Epoch != 1 || kept.Size < before.Log.Published.Size {
+		t.Fatalf("kept %+v, %v; the status was size %d", kept, err, before.Log.Published.Size)
+	}
+	m.run(0, "recover", "draft", m.path("alpha"), "--genesis", genesis, "-o", file)
+	m.signRecovery(file, "alpha", "beta", "delta")
+	for _, org := range m.orgs { // machines beside the frozen ones
+		m.public[org+"2"], m.mesh[org+"2"] = loopback.Address(t), loopback.Address(t)
+	}
+	m.write("few.yaml", "")
+	if out := m.run(exitUsage, "enroll", "serve", "--genesis", genesis, "--recovery", file, "--key", m.key("alpha", "enroll"), "--releases", m.path("releases.yaml"),
+		"--dir", m.path("few"), "--listen", loopback.Address(t)); !strings.Contains(out, "have 3 organisations") || !strings.Contains(out, "need 4 of 5") {
+		t.Errorf("an enroller with a Recovery that three signed: %s", out)
+	}
+	m.signRecovery(file, "epsilon")
+
+	nodes := []string{"alpha", "beta", "delta2", "epsilon2", "gamma2"}
+	for _, org := range m.orgs {
+		m.startEnroller(org, "--recovery", file)
+	}
+	for i, org := range m.orgs {
+		m.startNode(org, nodes[i], "recovery: recovery.json\n", nodes...)
+	}
+	m.awaitMembers(nodes, 1)
+	after, _ := m.status("beta")
+	if after.Epoch != before.Epoch+1 || len(after.Raft.Voters) != 5 {
+		t.Errorf("epoch %d with voters %v, want %d", after.Epoch, after.Raft.Voters, before.Epoch+1)
+	}
+
+	m.signal(syscall.SIGCONT, frozen...)
+	for _, name := range frozen {
+		m.ended(name)
+		if out := m.stderr[name].String(); !strings.Contains(out, "superseded") || !strings.Contains(out, "incarnation") {
+			t.Errorf("%s ended with\n%s", name, out)
+		}
+	}
+	m.order("beta", "remove_entry: {measurement: "+otherMeasurement+"}", "alpha", "beta", "gamma")
+	for _, name := range nodes {
+		if s, ok := m.status(name); !ok || len(s.Closed) > 0 || s.Phase != node.PhaseMember {
+			t.Errorf("%s: up %v, %s, closed %+v", name, ok, s.Phase, s.Closed)
+		}
+	}
+	var report struct {
+		OK         bool
+		Recoveries []struct{ Index, Incarnation uint64 }
+	}
+	out := m.run(0, "log", "audit", "--genesis", genesis, "--json", "http://"+m.public["gamma2"])
+	if err := json.Unmarshal([]byte(out), &report); err != nil || !report.OK || len(report.Recoveries) != 1 || report.Recoveries[0].Index != kept.Size {
+		t.Errorf("audit: %s", out)
+	}
+	if shown := m.run(0, "log", "show", "http://"+m.public["alpha"]); strings.Contains(shown, "misbehaviour") {
+		t.Errorf("somebody was convicted:\n%s", shown)
+	}
+	// A node that was not there finds its way by its peers alone.
+	m.kill("epsilon2")
+	m.startNode("epsilon", "epsilon2", "", nodes...)
+	m.await(func() bool {
+		s, ok := m.status("epsilon2")
+		return ok && s.Incarnation == 1 && s.Epoch == after.Epoch+1
+	})
+}
