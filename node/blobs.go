@@ -1,6 +1,7 @@
 package node
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"sync"
@@ -14,6 +15,9 @@ import (
 // Blobs of jobs whose terms disclose fully are files; all others stay in memory.
 type blobs struct {
 	dir *durable.Dir // nil keeps everything in memory
+	// older are directories of this node's earlier boots: a job that goes on in a recovered mesh
+	// begins with a model of theirs.
+	older []*durable.Dir
 
 	mu  sync.Mutex
 	mem map[chunk.Root][]byte // guarded by mu
@@ -48,6 +52,9 @@ func (b *blobs) Get(root chunk.Root) ([]byte, error) {
 		return nil, fs.ErrNotExist
 	}
 	data, err := b.dir.ReadFile(root.String(), maxBlob)
+	for i := 0; i < len(b.older) && errors.Is(err, fs.ErrNotExist); i++ {
+		data, err = b.older[i].ReadFile(root.String(), maxBlob)
+	}
 	if err != nil {
 		return nil, err
 	}

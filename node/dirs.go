@@ -20,7 +20,9 @@ type dirs struct {
 	data            *durable.Dir
 	log, blobs      *durable.Dir
 	evidence        *durable.Dir
-	raft            *durable.Dir // for the store kind disk only
+	jobs            *durable.Dir   // of all boots
+	older           []*durable.Dir // blobs of earlier boots
+	raft            *durable.Dir   // for the store kind disk only
 	control, public net.Listener
 	https           net.Listener // nil where none is configured
 	release         func()
@@ -49,7 +51,7 @@ func (n *Node) openDirs(cfg Config, deps Deps) (*dirs, error) {
 		d.close()
 		return nil, err
 	}
-	n.raftDir, n.evidenceDir, n.logDir = d.raft, d.evidence, d.log.Path()
+	n.raftDir, n.evidenceDir, n.jobDir, n.logDir = d.raft, d.evidence, d.jobs, d.log.Path()
 	return d, nil
 }
 
@@ -81,12 +83,22 @@ func (d *dirs) open(cfg Config, store string, now time.Time) error {
 			return err
 		}
 	}
+	if older, err := filepath.Glob(d.data.Path("boot-*", "blobs")); err == nil {
+		for _, dir := range older {
+			if dir, err := durable.Open(dir); err == nil {
+				d.older = append(d.older, dir)
+			}
+		}
+	}
 	boot := fmt.Sprintf("boot-%d", now.UnixMilli())
 	if d.log, err = d.data.Sub(boot + "/log"); err == nil {
 		d.blobs, err = d.data.Sub(boot + "/blobs")
 	}
 	if err == nil {
 		d.evidence, err = d.data.Sub(boot + "/evidence")
+	}
+	if err == nil {
+		d.jobs, err = d.data.Sub("jobs")
 	}
 	if err == nil && store == consensus.StoreDisk {
 		d.raft, err = d.data.Sub(boot + "/raft")

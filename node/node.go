@@ -16,8 +16,8 @@
 //	member      admitted: proof that it is fresh, and affirming edges of foreign organisations
 //	refused     every peer that answers refuses it; it goes on asking
 //
-// Nothing survives the process but the published log and disclosed blobs: identity is new
-// at every boot.
+// Nothing survives the process but the published log, disclosed blobs and the signed jobs:
+// identity is new at every boot.
 package node
 
 import (
@@ -138,6 +138,7 @@ type Node struct {
 	asleep      func() time.Duration // how long this machine has been suspended; see stoodStill
 	raftDir     *durable.Dir         // for the store kind disk only
 	headLimiter *throttle.Requests   // of heads that strangers ask for
+	jobDir      *durable.Dir         // signed jobs, of all boots; nil in simulations
 	logDir      string               // of this boot; "" in simulations
 	evidenceDir *durable.Dir         // private: salted evidence behind this node's results; nil in simulations
 
@@ -186,6 +187,7 @@ func Run(ctx context.Context, cfg Config, deps Deps) error {
 	n.machine = newMachine(n.genesis, tree, n.changed, n.now)
 	n.machine.pulled = deps.Policy
 	n.blobs, n.work = newBlobs(dirs.blobs), newWorkbench()
+	n.blobs.older = dirs.older
 
 	if len(cfg.Services) > 0 {
 		if err := run.NoCores(); err != nil {
@@ -443,6 +445,7 @@ func (n *Node) join(deps Deps) error {
 func (n *Node) startTasks() {
 	for _, task := range []func(context.Context){
 		n.watchPolicy, n.watchStreams, n.prove, n.edges.run, n.renew, n.runDriver, n.runParticipant, n.runAggregator, n.watchHalt, n.runProbes, n.watchMachine,
+		n.syncLog, n.keepJobs, n.resubmitJobs,
 	} {
 		n.tasks.Go(func() { task(n.ctx) })
 	}

@@ -49,8 +49,12 @@ type block struct {
 	exit     int
 }
 
-func TestOperations(t *testing.T) {
-	page, err := os.ReadFile("../../docs/OPERATIONS.md")
+func TestOperations(t *testing.T) { followPage(t, "OPERATIONS.md") }
+
+// followPage types a page of docs.
+func followPage(t *testing.T, name string) {
+	t.Helper()
+	page, err := os.ReadFile("../../docs/" + name)
 	if err != nil {
 		t.Fatal(err)
 	}
