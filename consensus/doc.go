@@ -10,6 +10,7 @@
 //
 //	genesis             every founding organisation's govern key   subject: name, SHA-256 of the nonce
 //	bootstrap           every organisation's enroll key            subject: "mesh", the mesh id
+//	recovery            govern keys of as many as widen            subject: "mesh", the mesh id
 //	credential          one enroll key of the node's organisation  subject: org/node, SHA-256 of the peer id
 //	proposal            govern keys of enough member organisations subject: "mesh", the mesh id
 //	attestation-result  the verifier's peer key                    subject: org/node, SHA-256 of the subject's peer id
@@ -96,6 +97,7 @@
 // body of the kinds of this package is an array of envelopes as byte strings:
 //
 //	bootstrap   [genesis, bootstrap]    leaves: both, as leaf 0 and 1
+//	recovery    [recovery, bootstrap]   leaves: both; the first command of an incarnation above 0
 //	credential  [credential]            leaf: itself; a removed seat adds a membership leaf
 //	results     [result, …]             leaves: those accepted, each followed by one membership
 //	                                    leaf per seat that it lets go
@@ -113,7 +115,21 @@
 // nothing and has no leaf. Apply checks every signature except those of results, which
 // CheckResults checks before an entry is stored, so that they can be verified in parallel.
 // New action or command kinds and new fields need a higher fsm_version in genesis; suspensions
-// came with 2, ak and ima with 3, demands on platforms with 4. In a mesh of an older version they are refused on every node.
+// came with 2, ak and ima with 3, and with 4 all that changes more than entries: the constitution,
+// demands on platforms, seats that move, logged states, recovery. In a mesh of an older version they are refused on every node.
+//
+// # Incarnations
+//
+// The state of an incarnation above 0 begins with the replay of the leaves of the log before
+// it, up to the place where the log goes on (State.Replay, State.Recover), so that auditors
+// and replicas come to the same. Then the Recovery voids every node, Credential, edge and
+// retired peer, and the samples and proposals of before, which bind their incarnation. The
+// policy, what was revoked and what is suspended stay; a suspension whose end depended on
+// the clock lasts to its until. Epoch and base rise by one. Time is unknown until the first
+// tick. The Bootstrap that follows names the Recovery and the place in the log, and has the
+// signatures of the enrollers of every organisation in Recovery.Organisations: with fewer,
+// two disjoint halves could both begin. A signer signs one Recovery for an incarnation; the
+// cure of one that got stuck is a higher incarnation from the same log.
 //
 // # Time
 //

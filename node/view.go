@@ -166,11 +166,11 @@ func explainSeats(s *Status, silent []consensus.Node, seats, quorum, organisatio
 		}
 	}
 	if s.Started && len(silent) == 0 && seats == quorum && organisations > 2 { // of two that is always so: SeatWarning
-		s.Warnings = append(s.Warnings, fmt.Sprintf("all %d seats are needed: without any one of them nothing can be ordered. Stop none of them before the others are back", seats))
+		s.Warnings = append(s.Warnings, fmt.Sprintf("all %d seats are needed: without any one of them nothing can be ordered. Stop none of them before the others are back; if its process has ended, a majority must recover the mesh", seats))
 	}
 	if s.Started && answering < quorum {
 		s.Warnings = append(s.Warnings, "too few seats answer: nothing can be ordered until they are reachable again. "+
-			"If their processes have ended this mesh cannot go on: keep the published log, found a new mesh")
+			"If their processes have ended, the organisations must recover it: meshnode recover --help")
 	}
 }
 
