@@ -23,6 +23,10 @@ type enroller struct {
 	org     identity.OrgID
 	signer  signature.Signer
 
+	// signed, if set, is called after a Bootstrap is signed for good and before the seat hears
+	// of it.
+	signed func(ctx context.Context, org identity.OrgID, attempt uint32)
+
 	mu      sync.Mutex
 	boots   map[identity.NodeName]identity.BootSeq // guarded by mu; the newest boot
 	attempt uint32                                 // guarded by mu; the last one signed
@@ -64,7 +68,19 @@ func (d *desk) Credential(context.Context, *attest.Quoter) ([]byte, error) {
 }
 
 // SignBootstrap implements node.Enroller.
-func (d *desk) SignBootstrap(_ context.Context, payload []byte) ([]byte, error) {
+func (d *desk) SignBootstrap(ctx context.Context, payload []byte) ([]byte, error) {
+	b, err := d.sign(payload)
+	if err != nil {
+		return nil, err
+	}
+	if d.signed != nil {
+		d.signed(ctx, d.org, b.Attempt)
+	}
+	return consensus.Sign(payload, d.signer)
+}
+
+// sign records an attempt.
+func (d *desk) sign(payload []byte) (*consensus.Bootstrap, error) {
 	b, err := consensus.NewPolicyState(d.genesis).CheckBootstrap(payload, time.Now())
 	if err != nil {
 		return nil, err
@@ -75,7 +91,7 @@ func (d *desk) SignBootstrap(_ context.Context, payload []byte) ([]byte, error) 
 		return nil, fmt.Errorf("attempt %d, this enroller has signed %d (started: %t)", b.Attempt, d.attempt, d.started)
 	}
 	d.attempt = b.Attempt
-	return consensus.Sign(payload, d.signer)
+	return b, nil
 }
 
 // Started implements node.Enroller.
