@@ -203,6 +203,10 @@ func Run(ctx context.Context, cfg Config, deps Deps) error {
 	}
 	if deps.Recovery != nil {
 		if err := n.recover(n.ctx, deps.Recovery); err != nil {
+			if n.ctx.Err() == nil {
+				n.fail(err)
+			}
+			n.tasks.Wait() // the listeners, which dirs closes
 			return n.result(ctx, err)
 		}
 	}

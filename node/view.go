@@ -78,9 +78,12 @@ func (n *Node) phaseNow(started bool) (Phase, *attest.Reason) {
 		return PhaseRefused, refusal
 	}
 	if !started {
+		if why := n.majorityReason(); why != nil {
+			return PhaseFounding, why
+		}
 		if n.isSeat() && !n.meshStarted() {
 			return PhaseFounding, reason(attest.CodeNotStarted, "founding", fmt.Sprintf("%d attested links", len(n.links())),
-				fmt.Sprintf("a seat of each of the %d organisations", len(n.genesis.Organisations)))
+				fmt.Sprintf("a seat of each of the %d organisations", len(n.founding())))
 		}
 		return PhaseJoining, nil
 	}

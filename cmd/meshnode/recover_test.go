@@ -7,12 +7,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/internal/loopback"
 	"github.com/attestmesh/meshnode/node"
 )
@@ -314,4 +316,75 @@ func TestRecoverThawedMajority(t *testing.T) {
 		s, ok := m.status("epsilon2")
 		return ok && s.Incarnation == 1 && s.Epoch == after.Epoch+1
 	})
+}
+
+// The mesh lives: a Recovery from a part of its log is refused, and one from all of it waits
+// until the majority is gone. What an organisation signed once it does not sign otherwise.
+func TestRecoverHoldsBack(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts ten processes")
+	}
+	m := newLostMesh(t, "alpha", "beta", "gamma")
+	genesis := m.path("genesis.json")
+	m.run(0, "recover", "draft", "http://"+m.public["beta"], "--genesis", genesis, "-o", m.path("old.json"))
+	m.signRecovery(m.path("old.json"), "alpha", "beta")
+	m.order("alpha", "add_entry: {kind: sim, measurement: "+otherMeasurement+", roles: [member]}", "alpha", "gamma")
+	m.await(func() bool {
+		s, ok := m.status("gamma")
+		return ok && s.Epoch == 1 && s.Log.Published.Size == s.Log.Size && s.Log.Published.Level == "strong"
+	})
+	nodes := []string{"alpha2", "beta2", "gamma2"}
+	peers := append([]string{"alpha", "beta", "gamma"}, nodes...)
+	for _, name := range nodes {
+		m.public[name], m.mesh[name] = loopback.Address(t), loopback.Address(t)
+	}
+	m.startNode("alpha", "alpha2", "recovery: old.json\n", peers...)
+	m.ended("alpha2")
+	if out := m.stderr["alpha2"].String(); !strings.Contains(out, "rolled_back") || !strings.Contains(out, "which a quorum has cosigned") {
+		t.Errorf("a founder with a Recovery from a part of the log says\n%s", out)
+	}
+
+	// Alpha signed for incarnation 1; gamma has approved what the first draft does not hold.
+	m.run(0, "recover", "draft", m.path("gamma"), "--genesis", genesis, "-o", m.path("new.json"))
+	for org, want := range map[string]string{"alpha": "draft one to incarnation 2", "gamma": ""} {
+		exit := exitOK
+		if want != "" {
+			exit = exitRefused
+		}
+		if out := m.run(exit, "recover", "sign", m.path("new.json"), "--genesis", genesis, "--key", m.key(org, "govern"), "-o", m.path(org+"-signed.json")); !strings.Contains(out, want) {
+			t.Errorf("%s: %s", org, out)
+		}
+	}
+	if out := m.run(exitRefused, "recover", "sign", m.path("old.json"), "--genesis", genesis, "--key", m.key("gamma", "govern")); !strings.Contains(out, "this organisation has seen") {
+		t.Errorf("gamma signs the older one: %s", out)
+	}
+	file := m.path("recovery.json")
+	m.run(0, "recover", "draft", m.path("gamma"), "--genesis", genesis, "--incarnation", "2", "-o", file)
+	m.signRecovery(file, "alpha", "gamma")
+	for _, org := range m.orgs {
+		m.startEnroller(org, "--recovery", file)
+	}
+	for i, org := range m.orgs {
+		m.startNode(org, nodes[i], "recovery: recovery.json\n", peers...)
+	}
+	m.await(func() bool {
+		s, ok := m.status("alpha2")
+		return ok && s.Phase == node.PhaseFounding && s.PhaseReason != nil && s.PhaseReason.Code == attest.CodeLiveMajority
+	})
+	if s, ok := m.status("beta"); !ok || s.Incarnation != 0 || s.Phase != node.PhaseMember {
+		t.Errorf("the living mesh: up %v, incarnation %d, %s", ok, s.Incarnation, s.Phase)
+	}
+	m.kill("alpha")
+	m.kill("beta")
+	m.awaitMembers(nodes, 2)
+	// The last of the old ones knows no address of the new: it has no link, and orders nothing.
+	if s, ok := m.status("gamma"); !ok || s.Incarnation != 0 || slices.ContainsFunc(s.Peers, func(p node.PeerStatus) bool { return p.State == node.PeerConnected }) {
+		t.Errorf("the last of the old ones: up %v, incarnation %d, peers %+v", ok, s.Incarnation, s.Peers)
+	}
+	// An enroller never goes back.
+	m.kill("beta-enroller")
+	if out := m.run(exitUsage, "enroll", "serve", "--genesis", genesis, "--key", m.key("beta", "enroll"), "--releases", m.path("releases.yaml"),
+		"--dir", m.path("beta-enroller"), "--listen", m.enroll["beta"]); !strings.Contains(out, "this enroller serves incarnation 2") {
+		t.Errorf("beta's enroller in incarnation 0: %s", out)
+	}
 }
