@@ -316,6 +316,48 @@ func TestOpenStoreRefuses(t *testing.T) {
 	}
 }
 
+// An enroller serves an incarnation by one Recovery, and none that it has left.
+func TestIncarnationsAreEnteredOnce(t *testing.T) {
+	dir, err := durable.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range []struct {
+		incarnation identity.Incarnation
+		recovery    string
+		ok          bool
+	}{
+		{0, "", true}, {0, "", true}, {2, "a", true}, {2, "a", true}, {2, "b", false}, {2, "", false}, {1, "c", false}, {0, "", false}, {3, "b", true}, {2, "a", false},
+	} {
+		s, err := openStore(dir, identity.MeshID{1}, "alpha") // as after a restart
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.enter(step.incarnation, step.recovery); (err == nil) != step.ok {
+			t.Errorf("incarnation %d by %q: %v", step.incarnation, step.recovery, err)
+		}
+	}
+	// A Bootstrap that was signed says as much.
+	signed, err := durable.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw := `{"version":1,"incarnation":4,"attempt":1,"payload_sha256":"","node":"n1","peer":"` + peerOf("a").String() + `","started":false}`
+	if err := signed.WriteFile(bootstrapName, []byte(raw), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := openStore(signed, identity.MeshID{1}, "alpha")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.enter(3, "c"); err == nil {
+		t.Error("an incarnation below the one whose Bootstrap was signed")
+	}
+	if err := s.enter(5, "c"); err != nil {
+		t.Error(err)
+	}
+}
+
 // Attempts, checked exhaustively against the rule in words: what may be signed after a
 // history of signatures and starts.
 func TestAttemptRules(t *testing.T) {
