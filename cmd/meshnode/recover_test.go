@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -25,6 +26,7 @@ type lostMesh struct {
 	*trial
 	orgs     []string
 	platform string
+	genesis  map[string]string // other files than genesis.json, by name of the node's directory
 	mesh     map[string]string // host:port of the mesh port, by name of the node's directory
 	enroll   map[string]string // host:port of the enroller, by organisation
 	running  map[string]*exec.Cmd
@@ -51,6 +53,20 @@ func (b *lockedBuffer) String() string {
 }
 
 func newLostMesh(t *testing.T, orgs ...string) *lostMesh {
+	t.Helper()
+	m := layOut(t, orgs...)
+	for _, org := range orgs {
+		m.startEnroller(org)
+	}
+	for _, org := range orgs {
+		m.startNode(org, org, "")
+	}
+	m.awaitMembers(orgs, 0)
+	return m
+}
+
+// layOut makes keys, genesis and addresses, and starts the platform.
+func layOut(t *testing.T, orgs ...string) *lostMesh {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "lost")
 	if err != nil {
@@ -79,20 +95,19 @@ func newLostMesh(t *testing.T, orgs ...string) *lostMesh {
 	}
 	spec += fmt.Sprintf("kinds: {member: [sim], seat: [sim], aggregator: [sim]}\nroots: {sim: [%s]}\nentries:\n"+
 		"  - {kind: sim, measurement: %s, roles: [member, seat, trainer, aggregator]}\n", platform.Root, version.Measurement)
-	m.write("spec.yaml", spec)
-	m.run(0, "genesis", "new", m.path("spec.yaml"), "-o", m.path("genesis.json"))
-	for _, org := range orgs {
-		m.run(0, "genesis", "sign", m.path("genesis.json"), "--key", m.key(org, "govern"))
-	}
+	m.foundingOf("genesis.json", spec)
 	m.write("releases.yaml", fmt.Sprintf("releases:\n  - {kind: sim, measurement: %s, roles: [seat, trainer, aggregator]}\nnodes:\n  - {name: n1, roles: [seat, trainer, aggregator]}\n", version.Measurement))
-	for _, org := range orgs {
-		m.startEnroller(org)
-	}
-	for _, org := range orgs {
-		m.startNode(org, org, "")
-	}
-	m.awaitMembers(orgs, 0)
 	return m
+}
+
+// foundingOf makes the genesis of a specification, signed by all.
+func (m *lostMesh) foundingOf(name, spec string) {
+	m.t.Helper()
+	m.write("spec.yaml", spec)
+	m.run(0, "genesis", "new", m.path("spec.yaml"), "-o", m.path(name))
+	for _, org := range m.orgs {
+		m.run(0, "genesis", "sign", m.path(name), "--key", m.key(org, "govern"))
+	}
 }
 
 func (m *lostMesh) key(org, role string) string {
@@ -124,8 +139,9 @@ func (m *lostMesh) startNode(org, data, more string, peers ...string) {
 		}
 	}
 	_, port, _ := net.SplitHostPort(m.mesh[data])
-	m.write(data+".yaml", fmt.Sprintf("genesis: genesis.json\norganisation: %s\nnode: n1\nroles: [seat]\ndata: %s\nlisten: [/ip4/127.0.0.1/tcp/%s]\npublic: %s\n"+
-		"peers: [%s]\nenroller: {url: %s, spki: %s}\nattester: {sim: %s}\n%s", org, data, port, m.public[data], strings.Join(urls, ", "), m.enrollers[org].URL, m.enrollers[org].SPKI, m.platform, more))
+	genesis := cmp.Or(m.genesis[data], "genesis.json")
+	m.write(data+".yaml", fmt.Sprintf("genesis: %s\norganisation: %s\nnode: n1\nroles: [seat]\ndata: %s\nlisten: [/ip4/127.0.0.1/tcp/%s]\npublic: %s\n"+
+		"peers: [%s]\nenroller: {url: %s, spki: %s}\nattester: {sim: %s}\n%s", genesis, org, data, port, m.public[data], strings.Join(urls, ", "), m.enrollers[org].URL, m.enrollers[org].SPKI, m.platform, more))
 	cmd := m.command("run", "--config", m.path(data+".yaml"), "--json")
 	errs := &lockedBuffer{}
 	cmd.Stderr = errs
@@ -387,4 +403,65 @@ func TestRecoverHoldsBack(t *testing.T) {
 		"--dir", m.path("beta-enroller"), "--listen", m.enroll["beta"]); !strings.Contains(out, "this enroller serves incarnation 2") {
 		t.Errorf("beta's enroller in incarnation 0: %s", out)
 	}
+}
+
+// Genesis fixes the store. A founder that would keep its votes elsewhere holds another genesis,
+// and with it another mesh: nobody founds with it. And identity is on no disk: one node's
+// data directory in another's place makes nobody of it (D9, D12).
+func TestFounderWithAnotherStore(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts seven processes")
+	}
+	m := layOut(t, "alpha", "beta", "gamma")
+	spec, err := os.ReadFile(m.path("spec.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.foundingOf("disk.json", string(spec)+"store: disk\n")
+	for _, org := range []string{"alpha", "beta"} {
+		m.startEnroller(org)
+		m.startNode(org, org, "")
+	}
+	// Gamma's host puts the other genesis in the place of the right one, for enroller and node.
+	gamma := func(genesis string) {
+		m.genesis = map[string]string{"gamma": genesis}
+		m.startEnroller("gamma", "--genesis", m.path(genesis), "--dir", m.path("gamma-enroller-"+genesis)) // of one mesh
+		m.startNode("gamma", "gamma", "")
+	}
+	gamma("disk.json")
+	m.await(func() bool {
+		s, ok := m.status("alpha")
+		return ok && s.Phase == node.PhaseFounding && slices.ContainsFunc(s.Peers, func(p node.PeerStatus) bool {
+			return p.Code == attest.CodeWrongMesh && strings.Contains(p.URL, m.public["gamma"])
+		})
+	})
+	if s, ok := m.status("gamma"); !ok || s.Started {
+		t.Errorf("gamma: up %v, started %v", ok, s.Started)
+	}
+	// With the right one it founds, on its old data directory.
+	m.kill("gamma")
+	gamma("genesis.json")
+	m.awaitMembers(m.orgs, 0)
+
+	// Alpha's disk in gamma's place.
+	m.kill("gamma")
+	if err := os.Rename(m.path("gamma"), m.path("gamma-old")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(m.path("gamma"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	boots, err := filepath.Glob(filepath.Join(m.path("alpha"), "boot-*"))
+	if err != nil || len(boots) != 1 {
+		t.Fatalf("%v %v", boots, err)
+	}
+	if err := os.CopyFS(filepath.Join(m.path("gamma"), filepath.Base(boots[0])), os.DirFS(boots[0])); err != nil {
+		t.Fatal(err)
+	}
+	m.startNode("gamma", "gamma", "")
+	m.await(func() bool {
+		a, ok1 := m.status("alpha")
+		g, ok2 := m.status("gamma")
+		return ok1 && ok2 && g.Node == "gamma/n1" && g.Started && g.Peer != a.Peer && a.Phase == node.PhaseMember && g.Log.Size >= a.Log.Published.Size
+	})
 }
