@@ -1,6 +1,8 @@
 package replica
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -15,7 +17,9 @@ import (
 
 // boltFile is the store's only file. Bucket "log" maps index u64 to an entry: version u8 =
 // 1, type u8, term u64, data. Bucket "stable" maps raft's keys to bytes or u64, and
-// "commit-index" to the newest index known to be committed when entries were last stored.
+// "commit-index" to the newest index known to be committed when entries were last stored. Bucket
+// "snapshot" maps "newest" to: version u8 = 1, index u64, term u64, configuration index u64,
+// configuration length u32, configuration, SHA-256 [32] of everything else, data.
 const (
 	boltFile     = "raft.db"
 	entryVersion = 1
@@ -34,7 +38,11 @@ type boltStore struct {
 
 func bucketLog() []byte    { return []byte("log") }
 func bucketStable() []byte { return []byte("stable") }
-func keyCommit() []byte    { return []byte("commit-index") }
+
+func bucketSnapshot() []byte { return []byte("snapshot") }
+func keyNewest() []byte      { return []byte(snapshotID) }
+
+func keyCommit() []byte { return []byte("commit-index") }
 
 func openBolt(dir *durable.Dir) (*boltStore, error) {
 	path := dir.Path(boltFile)
@@ -48,6 +56,9 @@ func openBolt(dir *durable.Dir) (*boltStore, error) {
 	s := &boltStore{db: db}
 	err = db.Update(func(tx *bolt.Tx) error {
 		if _, err := tx.CreateBucketIfNotExists(bucketLog()); err != nil {
+			return err
+		}
+		if _, err := tx.CreateBucketIfNotExists(bucketSnapshot()); err != nil {
 			return err
 		}
 		_, err := tx.CreateBucketIfNotExists(bucketStable())
@@ -137,6 +148,63 @@ func (s *boltStore) DeleteRange(first, last uint64) error {
 		}
 		return nil
 	})
+}
+
+// SaveSnapshot implements Store.
+func (s *boltStore) SaveSnapshot(snapshot *Snapshot) error {
+	head := appendSnapshotHead(nil, snapshot)
+	sum := sha256.New()
+	sum.Write(head)
+	sum.Write(snapshot.Data)
+	v := make([]byte, 0, len(head)+sha256.Size+len(snapshot.Data))
+	v = append(sum.Sum(append(v, head...)), snapshot.Data...)
+	return s.db.Update(func(tx *bolt.Tx) error { return tx.Bucket(bucketSnapshot()).Put(keyNewest(), v) })
+}
+
+func appendSnapshotHead(b []byte, s *Snapshot) []byte {
+	b = append(b, entryVersion)
+	for _, v := range []uint64{s.Index, s.Term, s.ConfigurationIndex} {
+		b = binary.BigEndian.AppendUint64(b, v)
+	}
+	return append(binary.BigEndian.AppendUint32(b, uint32(len(s.Configuration))), s.Configuration...)
+}
+
+// LoadSnapshot implements Store.
+func (s *boltStore) LoadSnapshot() (snapshot *Snapshot, err error) {
+	err = s.db.View(func(tx *bolt.Tx) error {
+		v := tx.Bucket(bucketSnapshot()).Get(keyNewest())
+		if v == nil {
+			return nil
+		}
+		snapshot, err = decodeSnapshot(bytes.Clone(v)) // v is bbolt's
+		if err != nil {
+			err = fmt.Errorf("%s: %w", s.db.Path(), err)
+		}
+		return err
+	})
+	return snapshot, err
+}
+
+func decodeSnapshot(v []byte) (*Snapshot, error) {
+	const fixed = 1 + 3*8 + 4
+	if len(v) < fixed || v[0] != entryVersion {
+		return nil, fmt.Errorf("snapshot: %w: %d bytes", errMalformed, len(v))
+	}
+	be := binary.BigEndian
+	s := &Snapshot{Index: be.Uint64(v[1:]), Term: be.Uint64(v[9:]), ConfigurationIndex: be.Uint64(v[17:])}
+	n := int64(be.Uint32(v[25:]))
+	if n+fixed+sha256.Size > int64(len(v)) {
+		return nil, fmt.Errorf("snapshot: %w: a configuration of %d bytes in %d", errMalformed, n, len(v))
+	}
+	head, rest := v[:fixed+n], v[fixed+n:]
+	s.Configuration, s.Data = head[fixed:], rest[sha256.Size:]
+	sum := sha256.New()
+	sum.Write(head)
+	sum.Write(s.Data)
+	if !bytes.Equal(sum.Sum(nil), rest[:sha256.Size]) {
+		return nil, fmt.Errorf("snapshot at entry %d: %w: not what was written", s.Index, errMalformed)
+	}
+	return s, nil
 }
 
 // StageCommitIndex implements raft.CommitTrackingLogStore.

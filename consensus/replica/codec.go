@@ -25,6 +25,9 @@ const (
 	kindTimeoutNow
 	kindTimeoutNowReply
 	kindRefusal
+	_
+	kindSnapshot
+	kindSnapshotReply
 )
 
 const (
@@ -32,6 +35,7 @@ const (
 	headerSize  = 4 + 1 + 1 + 8
 	entryHeader = 8 + 1 + 4
 	appendFixed = 4*8 + 2
+	chunkFixed  = 6*8 + 2
 	peerIDSize  = 38
 	helloSize   = 2 + 1 + 2*peerIDSize
 
@@ -93,6 +97,10 @@ func bodyLimit(k kind) (least, most int, ok bool) {
 		return 0, 0, true
 	case kindRefusal:
 		return 0, maxRefusal, true
+	case kindSnapshot:
+		return chunkFixed, chunkFixed + maxConfiguration + maxChunk, true
+	case kindSnapshotReply:
+		return 9, 9, true
 	}
 	return 0, 0, false
 }
@@ -150,6 +158,10 @@ func kindOf(m any) kind {
 		return kindTimeoutNowReply
 	case refusal:
 		return kindRefusal
+	case *snapshotChunk:
+		return kindSnapshot
+	case *snapshotReply:
+		return kindSnapshotReply
 	}
 	panic(fmt.Sprintf("replica: no frame for %T", m))
 }
@@ -177,6 +189,14 @@ func appendBody(b []byte, m any) []byte {
 		b = append(be.AppendUint64(b, m.Term), bit(m.Granted, flagSuccess))
 	case *raft.RequestPreVoteResponse:
 		b = append(be.AppendUint64(b, m.Term), bit(m.Granted, flagSuccess))
+	case *snapshotChunk:
+		for _, v := range []uint64{m.Term, m.Index, m.LogTerm, m.ConfigurationIndex, m.Size, m.Offset} {
+			b = be.AppendUint64(b, v)
+		}
+		b = append(be.AppendUint16(b, uint16(len(m.Configuration))), m.Configuration...)
+		b = append(b, m.Data...)
+	case *snapshotReply:
+		b = append(be.AppendUint64(b, m.Term), byte(m.State))
 	case refusal:
 		if len(m) > maxRefusal {
 			m = m[:maxRefusal]
@@ -223,6 +243,14 @@ func decodeBody(k kind, body []byte) (any, error) {
 		return &raft.TimeoutNowRequest{}, nil
 	case kindTimeoutNowReply:
 		return &raft.TimeoutNowResponse{}, nil
+	case kindSnapshot:
+		return decodeChunk(body)
+	case kindSnapshotReply:
+		s := snapshotState(body[8])
+		if s < snapshotTaken || s > snapshotInstalled {
+			return nil, fmt.Errorf("%w: snapshot state %d", errMalformed, s)
+		}
+		return &snapshotReply{be.Uint64(body), s}, nil
 	case kindRefusal:
 		if !utf8.Valid(body) {
 			return nil, fmt.Errorf("%w: refusal is no UTF-8", errMalformed)
@@ -230,6 +258,18 @@ func decodeBody(k kind, body []byte) (any, error) {
 		return refusal(body), nil
 	}
 	return nil, fmt.Errorf("%w: unknown frame kind %d", errMalformed, k)
+}
+
+func decodeChunk(body []byte) (*snapshotChunk, error) {
+	be := binary.BigEndian
+	m := &snapshotChunk{Term: be.Uint64(body), Index: be.Uint64(body[8:]), LogTerm: be.Uint64(body[16:]),
+		ConfigurationIndex: be.Uint64(body[24:]), Size: be.Uint64(body[32:]), Offset: be.Uint64(body[40:])}
+	n, rest := int(be.Uint16(body[48:])), body[chunkFixed:]
+	if n > maxConfiguration || n > len(rest) || len(rest)-n > maxChunk {
+		return nil, fmt.Errorf("%w: chunk with a configuration of %d bytes in %d", errMalformed, n, len(rest))
+	}
+	m.Configuration, m.Data = rest[:n:n], rest[n:]
+	return m, nil
 }
 
 func onlyFlags(got, known byte) error {

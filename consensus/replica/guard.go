@@ -196,6 +196,8 @@ func (g *guard) admitReply(v view, peer identity.PeerID, reply any) error {
 		term = m.Term
 	case *raft.RequestPreVoteResponse:
 		term = m.Term
+	case *snapshotReply:
+		term = m.Term
 	}
 	return g.checkTerm(v, peer, term)
 }

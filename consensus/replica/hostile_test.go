@@ -61,14 +61,12 @@ func (c *cluster) attacker(id identity.PeerID, to *Replica) *attacker {
 
 // send writes one frame and returns the answer, or an error if the stream was closed.
 func (a *attacker) send(m any) (any, error) {
-	var frame []byte
-	if _, ok := m.(*raft.InstallSnapshotRequest); ok {
-		frame = appendFrame(nil, 0, &raft.TimeoutNowRequest{})
-		frame[5] = byte(kindRefusal) + 1 // there is no such kind
-	} else {
-		frame = appendFrame(nil, 0, m)
+	if r, ok := m.(*raft.InstallSnapshotRequest); ok {
+		data := kvSnapshot("forged=1")
+		m = &snapshotChunk{Term: r.Term, Index: r.LastLogIndex, LogTerm: r.LastLogTerm, ConfigurationIndex: r.ConfigurationIndex,
+			Size: uint64(len(data)), Configuration: r.Configuration, Data: data}
 	}
-	return a.raw(frame)
+	return a.raw(appendFrame(nil, 0, m))
 }
 
 func (a *attacker) raw(frame []byte) (any, error) {
@@ -328,7 +326,7 @@ func TestHeartbeatsTakeTheMainLoop(t *testing.T) {
 		rpc := <-tr.Consumer()
 		rpc.Respond(&raft.AppendEntriesResponse{Success: true}, nil)
 	}()
-	reply, err := tr.ask(&raft.AppendEntriesRequest{Term: 1})
+	reply, err := tr.ask(&raft.AppendEntriesRequest{Term: 1}, nil)
 	if err != nil || !reply.(*raft.AppendEntriesResponse).Success {
 		t.Fatalf("got %v, %v", reply, err)
 	}

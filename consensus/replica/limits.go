@@ -12,6 +12,8 @@ const (
 	maxFrame = 1 << 20
 	// maxEntries bounds the entries of an append; raft is told the same number.
 	maxEntries = 256
+	// maxChunk bounds the data of one chunk of a snapshot.
+	maxChunk = 256 << 10
 	// maxRefusal bounds the text of a refusal.
 	maxRefusal = 512
 	// maxConfiguration bounds an encoded membership: 32 servers take 4 KiB.
@@ -26,6 +28,10 @@ const (
 	// keepScratch is the capacity up to which a stream keeps its buffer between frames.
 	keepScratch = 64 << 10
 )
+
+// trailingLogs are the entries kept behind a snapshot, for followers that are a little behind:
+// more than are written while one of them restores the snapshot before.
+const trailingLogs = 20_000
 
 // Terms.
 const (
@@ -67,6 +73,10 @@ const (
 	closeTimeout = 5 * time.Second
 	// reachEvery is how often a leader tries to reach a follower to which it has no stream.
 	reachEvery = 100 * time.Millisecond
+	// checkTimeout is how long a leader waits for a follower to check a snapshot, askEvery how
+	// often it asks.
+	checkTimeout = time.Minute
+	askEvery     = 50 * time.Millisecond
 	// acceptTimeout is how long raft may take to accept a command from its caller.
 	acceptTimeout = 5 * time.Second
 	// logPause is how often one message of raft's own log is repeated as a warning.

@@ -1,9 +1,7 @@
 package replica
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	"runtime/debug"
 	"sync"
 
@@ -26,11 +24,18 @@ type Machine interface {
 	// the command alone, or on state that only ever admits more: a command that others
 	// have committed and this replica refuses leaves this replica behind for ever.
 	Check(command []byte) error
+	// Snapshot returns what encodes the machine as it is now, in at most MaxSnapshot bytes. It is
+	// called between two Applies and must return at once; encode runs beside later ones. An
+	// error says that there is nothing to give yet.
+	Snapshot() (encode func() ([]byte, error), err error)
+	// CheckSnapshot decides, before anything is stored, whether Restore would take a snapshot
+	// that a leader has sent, with the servers of the configuration that came with it. It
+	// runs beside Apply, may take seconds and changes nothing.
+	CheckSnapshot(snapshot []byte, servers []identity.PeerID) error
+	// Restore makes the machine that of a snapshot: of one that CheckSnapshot has passed, or of
+	// one that this replica's own Store held. It is called between two Applies.
+	Restore(snapshot []byte) error
 }
-
-// errNoSnapshot answers everything about snapshots: until the state has a published
-// digest to check one against, there are none.
-var errNoSnapshot = errors.New("raft snapshots are not supported: state is rebuilt from the log")
 
 // machineError is the result of commands after the machine has failed.
 type machineError struct{ err error }
@@ -42,8 +47,10 @@ type adapter struct {
 	self    raft.ServerID
 	fail    func(error)
 	removed func() // this server has left the configuration
-	broken  error  // belongs to raft's FSM goroutine
-	inside  bool   // likewise: the last configuration had this server
+	// snapshotIndex returns the index of the newest stored snapshot.
+	snapshotIndex func() uint64
+	broken        error // belongs to raft's FSM goroutine
+	inside        bool  // likewise: the last configuration had this server
 
 	mu      sync.Mutex // held for no waiting
 	applied uint64
@@ -101,9 +108,3 @@ func (a *adapter) position() (uint64, <-chan struct{}) {
 	defer a.mu.Unlock()
 	return a.applied, a.moved
 }
-
-// Snapshot implements raft.FSM and refuses.
-func (a *adapter) Snapshot() (raft.FSMSnapshot, error) { return nil, errNoSnapshot }
-
-// Restore implements raft.FSM and refuses.
-func (a *adapter) Restore(io.ReadCloser) error { return errNoSnapshot }

@@ -16,10 +16,26 @@ type memoryStore struct {
 	ints   map[string]uint64
 	staged uint64
 	commit uint64
+	saved  *Snapshot
 }
 
 func newMemoryStore() *memoryStore {
 	return &memoryStore{stable: map[string][]byte{}, ints: map[string]uint64{}}
+}
+
+// SaveSnapshot implements Store.
+func (s *memoryStore) SaveSnapshot(snapshot *Snapshot) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.saved = snapshot
+	return nil
+}
+
+// LoadSnapshot implements Store.
+func (s *memoryStore) LoadSnapshot() (*Snapshot, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.saved, nil
 }
 
 // Close implements io.Closer; memory needs none.

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -225,6 +226,11 @@ type kv struct {
 	mu       sync.Mutex
 	values   map[string]string
 	commands []string
+	restored int
+
+	mute    atomic.Bool   // gives no snapshot
+	checked atomic.Int64  // counts CheckSnapshot
+	slow    chan struct{} // if set, CheckSnapshot waits for it
 }
 
 func (m *kv) Apply(_, _ uint64, command []byte) any {
@@ -243,6 +249,48 @@ func (m *kv) Check(command []byte) error {
 	if strings.HasPrefix(string(command), "bad") {
 		return errors.New("bad signature")
 	}
+	return nil
+}
+
+// Snapshot gives all commands, under their SHA-256.
+func (m *kv) Snapshot() (func() ([]byte, error), error) {
+	commands := m.history()
+	if m.mute.Load() {
+		return nil, errors.New("nothing to give")
+	}
+	return func() ([]byte, error) { return kvSnapshot(commands...), nil }, nil
+}
+
+func kvSnapshot(commands ...string) []byte {
+	raw := []byte(strings.Join(commands, "\x00"))
+	sum := sha256.Sum256(raw)
+	return append(sum[:], raw...)
+}
+
+func (m *kv) CheckSnapshot(raw []byte, servers []identity.PeerID) error {
+	m.checked.Add(1)
+	if m.slow != nil {
+		<-m.slow
+	}
+	if len(servers) == 0 || len(raw) < sha256.Size || sha256.Sum256(raw[sha256.Size:]) != [sha256.Size]byte(raw) {
+		return errors.New("not the state that was logged")
+	}
+	return nil
+}
+
+func (m *kv) Restore(raw []byte) error {
+	if err := m.CheckSnapshot(raw, []identity.PeerID{peerOf(0)}); err != nil {
+		return err
+	}
+	commands := strings.Split(string(raw[sha256.Size:]), "\x00")
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.commands, m.values = commands, map[string]string{}
+	for _, c := range commands {
+		k, v, _ := strings.Cut(c, "=")
+		m.values[k] = v
+	}
+	m.restored++
 	return nil
 }
 
@@ -270,6 +318,7 @@ type cluster struct {
 	known    sync.Map     // of PeerID
 	banned   sync.Map     // of PeerID
 	learners sync.Map     // of PeerID
+	trailing uint64
 }
 
 // size, at and number are for clients, which work while replicas join.
@@ -316,7 +365,14 @@ func newCluster(t testing.TB, n, ghosts int, latency time.Duration, timing Timin
 
 // newClusterOn is newCluster with the stores given.
 func newClusterOn(t testing.TB, n, ghosts int, latency time.Duration, timing Timing, store func(i int) Store) *cluster {
-	c := &cluster{t: t, net: newNetwork(latency), fatal: make(chan error, 2*n+4)}
+	c := &cluster{t: t}
+	c.start(n, ghosts, latency, timing, store)
+	return c
+}
+
+func (c *cluster) start(n, ghosts int, latency time.Duration, timing Timing, store func(i int) Store) {
+	t := c.t
+	c.net, c.fatal = newNetwork(latency), make(chan error, 2*n+4)
 	for i := range n + ghosts {
 		c.ids = append(c.ids, peerOf(i))
 		c.known.Store(peerOf(i), true)
@@ -326,7 +382,7 @@ func newClusterOn(t testing.TB, n, ghosts int, latency time.Duration, timing Tim
 		cfg := Config{
 			Self: c.ids[i], Peers: peers{c.net, c.ids[i]}, Machine: m, Servers: c.ids, Store: store(i),
 			Member: c.member, Learner: c.learner,
-			Fatal: func(err error) { c.fatal <- err }, Timing: timing,
+			Fatal: func(err error) { c.fatal <- err }, Timing: timing, Trailing: c.trailing,
 		}
 		r, err := New(cfg)
 		if err != nil {
@@ -335,7 +391,6 @@ func newClusterOn(t testing.TB, n, ghosts int, latency time.Duration, timing Tim
 		c.net.update(func() { c.net.serve[c.ids[i]] = r.Serve })
 		c.replicas, c.machines = append(c.replicas, r), append(c.machines, m)
 	}
-	return c
 }
 
 // close stops all replicas and waits for their streams.

@@ -99,6 +99,8 @@ type Config struct {
 	Refused func(peer identity.PeerID, reason error)
 	// Timing may be zero.
 	Timing Timing
+	// Trailing is how many entries are kept behind a snapshot; zero means those of limits.go.
+	Trailing uint64
 }
 
 // Replica is one seat's copy of the machine.
@@ -152,6 +154,7 @@ func New(cfg Config) (*Replica, error) {
 	r.transport = newTransport(cfg, store, floor, r.refuse)
 	store.commit = r.transport.committed
 	r.adapter = newAdapter(cfg.Machine, cfg.Self, r.fatal, r.removed)
+	r.adapter.snapshotIndex = store.snapshotIndex
 	if err := r.start(); err != nil {
 		r.transport.Close()
 		return nil, fmt.Errorf("replica: %w", err)
@@ -178,6 +181,9 @@ func (c *Config) complete() error {
 			*d = def
 		}
 	}
+	if c.Trailing == 0 {
+		c.Trailing = trailingLogs
+	}
 	set(&c.Timing.Heartbeat, heartbeatTimeout)
 	set(&c.Timing.Election, electionTimeout)
 	set(&c.Timing.Lease, leaseTimeout)
@@ -203,7 +209,7 @@ func (c *Config) founding() (raft.Configuration, error) {
 }
 
 func (r *Replica) start() error {
-	snapshots := raft.NewDiscardSnapshotStore() // never written: the adapter makes none
+	snapshots := snapshotStore{r.store}
 	conf := r.raftConfig()
 	exists, err := raft.HasExistingState(r.store, r.store, snapshots)
 	if err != nil {
@@ -242,8 +248,8 @@ func (r *Replica) raftConfig() *raft.Config {
 	c.LeaderLeaseTimeout, c.CommitTimeout = r.cfg.Timing.Lease, r.cfg.Timing.Commit
 	c.MaxAppendEntries = maxEntries
 	c.BatchApplyCh = true
-	c.TrailingLogs = 20000
-	c.SnapshotThreshold = math.MaxUint64 // with no snapshots there is nothing to try
+	c.TrailingLogs = r.cfg.Trailing
+	c.SnapshotThreshold = math.MaxUint64 // whoever owns the machine knows when it has one to give
 	c.SnapshotInterval = 24 * time.Hour
 	c.NoLegacyTelemetry = true
 	c.PreVoteDisabled = false

@@ -59,13 +59,15 @@ func (t *transport) answer(peer identity.PeerID, rwc io.ReadWriteCloser) error {
 		return err
 	}
 	id := []byte(peer.String())
+	var snapshot assembly
+	defer func() { t.dropAssembly(&snapshot) }()
 	var scratch []byte
 	for {
 		h, m, err := readFrame(r, rwc)
 		if err != nil {
 			return err
 		}
-		reply, err := t.handle(peer, id, m)
+		reply, err := t.handle(peer, id, m, &snapshot)
 		if err != nil {
 			return err
 		}
@@ -92,9 +94,12 @@ func readHello(r *bufio.Reader, c io.Closer, from, to identity.PeerID) error {
 }
 
 // handle returns the answer to a request. An error ends the stream.
-func (t *transport) handle(peer identity.PeerID, id []byte, m any) (reply any, err error) {
+func (t *transport) handle(peer identity.PeerID, id []byte, m any, snapshot *assembly) (reply any, err error) {
 	if !t.member(peer) {
 		return nil, fmt.Errorf("%w: not in the allowed set any more", errRefused)
+	}
+	if chunk, ok := m.(*snapshotChunk); ok {
+		return t.take(peer, id, snapshot, chunk)
 	}
 	if !isRequest(m) {
 		return nil, fmt.Errorf("%w: %T is no request", errMalformed, m)
@@ -118,7 +123,7 @@ func (t *transport) handle(peer identity.PeerID, id []byte, m any) (reply any, e
 		t.refused(peer, err)
 		return refusal(err.Error()), nil
 	}
-	return t.ask(m)
+	return t.ask(m, nil)
 }
 
 func isRequest(m any) bool {
@@ -146,10 +151,10 @@ func sign(m any, id []byte) {
 }
 
 // ask hands a request to raft's main loop.
-func (t *transport) ask(m any) (any, error) {
+func (t *transport) ask(m any, data io.Reader) (any, error) {
 	answer := make(chan raft.RPCResponse, 1)
 	select {
-	case t.rpcs <- raft.RPC{Command: m, RespChan: answer}:
+	case t.rpcs <- raft.RPC{Command: m, Reader: data, RespChan: answer}:
 	case <-t.ctx.Done():
 		return nil, errClosed
 	}

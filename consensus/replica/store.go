@@ -31,11 +31,14 @@ const (
 // GetLog of an absent entry returns raft.ErrLogNotFound; Get of an absent key returns an
 // error with the text "not found", as raft expects; GetUint64 of one returns 0.
 // StageCommitIndex keeps its index for the next StoreLogs, which writes both in one step;
-// GetCommitIndex returns the newest written, never above the last entry. Reads may run
-// beside a write. One replica at a time uses a Store.
+// GetCommitIndex returns the newest written, never above the last entry. SaveSnapshot replaces
+// the snapshot as a whole; LoadSnapshot returns it, nil where there is none, and fails if it is
+// not what was saved. Reads may run beside a write. One replica at a time uses a Store.
 type Store interface {
 	raft.CommitTrackingLogStore
 	raft.StableStore
+	SaveSnapshot(*Snapshot) error
+	LoadSnapshot() (*Snapshot, error)
 	io.Closer
 }
 
@@ -71,6 +74,8 @@ type watchedStore struct {
 	mu          sync.Mutex // held for no store access
 	memberships []membership
 	failed      error
+	snapshot    uint64 // index of the stored snapshot
+	obsolete    uint64 // up to here the log is of another history than the snapshot
 }
 
 // watch wraps s and reads the configurations of its log.
@@ -83,6 +88,9 @@ func watch(s Store, fail func(error)) (*watchedStore, error) {
 	last, err := s.LastIndex()
 	if err != nil {
 		return nil, fmt.Errorf("raft store: last index: %w", err)
+	}
+	if first, err = w.behindSnapshot(first, last); err != nil {
+		return nil, fmt.Errorf("raft store: %w", err)
 	}
 	for i := first; i <= last && first > 0; i++ {
 		var l raft.Log
@@ -108,6 +116,75 @@ func (w *watchedStore) remember(l *raft.Log) {
 	w.mu.Lock()
 	w.memberships = append(w.memberships, membership{l.Index, c})
 	w.mu.Unlock()
+}
+
+// behindSnapshot reads the snapshot of a store that is opened, lets go of a log that ends before
+// it (a crash came between the two), and returns the first entry.
+func (w *watchedStore) behindSnapshot(first, last uint64) (uint64, error) {
+	s, err := w.Store.LoadSnapshot()
+	if err != nil || s == nil {
+		return first, err
+	}
+	c, err := s.check()
+	if err != nil {
+		return first, err
+	}
+	w.snapshot, w.memberships = s.Index, []membership{{s.ConfigurationIndex, c}}
+	var l raft.Log
+	if err := w.Store.GetLog(s.Index, &l); first > 0 && (last < s.Index || err == nil && l.Term != s.Term) {
+		return 0, w.Store.DeleteRange(first, last)
+	}
+	return first, nil
+}
+
+// snapshotIndex returns the index of the stored snapshot, 0 without.
+func (w *watchedStore) snapshotIndex() uint64 {
+	if w == nil {
+		return 0
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.snapshot
+}
+
+// loadSnapshot reads the snapshot; that it cannot be read is final.
+func (w *watchedStore) loadSnapshot() (*Snapshot, error) {
+	s, err := w.Store.LoadSnapshot()
+	if err == nil && s != nil {
+		_, err = s.check()
+	}
+	if err != nil {
+		err = fmt.Errorf("raft store: snapshot: %w", err)
+		w.fail(err)
+		return nil, err
+	}
+	return s, nil
+}
+
+// saveSnapshot stores a snapshot: one that this replica made, or one that it was sent because its
+// log ends before it or is of another history.
+func (w *watchedStore) saveSnapshot(s *Snapshot) error {
+	c, err := s.check()
+	if err != nil {
+		return err
+	}
+	var l raft.Log
+	last, err := w.Store.LastIndex()
+	if err != nil {
+		return err
+	}
+	held := w.Store.GetLog(s.Index, &l) == nil && l.Term == s.Term
+	if err := w.do("store a snapshot", func() error { return w.Store.SaveSnapshot(s) }); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.snapshot = s.Index
+	if held {
+		return nil
+	}
+	w.obsolete, w.memberships = last, []membership{{s.ConfigurationIndex, c}}
+	return nil
 }
 
 // before returns the newest stored configuration below index.
@@ -181,10 +258,17 @@ func (w *watchedStore) StoreLogs(logs []*raft.Log) error {
 // StageCommitIndex implements raft.CommitTrackingLogStore; StoreLogs stages by itself.
 func (w *watchedStore) StageCommitIndex(uint64) error { return nil }
 
-// DeleteRange implements raft.LogStore. It runs on raft's main loop, so that the commit
-// index cannot move under it. raft calls it to replace a conflicting suffix; there is no
-// compaction yet.
+// IsMonotonic implements raft.MonotonicLogStore: the log has no holes, so that all of it goes
+// when a snapshot replaces it.
+func (w *watchedStore) IsMonotonic() bool { return true }
+
+// DeleteRange implements raft.LogStore. raft calls it on its main loop to replace a conflicting
+// suffix, so that the commit index cannot move under it; and with the beginning of the log when
+// a snapshot holds what that led to.
 func (w *watchedStore) DeleteRange(first, last uint64) error {
+	if done, err := w.compact(first, last); done || err != nil {
+		return err
+	}
 	if floor := max(w.commit(), foundingIndex); first <= floor {
 		return fmt.Errorf("%w: deletes entries %d to %d, committed are entries up to %d", errRefused, first, last, floor)
 	}
@@ -197,6 +281,32 @@ func (w *watchedStore) DeleteRange(first, last uint64) error {
 		w.memberships = w.memberships[:n-1]
 	}
 	return nil
+}
+
+// compact deletes the beginning of the log, and reports whether it was asked to.
+func (w *watchedStore) compact(first, last uint64) (bool, error) {
+	begin, err := w.Store.FirstIndex()
+	if err != nil {
+		return false, err
+	}
+	w.mu.Lock()
+	beginning := first <= begin && last <= max(w.snapshot, w.obsolete)
+	w.mu.Unlock()
+	if !beginning {
+		return false, nil
+	}
+	if err := w.do("delete entries", func() error { return w.Store.DeleteRange(first, last) }); err != nil {
+		return true, err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.obsolete = 0
+	n := 0 // the newest configuration up to last holds behind it
+	for n+1 < len(w.memberships) && w.memberships[n+1].index <= last {
+		n++
+	}
+	w.memberships = w.memberships[n:]
+	return true, nil
 }
 
 // Set implements raft.StableStore.

@@ -32,13 +32,16 @@ type raftView interface {
 
 // transport implements raft.Transport, raft.WithPreVote and raft.WithClose.
 type transport struct {
-	self      identity.PeerID
-	peers     Peers
-	member    func(identity.PeerID) bool
-	learner   func(identity.PeerID) bool
-	check     func([]byte) error
-	heartbeat time.Duration
-	refused   func(identity.PeerID, error)
+	self    identity.PeerID
+	peers   Peers
+	member  func(identity.PeerID) bool
+	learner func(identity.PeerID) bool
+	check   func([]byte) error
+	// checkSnapshot is Machine.CheckSnapshot.
+	checkSnapshot func([]byte, []identity.PeerID) error
+	snapshotSlot  chan struct{}
+	heartbeat     time.Duration
+	refused       func(identity.PeerID, error)
 
 	raft   atomic.Pointer[raftView] // nil until attach
 	ready  chan struct{}            // closed by attach
@@ -74,6 +77,8 @@ func newTransport(cfg Config, store *watchedStore, floor uint64, refused func(id
 		out:  map[identity.PeerID]*dial{}, in: map[identity.PeerID]*incoming{},
 		ids: map[raft.ServerID]identity.PeerID{},
 	}
+	t.checkSnapshot, t.snapshotSlot = cfg.Machine.CheckSnapshot, make(chan struct{}, 1)
+	t.snapshotSlot <- struct{}{}
 	t.guard.guard = newGuard(cfg.Timing.Heartbeat, cfg.Timing.Election)
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	return t
@@ -102,12 +107,14 @@ func (t *transport) Close() error {
 	return nil
 }
 
-// committed returns the newest index known to be committed.
+// committed returns the newest index known to be committed. Raft does not count what a snapshot
+// brought.
 func (t *transport) committed() uint64 {
+	floor := max(t.floor0, t.store.snapshotIndex())
 	if r := t.raft.Load(); r != nil {
-		return max(t.floor0, (*r).CommitIndex())
+		return max(floor, (*r).CommitIndex())
 	}
-	return t.floor0
+	return floor
 }
 
 // view collects what the guard needs to know.
@@ -318,11 +325,6 @@ func (t *transport) RequestPreVote(id raft.ServerID, _ raft.ServerAddress, args 
 func (t *transport) TimeoutNow(id raft.ServerID, _ raft.ServerAddress, args *raft.TimeoutNowRequest, _ *raft.TimeoutNowResponse) error {
 	_, err := t.call(id, args, t.heartbeat)
 	return err
-}
-
-// InstallSnapshot implements raft.Transport and fails: there are no snapshots to send.
-func (t *transport) InstallSnapshot(raft.ServerID, raft.ServerAddress, *raft.InstallSnapshotRequest, *raft.InstallSnapshotResponse, io.Reader) error {
-	return errNoSnapshot
 }
 
 // EncodePeer implements raft.Transport.
