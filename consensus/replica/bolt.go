@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -15,10 +16,11 @@ import (
 	"github.com/attestmesh/meshnode/internal/durable"
 )
 
-// boltFile is the store's only file. Bucket "log" maps index u64 to an entry: version u8 =
-// 1, type u8, term u64, data. Bucket "stable" maps raft's keys to bytes or u64, and
+// boltFile is the store's only file. Every value begins with the CRC-32C of its key and the rest of
+// it, u32: bbolt does not notice a page that has changed. Bucket "log" maps index u64 to an
+// entry: version u8 = 1, type u8, term u64, data. Bucket "stable" maps raft's keys to bytes or u64, and
 // "commit-index" to the newest index known to be committed when entries were last stored. Bucket
-// "snapshot" maps "newest" to: version u8 = 1, index u64, term u64, configuration index u64,
+// "snapshot" maps "newest", without that CRC, to: version u8 = 1, index u64, term u64, configuration index u64,
 // configuration length u32, configuration, SHA-256 [32] of everything else, data.
 const (
 	boltFile     = "raft.db"
@@ -96,7 +98,10 @@ func (s *boltStore) edge(move func(*bolt.Cursor) (key, value []byte)) (index uin
 // GetLog implements raft.LogStore.
 func (s *boltStore) GetLog(index uint64, l *raft.Log) error {
 	return s.db.View(func(tx *bolt.Tx) error {
-		v := tx.Bucket(bucketLog()).Get(key64(index))
+		v, err := unsealed(tx.Bucket(bucketLog()), key64(index))
+		if err != nil {
+			return fmt.Errorf("%s: entry %d: %w", s.db.Path(), index, err)
+		}
 		if v == nil {
 			return raft.ErrLogNotFound
 		}
@@ -129,11 +134,11 @@ func (s *boltStore) StoreLogs(logs []*raft.Log) error {
 		for _, l := range logs {
 			v := append(make([]byte, 0, 10+len(l.Data)), entryVersion, byte(l.Type))
 			v = append(binary.BigEndian.AppendUint64(v, l.Term), l.Data...)
-			if err := b.Put(key64(l.Index), v); err != nil {
+			if err := b.Put(key64(l.Index), sealed(key64(l.Index), v)); err != nil {
 				return err
 			}
 		}
-		return tx.Bucket(bucketStable()).Put(keyCommit(), key64(s.commit))
+		return tx.Bucket(bucketStable()).Put(keyCommit(), sealed(keyCommit(), key64(s.commit)))
 	})
 }
 
@@ -225,13 +230,16 @@ func (s *boltStore) GetCommitIndex() (uint64, error) {
 
 // Set implements raft.StableStore.
 func (s *boltStore) Set(key, value []byte) error {
-	return s.db.Update(func(tx *bolt.Tx) error { return tx.Bucket(bucketStable()).Put(key, value) })
+	return s.db.Update(func(tx *bolt.Tx) error { return tx.Bucket(bucketStable()).Put(key, sealed(key, value)) })
 }
 
 // Get implements raft.StableStore.
 func (s *boltStore) Get(key []byte) (value []byte, err error) {
 	err = s.db.View(func(tx *bolt.Tx) error {
-		v := tx.Bucket(bucketStable()).Get(key)
+		v, err := unsealed(tx.Bucket(bucketStable()), key)
+		if err != nil {
+			return fmt.Errorf("%s: %q: %w", s.db.Path(), key, err)
+		}
 		if v == nil {
 			return errNotFound
 		}
@@ -257,6 +265,28 @@ func (s *boltStore) GetUint64(key []byte) (uint64, error) {
 		return 0, fmt.Errorf("%q: %w: %d bytes, want 8", key, errMalformed, len(v))
 	}
 	return binary.BigEndian.Uint64(v), nil
+}
+
+// sealed returns what is stored for a value.
+func sealed(key, value []byte) []byte {
+	return append(binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(value)), checksum(key, value)), value...)
+}
+
+// unsealed returns the value of a key, nil where there is none.
+func unsealed(b *bolt.Bucket, key []byte) ([]byte, error) {
+	v := b.Get(key)
+	if v == nil {
+		return nil, nil
+	}
+	if len(v) < 4 || binary.BigEndian.Uint32(v) != checksum(key, v[4:]) {
+		return nil, fmt.Errorf("%w: not what was written", errMalformed)
+	}
+	return v[4:], nil
+}
+
+func checksum(key, value []byte) uint32 {
+	table := crc32.MakeTable(crc32.Castagnoli)
+	return crc32.Update(crc32.Checksum(key, table), table, value)
 }
 
 func key64(v uint64) []byte { return binary.BigEndian.AppendUint64(nil, v) }

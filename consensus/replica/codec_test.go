@@ -24,6 +24,8 @@ func samples() []any {
 		&raft.TimeoutNowRequest{},
 		&raft.TimeoutNowResponse{},
 		refusal("refused: no"),
+		&snapshotChunk{Term: 7, Index: 9, LogTerm: 6, ConfigurationIndex: 1, Size: 100, Offset: 90, Configuration: []byte("conf"), Data: []byte("0123456789")},
+		&snapshotReply{Term: 7, State: snapshotChecking},
 	}
 }
 
@@ -66,6 +68,11 @@ func TestCodecRefuses(t *testing.T) {
 		"pre-vote reply flags":     {kindPreVoteReply, change(samples()[7], lastByte(0x80))},
 		"refusal in no UTF-8":      {kindRefusal, []byte{0xff}},
 		"no kind":                  {0, nil},
+		"longer configuration":     {kindSnapshot, change(samples()[11], func(b []byte) []byte { b[49] = 15; return b })},
+		"huge configuration":       {kindSnapshot, change(samples()[11], func(b []byte) []byte { b[48] = 0xff; return append(b, make([]byte, 1<<16)...) })},
+		"chunk too large":          {kindSnapshot, change(samples()[11], func(b []byte) []byte { return append(b, make([]byte, maxChunk)...) })},
+		"unknown snapshot state":   {kindSnapshotReply, change(samples()[12], lastByte(4))},
+		"no snapshot state":        {kindSnapshotReply, change(samples()[12], lastByte(0))},
 	} {
 		if m, err := decodeBody(c.kind, c.body); !errors.Is(err, errMalformed) {
 			t.Errorf("%s: got %+v, %v", name, m, err)
@@ -81,6 +88,11 @@ func TestCodecGolden(t *testing.T) {
 		"0000000000000007" + "01" + "00000000"
 	if got := hex.EncodeToString(appendFrame(nil, 99, samples()[1])); got != want {
 		t.Errorf("append\n got %s\nwant %s", got, want)
+	}
+	const chunk = "0000004a" + "01" + "0b" + "0000000000000063" + "0000000000000007" + "0000000000000009" + "0000000000000006" +
+		"0000000000000001" + "0000000000000064" + "000000000000005a" + "0004" + "636f6e66" + "30313233343536373839"
+	if got := hex.EncodeToString(appendFrame(nil, 99, samples()[11])); got != chunk {
+		t.Errorf("chunk\n got %s\nwant %s", got, chunk)
 	}
 	if got := hex.EncodeToString(appendHello(nil, peerOf(0), peerOf(1))); len(got) != 2*helloSize || got[:6] != "4d5201" {
 		t.Errorf("hello %s", got)
@@ -127,6 +139,9 @@ func FuzzFrame(f *testing.F) {
 		}
 		if again := appendFrame(nil, h.id, m); !bytes.Equal(again, frame) {
 			t.Fatalf("%x decodes to %+v, which is %x", frame, m, again)
+		}
+		if chunk, ok := m.(*snapshotChunk); ok && inspectChunk(chunk) == nil {
+			newTestGuard().admitChunk(guarded(), peerOf(1), chunk)
 		}
 		if isRequest(m) && inspect(m, func([]byte) error { return nil }) == nil {
 			newTestGuard().admit(guarded(), peerOf(1), m)

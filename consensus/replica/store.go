@@ -114,8 +114,10 @@ func (w *watchedStore) remember(l *raft.Log) {
 		return // only our own raft could have made it; raft panics over it by itself
 	}
 	w.mu.Lock()
-	w.memberships = append(w.memberships, membership{l.Index, c})
-	w.mu.Unlock()
+	defer w.mu.Unlock()
+	if n := len(w.memberships); n == 0 || w.memberships[n-1].index < l.Index { // a snapshot's may be newer
+		w.memberships = append(w.memberships, membership{l.Index, c})
+	}
 }
 
 // behindSnapshot reads the snapshot of a store that is opened, lets go of a log that ends before

@@ -2,9 +2,11 @@ package replica
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
+	"reflect"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -52,6 +54,7 @@ func TestStoreConformance(t *testing.T) {
 			checkEmpty(t, s)
 			checkLog(t, s)
 			checkStable(t, s)
+			checkSnapshots(t, s)
 		})
 	}
 	if _, err := OpenStore("", nil); err == nil {
@@ -67,6 +70,9 @@ func checkEmpty(t *testing.T, s Store) {
 	first, err1 := s.FirstIndex()
 	last, err2 := s.LastIndex()
 	commit, err3 := s.GetCommitIndex()
+	if snapshot, err := s.LoadSnapshot(); snapshot != nil || err != nil {
+		t.Fatalf("empty store: snapshot %+v, %v", snapshot, err)
+	}
 	if first != 0 || last != 0 || commit != 0 || errors.Join(err1, err2, err3) != nil {
 		t.Fatalf("empty store: first %d, last %d, commit %d, %v", first, last, commit, errors.Join(err1, err2, err3))
 	}
@@ -375,3 +381,116 @@ func TestStalledLeaderIsFatal(t *testing.T) {
 type machineWithoutCheck struct{ Machine }
 
 func (machineWithoutCheck) Check([]byte) error { return nil }
+
+func checkSnapshots(t *testing.T, s Store) {
+	t.Helper()
+	for i := range uint64(3) {
+		want := &Snapshot{Index: i + 5, Term: 2, Configuration: raft.EncodeConfiguration(voters(0)), ConfigurationIndex: i + 1, Data: fmt.Appendf(nil, "state %d", i)}
+		if err := s.SaveSnapshot(want); err != nil {
+			t.Fatal(err)
+		}
+		got, err := s.LoadSnapshot()
+		if err != nil || !reflect.DeepEqual(got, want) {
+			t.Fatalf("got %+v, %v, want %+v", got, err, want)
+		}
+	}
+}
+
+// Every bit of every value on disk: what is not what was written is never returned (D5). A replica
+// whose store says so does not start, or ends.
+func TestBoltBitFlips(t *testing.T) {
+	dir := tempDir(t)
+	s := openTest(t, StoreDisk, dir).(*boltStore)
+	defer s.Close()
+	if err := errors.Join(s.StageCommitIndex(2), s.StoreLogs(entries(1, 3, 1)), s.SetUint64([]byte("CurrentTerm"), 7), s.Set([]byte("LastVoteCand"), []byte("x"))); err != nil {
+		t.Fatal(err)
+	}
+	checkSnapshots(t, s)
+	values := map[string]map[string][]byte{}
+	if err := s.db.View(func(tx *bolt.Tx) error {
+		return tx.ForEach(func(name []byte, b *bolt.Bucket) error {
+			values[string(name)] = map[string][]byte{}
+			return b.ForEach(func(k, v []byte) error {
+				values[string(name)][string(k)] = bytes.Clone(v)
+				return nil
+			})
+		})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	put := func(bucket, key string, v []byte) {
+		if err := s.db.Update(func(tx *bolt.Tx) error { return tx.Bucket([]byte(bucket)).Put([]byte(key), v) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.db.NoSync = true
+	read := map[string]func(key string) error{
+		"log": func(key string) error {
+			return s.GetLog(binary.BigEndian.Uint64([]byte(key)), &raft.Log{})
+		},
+		"stable": func(key string) error {
+			_, err := s.Get([]byte(key))
+			return err
+		},
+		"snapshot": func(string) error {
+			_, err := s.LoadSnapshot()
+			return err
+		},
+	}
+	for bucket, keys := range values {
+		for key, v := range keys {
+			for i := range len(v) * 8 {
+				flipped := bytes.Clone(v)
+				flipped[i/8] ^= 1 << (i % 8)
+				put(bucket, key, flipped)
+				if err := read[bucket](key); err == nil || !strings.Contains(err.Error(), boltFile) {
+					t.Fatalf("%s %q: bit %d may be flipped: %v", bucket, key, i, err)
+				}
+			}
+			for n := range v {
+				put(bucket, key, v[:n])
+				if err := read[bucket](key); err == nil {
+					t.Fatalf("%s %q: may be cut to %d bytes", bucket, key, n)
+				}
+			}
+			put(bucket, key, v)
+		}
+	}
+	flipped := bytes.Clone(values["snapshot"][snapshotID])
+	flipped[len(flipped)-1] ^= 1
+	put("snapshot", snapshotID, flipped)
+	if _, err := New(Config{Self: peerOf(0), Peers: peers{newNetwork(0), peerOf(0)}, Machine: &kv{}, Store: s, Servers: []identity.PeerID{peerOf(0)},
+		Member: func(identity.PeerID) bool { return true }}); err == nil || !strings.Contains(err.Error(), "not what was written") {
+		t.Fatalf("a replica started on a damaged snapshot: %v", err)
+	}
+}
+
+// A crash between the snapshot and the log that it replaces: the log goes when the store is opened.
+func TestLogBehindSnapshotGoes(t *testing.T) {
+	for name, c := range map[string]struct {
+		last, term uint64
+		kept       bool
+	}{
+		"ends before it":        {10, 1, false},
+		"is of another history": {30, 1, false},
+		"goes on":               {30, 2, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newMemoryStore()
+			log := append([]*raft.Log{{Index: 1, Term: 1, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(voters(0))}}, entries(2, c.last, c.term)...)
+			if err := errors.Join(s.StoreLogs(log), s.SaveSnapshot(&Snapshot{Index: 20, Term: 2, Configuration: raft.EncodeConfiguration(voters(0, 1)), ConfigurationIndex: 19, Data: []byte("x")})); err != nil {
+				t.Fatal(err)
+			}
+			w, err := watch(s, func(err error) { t.Error(err) })
+			if err != nil {
+				t.Fatal(err)
+			}
+			if last, _ := s.LastIndex(); (last == c.last) != c.kept || w.snapshotIndex() != 20 {
+				t.Fatalf("the log ends at %d", last)
+			}
+			if got, _ := w.latest(); got.index != 19 || len(got.configuration.Servers) != 2 {
+				t.Fatalf("the configuration is %+v", got)
+			}
+		})
+	}
+}
