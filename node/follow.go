@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -91,6 +92,9 @@ func (n *Node) followLane(ctx context.Context, followed *followedSeats) {
 		}
 		if link, ok := followed.take(links); ok {
 			err := n.followFrom(ctx, link, relayed)
+			if errors.Is(err, errNotKept) {
+				err = n.catchUp(ctx, link)
+			}
 			followed.release(link.Peer())
 			n.log.Info("stopped following", "node", n.nameOf(link.Peer()), "error", err)
 		}
@@ -128,6 +132,9 @@ func (n *Node) followFrom(ctx context.Context, link mesh.Link, relayed bool) err
 		if err != nil {
 			return err
 		}
+		if len(raw) == 0 {
+			return errNotKept
+		}
 		if err := n.machine.Check(raw); err != nil {
 			return fmt.Errorf("%s sends a command that nobody signed: %w", n.nameOf(link.Peer()), err)
 		}
@@ -151,7 +158,7 @@ func (n *Node) handleFollow(link mesh.Link, s mesh.Stream) {
 		commands, kept := n.machine.Since(seq, followBatch)
 		if !kept {
 			_ = s.SetDeadline(n.now().Add(forwardWithin))
-			_ = writeFrame(s, nil) // ask for a snapshot
+			_ = writeFrame(s, nil) // which is no command: errNotKept
 			return
 		}
 		for _, raw := range commands {

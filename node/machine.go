@@ -63,8 +63,10 @@ type Machine struct {
 	state   *consensus.State             // guarded by mu
 	ledger  *federated.Ledger            // guarded by mu
 	history [][]byte                     // guarded by mu; ordered commands, for followers
+	keep    uint64                       // how many commands are kept behind a published copy
 	base    uint64                       // guarded by mu; how many commands came before history
 	states  states                       // guarded by mu; copies of the state at digest commands
+	before  *earlierHead                 // guarded by mu; until the tiles behind a snapshot have come
 	saved   *savedState                  // guarded by mu; the newest digest command, nil before the first
 	leaves  map[transparency.Hash]uint64 // guarded by mu; index of each leaf by its hash
 	applied map[identity.Epoch]time.Time // guarded by mu; when this node applied each epoch
@@ -82,7 +84,7 @@ type Machine struct {
 
 func newMachine(g *consensus.Genesis, tree *transparency.Tree, changed *notifier, now func() time.Time) *Machine {
 	return &Machine{
-		now: now, changed: changed, news: newNotifier(), tree: tree,
+		now: now, changed: changed, news: newNotifier(), tree: tree, keep: keepHistory,
 		state: consensus.NewState(g), ledger: federated.NewLedger(g.MeshID()),
 		leaves: map[transparency.Hash]uint64{}, applied: map[identity.Epoch]time.Time{},
 	}

@@ -140,6 +140,8 @@ type Node struct {
 	headLimiter *throttle.Requests   // of heads that strangers ask for
 	jobDir      *durable.Dir         // signed jobs, of all boots; nil in simulations
 	logDir      string               // of this boot; "" in simulations
+	givers      chan struct{}        // holds a token for each snapshot that is being given
+	catching    sync.Mutex           // held while a snapshot is fetched and restored
 	evidenceDir *durable.Dir         // private: salted evidence behind this node's results; nil in simulations
 
 	mu              sync.Mutex
@@ -261,7 +263,7 @@ func newNode(ctx context.Context, cfg Config, deps Deps) (*Node, error) {
 		data: deps.Data, keys: keys, key: keys.Peer, self: identity.PeerIDFromKey(public), log: deps.Log, strangers: capped(deps.Log),
 		protocols: newProtocols(deps.Genesis.MeshID()), kind: deps.Attester.Kind(), changed: newNotifier(),
 		peers: newPeerBook(), addresses: newAddressBook(!deps.InMemory), badCredentials: map[identity.PeerID]error{}, phase: PhaseEnrolling,
-		attester: deps.Attester, outages: map[string]outage{}, runtime: &runtimelog.Log{}, proofs: newPendingProofs(), gossip: newGossip(), asleep: stoodStill,
+		attester: deps.Attester, outages: map[string]outage{}, runtime: &runtimelog.Log{}, proofs: newPendingProofs(), gossip: newGossip(), asleep: stoodStill, givers: make(chan struct{}, maxGivers),
 	}
 	n.headLimiter = &throttle.Requests{Rate: headRate, Burst: headBurst, Remotes: maxVisitors}
 	if deps.InMemory {
@@ -431,6 +433,7 @@ func (n *Node) join(deps Deps) error {
 		n.protocols.follow: n.handleFollow, n.protocols.head: n.handleHead, n.protocols.gossip: n.handleGossip, n.protocols.cosign: n.handleCosign,
 		n.protocols.checkpoint: n.handleCheckpoint, n.protocols.clock: n.handleClock,
 		n.protocols.round: n.handleUpload, n.protocols.blob: n.handleBlobRequest,
+		n.protocols.snapshot: n.handleSnapshot, n.protocols.tile: n.handleTile,
 	} {
 		m.Handle(p, handler)
 	}
@@ -449,7 +452,7 @@ func (n *Node) join(deps Deps) error {
 func (n *Node) startTasks() {
 	for _, task := range []func(context.Context){
 		n.watchPolicy, n.watchStreams, n.prove, n.edges.run, n.renew, n.runDriver, n.runParticipant, n.runAggregator, n.watchHalt, n.runProbes, n.watchMachine,
-		n.syncLog, n.keepJobs, n.resubmitJobs,
+		n.syncLog, n.keepJobs, n.resubmitJobs, n.runTiles,
 	} {
 		n.tasks.Go(func() { task(n.ctx) })
 	}

@@ -62,7 +62,6 @@ type wireCopy struct {
 // states are the copies that a machine holds: the newest one that a published checkpoint
 // covers, and the next one, which waits for that.
 type states struct {
-	make               bool // a seat's: others only note when
 	published, pending *savedState
 	// restored is what CheckSnapshot has verified last, for Restore.
 	restored *restored
@@ -73,14 +72,14 @@ type savedState struct {
 	seq        uint64 // commands before it
 	leaf       uint64 // index of the state leaf
 	digest     [32]byte
-	copied     []byte // nil where none is made
+	copied     []byte // nil where it was too large
 	checkpoint []byte // of a size above leaf
 }
 
 // logState executes a digest command. The caller holds m.mu.
 func (m *Machine) logState(c consensus.Command) consensus.Outcome {
 	saved := &savedState{seq: m.seq(), leaf: m.tree.Size(), digest: m.digest()}
-	if m.states.make && m.states.pending == nil && m.state.LogStateDue(saved.seq) {
+	if m.states.pending == nil && m.state.LogStateDue(saved.seq) {
 		// One that is too large is none: the log is kept whole instead.
 		saved.copied, _ = m.copy()
 	}
@@ -121,8 +120,8 @@ func (m *Machine) published(size uint64, note []byte) {
 	}
 	p.checkpoint = note
 	m.states.published, m.states.pending = p, nil
-	if have := m.seq(); have > keepHistory {
-		if cut := min(p.seq, have-keepHistory); cut > m.base {
+	if have := m.seq(); have > m.keep {
+		if cut := min(p.seq, have-m.keep); cut > m.base {
 			m.history = slices.Clone(m.history[cut-m.base:])
 			m.base = cut
 		}
@@ -218,7 +217,9 @@ func (m *Machine) openSnapshot(raw []byte) (*restored, error) {
 	if err := r.replay(w.Checkpoint); err != nil {
 		return nil, err
 	}
-	r.saved.copied = w.Copy
+	if !bytes.Equal(r.saved.copied, w.Copy) {
+		return nil, fmt.Errorf("copy: %w", canonical.ErrForm)
+	}
 	return r, nil
 }
 
@@ -378,6 +379,8 @@ func (m *Machine) Restore(raw []byte) error {
 
 // adopt replaces everything. The caller holds m.mu.
 func (m *Machine) adopt(r *restored) error {
+	before := &earlierHead{}
+	before.size, before.root = m.tree.Head()
 	err := m.tree.Resume(r.edge)
 	if err == nil {
 		_, err = m.tree.AppendAll(r.leaves)
@@ -392,9 +395,7 @@ func (m *Machine) adopt(r *restored) error {
 		m.leaves[h] = i
 	}
 	m.states.published, m.states.pending = r.saved, nil
-	if !m.states.make {
-		r.saved.copied = nil
-	}
+	m.before = before
 	m.applied[m.state.Epoch()] = m.now()
 	if now := m.now(); !m.tickAt.IsZero() && now.Sub(m.tickAt) > maxStaleness {
 		m.gaps++
@@ -417,6 +418,32 @@ func (m *Machine) fill(name string, data []byte) error {
 		if _, known := m.leaves[h]; !known { // of two equal leaves the later counts
 			m.leaves[h] = first + uint64(i)
 		}
+	}
+	return nil
+}
+
+// earlierHead is what the log was when a snapshot replaced it.
+type earlierHead struct {
+	size uint64
+	root transparency.Hash
+}
+
+// checkBefore holds the log that a snapshot brought against the one that was there before, once
+// all tiles have come. Both were cosigned by majorities: that they differ is no fault that
+// could be mended here.
+func (m *Machine) checkBefore() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	b := m.before
+	if m.before = nil; b == nil || b.size == 0 {
+		return nil
+	}
+	root, err := m.tree.RootAt(b.size)
+	if err != nil {
+		return fmt.Errorf("log before the snapshot: %w", err)
+	}
+	if root != b.root {
+		return fmt.Errorf("size %d had root %s here, the snapshot says %s: two histories", b.size, b.root, root)
 	}
 	return nil
 }

@@ -91,9 +91,6 @@ func aged(t testing.TB) *crowd {
 	t.Helper()
 	c := newCrowd(t, len(crowdOrgs)+1, func(int) string { return "new" })
 	t.Cleanup(c.close)
-	for _, n := range c.nodes[:len(crowdOrgs)] {
-		n.machine.states.make = true
-	}
 	c.found()
 	c.affirm()
 	c.propose(consensus.Action{AddEntry: &consensus.AddEntry{Entry: c.entry("next")}})
@@ -199,7 +196,6 @@ func TestSnapshotTiles(t *testing.T) {
 	c := newCrowd(t, len(crowdOrgs)+1, func(int) string { return "new" })
 	defer c.close()
 	seat, member := c.nodes[0].machine, c.nodes[len(crowdOrgs)]
-	seat.states.make = true
 	c.found()
 	c.affirm()
 	for i := range 600 {

@@ -14,8 +14,8 @@ import (
 //
 //	class    protocols                    open while
 //	control  found seat raft cosign clock both ends have the role seat
-//	policy   follow head gossip           the link is up
-//	log      submit checkpoint            the link is up
+//	policy   follow head gossip snapshot  the link is up
+//	log      submit checkpoint tile       the link is up
 //	data     round blob                   nothing is withheld from the peer
 //
 // A link is closed when its peer's evidence is not accepted any more (evict.go). All that
@@ -39,9 +39,9 @@ func (p protocols) class(protocol mesh.Protocol) class {
 	switch protocol {
 	case p.found, p.seat, p.raft, p.cosign, p.clock:
 		return classControl
-	case p.follow, p.head, p.gossip:
+	case p.follow, p.head, p.gossip, p.snapshot:
 		return classPolicy
-	case p.submit, p.checkpoint:
+	case p.submit, p.checkpoint, p.tile:
 		return classLog
 	case p.round, p.blob:
 		return classData
