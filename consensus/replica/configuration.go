@@ -129,3 +129,18 @@ func (r *Replica) Hears(limit time.Duration) bool {
 	}
 	return time.Since(since) <= limit
 }
+
+// Distrust refuses every request of a peer from now on, for d or, if that is zero, for ever:
+// appends, so that as a leader it loses this follower, and votes, so that it wins none here.
+// It loses its office once a majority does the same; one replica alone only stops hearing
+// it. What it is sent by this replica does not change.
+func (r *Replica) Distrust(peer identity.PeerID, d time.Duration, why error) {
+	until := time.Time{}
+	if d > 0 {
+		until = time.Now().Add(d)
+	}
+	r.transport.guard.Lock()
+	r.transport.guard.distrusted[peer] = distrust{why, until}
+	r.transport.guard.Unlock()
+	r.log.Warn("distrusts a seat", "peer", peer.String(), "why", why)
+}

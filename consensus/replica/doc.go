@@ -19,8 +19,8 @@
 //
 //	length u32 | version u8 = 1 | kind u8 | request id u64 | body
 //
-// length counts everything behind itself. Kind fixes the size of the body, or for kinds 1
-// and 9 its limit, which is compared before a byte is allocated. A body of other than the
+// length counts everything behind itself. Kind fixes the size of the body, or for kinds 1,
+// 9 and 11 its limit, which is compared before a byte is allocated. A body of other than the
 // one possible encoding of its message is malformed. Bodies:
 //
 //	1 append entries        term u64 | previous index u64 | previous term u64 |
@@ -34,11 +34,13 @@
 //	7 timeout now           empty
 //	8 timeout now reply     empty
 //	9 refusal               reason, UTF-8, at most 512 bytes
+//	11 snapshot chunk       term u64 | last index u64 | last term u64 | configuration index u64 |
+//	                        size u64 | offset u64 | configuration length u16 | configuration | data
+//	12 snapshot reply       term u64 | state u8: 1 go on, 2 being checked, 3 installed
 //
 // Entries of one append are consecutive from previous index + 1, so their index is not on
 // the wire. Nor is the sender of a message: raft's RPC header is filled in from the
-// authenticated peer, so that there is no field to lie in. There is no frame for
-// snapshots. Requests are answered in their order; several may be under way. A malformed
+// authenticated peer, so that there is no field to lie in. Requests are answered in their order; several may be under way. A malformed
 // frame, a reply to nothing, or a deadline that passes closes the stream; a request that
 // the guard refuses is answered with a refusal.
 //
@@ -62,6 +64,9 @@
 //   - commands pass Machine.Check before they are stored;
 //   - the commit index of a message counts only as far as its own entries prove the logs
 //     equal (Raft §5.3; raft v1.8.0 takes our last index instead);
+//   - a snapshot comes in chunks, each from the leader of the term, ends above all that is
+//     committed or in the log, and is checked by Machine.CheckSnapshot as a whole before raft
+//     hears of it; no second one comes in meanwhile;
 //   - TimeoutNow comes from the leader only, and votes that set the transfer flag, which
 //     makes raft ignore a living leader, are admitted once per peer and ten election
 //     timeouts.
@@ -95,8 +100,18 @@
 // vote that cannot be stored make raft panic; that is the same fate, less politely. Seats
 // are replaced, not repaired.
 //
-// There are no snapshots yet: FSM.Snapshot returns an error, Restore refuses, and the log
-// is kept whole. A replica that starts again replays it.
+// So is a snapshot that cannot be read, and one that was checked and that Machine does not take.
+//
+// # Snapshots
+//
+// The owner of the machine says when there is a state to store (Replica.Snapshot); raft's own timer is
+// off. The store keeps the newest, and Config.Trailing entries of the log behind it. Followers
+// that need older entries are sent it. A replica that starts again restores it and replays
+// the rest of the log; where a crash came between a snapshot and the log it replaces, that log goes
+// then.
+//
+// An owner that does not believe a seat any more (its state differs, or as leader it leaves out
+// what others submit) calls Distrust. Raft then elects another, once a majority has done so.
 //
 // # Outcomes
 //

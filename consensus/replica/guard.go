@@ -37,6 +37,26 @@ type guard struct {
 	transfers     map[identity.PeerID]time.Time
 	officeTerm    uint64 // newest term with a known leader …
 	officeHolder  identity.PeerID
+	distrusted    map[identity.PeerID]distrust
+}
+
+// distrust is why nothing is taken from a peer, and until when; for ever if that is zero.
+type distrust struct {
+	why   error
+	until time.Time
+}
+
+// distrusts refuses a peer that this replica's owner does not believe now.
+func (g *guard) distrusts(peer identity.PeerID, now time.Time) error {
+	d, ok := g.distrusted[peer]
+	if !ok {
+		return nil
+	}
+	if !d.until.IsZero() && !now.Before(d.until) {
+		delete(g.distrusted, peer)
+		return nil
+	}
+	return fmt.Errorf("%w: %w", errRefused, d.why)
 }
 
 // allowance is how many terms a peer may still raise ours.
@@ -51,12 +71,16 @@ func newGuard(heartbeat, election time.Duration) *guard {
 		transferEvery: transferPause * election,
 		terms:         map[identity.PeerID]*allowance{},
 		transfers:     map[identity.PeerID]time.Time{},
+		distrusted:    map[identity.PeerID]distrust{},
 	}
 }
 
 // admit decides about a request of peer that passed inspect, and may lower the commit
 // index it carries.
 func (g *guard) admit(v view, peer identity.PeerID, request any) error {
+	if err := g.distrusts(peer, v.now); err != nil {
+		return err
+	}
 	switch m := request.(type) {
 	case *raft.AppendEntriesRequest:
 		return g.admitAppend(v, peer, m)

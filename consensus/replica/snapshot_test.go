@@ -359,3 +359,39 @@ func TestSnapshotSurvivesRestart(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// A leader that a majority distrusts loses its office, and gets none while that lasts.
+func TestDistrustedLeader(t *testing.T) {
+	bubble(t, 3, 0, func(t *testing.T, c *cluster) {
+		c.commit("a=1")
+		l := c.leader()
+		var others []*Replica
+		for _, r := range c.replicas {
+			if r != l {
+				others = append(others, r)
+			}
+		}
+		// One alone changes nothing.
+		others[0].Distrust(l.cfg.Self, time.Minute, fmt.Errorf("test"))
+		term := l.Term()
+		<-time.After(20 * time.Second)
+		c.commit("a=2")
+		if l.State() != Leader || l.Term() != term {
+			t.Fatalf("one seat deposed the leader: %s in term %d", l.State(), l.Term())
+		}
+		others[1].Distrust(l.cfg.Self, time.Minute, fmt.Errorf("test"))
+		eventually(t, "another leads", func() bool { return others[0].State() == Leader || others[1].State() == Leader })
+		for end := time.Now().Add(35 * time.Second); time.Now().Before(end); <-time.After(time.Second) {
+			c.commit(fmt.Sprintf("b=%d", end.Unix()), l)
+			if l.State() == Leader {
+				t.Fatal("it leads again")
+			}
+		}
+		c.agree()
+		// Afterwards it counts again: without the present leader a majority needs it.
+		<-time.After(time.Minute)
+		next := c.leader(l)
+		c.net.kill(next.cfg.Self)
+		c.commit("c=1", next)
+	})
+}

@@ -65,6 +65,9 @@ func inspectChunk(m *snapshotChunk) error {
 
 // admitChunk decides about a chunk that passed inspectChunk.
 func (g *guard) admitChunk(v view, peer identity.PeerID, m *snapshotChunk) error {
+	if err := g.distrusts(peer, v.now); err != nil {
+		return err
+	}
 	if err := g.checkTerm(v, peer, m.Term); err != nil {
 		return err
 	}
