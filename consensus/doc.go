@@ -15,6 +15,7 @@
 //	proposal            govern keys of enough member organisations subject: "mesh", the mesh id
 //	attestation-result  the verifier's peer key                    subject: org/node, SHA-256 of the subject's peer id
 //	time-sample         a seat's peer key                          subject: "mesh", the mesh id
+//	state-digest        a seat's peer key                          subject: org/node, SHA-256 of the peer id
 //	suspension          an emergency key of one member organisation  subject: "mesh", the mesh id
 //	suspension-lift     govern keys of enough others, or its own     subject: "mesh", the mesh id
 //	ready               a node's peer key and those of enough seats  subject: org/node, SHA-256 of the peer id

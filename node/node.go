@@ -433,7 +433,7 @@ func (n *Node) join(deps Deps) error {
 		n.protocols.follow: n.handleFollow, n.protocols.head: n.handleHead, n.protocols.gossip: n.handleGossip, n.protocols.cosign: n.handleCosign,
 		n.protocols.checkpoint: n.handleCheckpoint, n.protocols.clock: n.handleClock,
 		n.protocols.round: n.handleUpload, n.protocols.blob: n.handleBlobRequest,
-		n.protocols.snapshot: n.handleSnapshot, n.protocols.tile: n.handleTile,
+		n.protocols.snapshot: n.handleSnapshot, n.protocols.tile: n.handleTile, n.protocols.digest: n.handleDigest,
 	} {
 		m.Handle(p, handler)
 	}

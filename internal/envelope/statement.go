@@ -34,6 +34,7 @@ const (
 	TypeServiceManifest   = "https://attestmesh.github.io/meshnode/service-manifest/v1"
 	TypeServiceReceipt    = "https://attestmesh.github.io/meshnode/service-receipt/v1"
 	TypeState             = "https://attestmesh.github.io/meshnode/state/v1"
+	TypeStateDigest       = "https://attestmesh.github.io/meshnode/state-digest/v1"
 )
 
 // Subject names what a Statement is about.

@@ -1,0 +1,85 @@
+package node
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/attestmesh/meshnode/consensus"
+	"github.com/attestmesh/meshnode/federated"
+	"github.com/attestmesh/meshnode/internal/identity"
+)
+
+// compared returns what each seat makes of the newest digest.
+func (c *crowd) compared() (errs []error) {
+	c.t.Helper()
+	for _, n := range c.nodes[:len(crowdOrgs)] {
+		seq, own, ok := n.machine.newestDigest()
+		if !ok {
+			c.t.Fatalf("%s has logged no state", n.ref)
+		}
+		cmp := newComparison(seq, own)
+		n.compare(c.t.(*testing.T).Context(), cmp)
+		if len(cmp.digests) != len(crowdOrgs)-1 {
+			c.t.Fatalf("%s heard of %d seats", n.ref, len(cmp.digests))
+		}
+		errs = append(errs, n.judgeDigests(cmp))
+	}
+	return errs
+}
+
+// A machine whose state differs on one seat alone (planted) ends that seat, which names the
+// command, and no other (M18).
+func TestPlantedStateEndsItsSeat(t *testing.T) {
+	c := newCrowd(t, len(crowdOrgs), func(int) string { return "new" })
+	defer c.close()
+	c.found()
+	c.affirm()
+	c.link(len(crowdOrgs) - 1)
+	c.idle(consensus.DigestEvery)
+	const planted = 3
+	c.nodes[planted].machine.ledger = federated.NewLedger(identity.MeshID{1}) // no leaf shows it
+	c.order(consensus.KindDigest)
+	for i, err := range c.compared() {
+		switch {
+		case i != planted && err != nil:
+			t.Errorf("%s would end: %v", c.nodes[i].ref, err)
+		case i == planted && (err == nil || !strings.Contains(err.Error(), fmt.Sprintf("after %d commands", consensus.DigestEvery))):
+			t.Errorf("%s goes on: %v", c.nodes[i].ref, err)
+		}
+	}
+	if _, ok := c.nodes[0].machine.digestAt(7); ok {
+		t.Error("a digest of another moment")
+	}
+}
+
+// Half of the mesh against the other half ends nobody: who is right is not for a minority to say.
+func TestContradiction(t *testing.T) {
+	for _, c := range []struct {
+		said string // what the seats of other organisations say; "a" is one's own
+		want int    // organisations that end it; 0 if none do
+	}{
+		{"", 0}, {"aaaa", 0}, {"abbb", 3}, {"aabb", 0}, {"bbcc", 0}, {"bbbc", 3}, {"bbbb", 4},
+	} {
+		cmp := newComparison(7, "a")
+		for i, d := range c.said {
+			peer := identity.PeerID(fmt.Sprint(i))
+			cmp.digests[peer], cmp.orgs[peer] = string(d), identity.OrgID(fmt.Sprint("org-", i))
+		}
+		if digest, orgs := cmp.contradicted(3); len(orgs) != c.want || c.want > 0 && digest != "b" {
+			t.Errorf("%q: %v say %q", c.said, orgs, digest)
+		}
+	}
+	// One organisation is one voice, whatever number of seats it shows.
+	cmp := newComparison(7, "a")
+	for i := range 5 {
+		peer := identity.PeerID(fmt.Sprint(i))
+		cmp.digests[peer], cmp.orgs[peer] = "b", "org"
+	}
+	if _, orgs := cmp.contradicted(3); orgs != nil {
+		t.Errorf("%v end a seat", orgs)
+	}
+	if _, orgs := cmp.contradicted(0); orgs != nil {
+		t.Errorf("no quorum ends a seat: %v", orgs)
+	}
+}
