@@ -144,7 +144,7 @@ func (n *Node) catchUp(ctx context.Context, link mesh.Link) error {
 	if err != nil {
 		return fmt.Errorf("snapshot: %w", err)
 	}
-	if err := n.machine.Restore(raw); err != nil {
+	if err := n.machine.restore(raw); err != nil {
 		return err
 	}
 	n.log.Info("started from a copy of the state", "of", n.nameOf(link.Peer()), "bytes", len(raw), "commands", n.machine.Seq())

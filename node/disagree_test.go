@@ -1,11 +1,16 @@
 package node
 
 import (
+	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/attestmesh/meshnode/consensus"
+	"github.com/attestmesh/meshnode/consensus/replica"
 	"github.com/attestmesh/meshnode/federated"
 	"github.com/attestmesh/meshnode/internal/identity"
 )
@@ -82,4 +87,52 @@ func TestContradiction(t *testing.T) {
 	if _, orgs := cmp.contradicted(0); orgs != nil {
 		t.Errorf("no quorum ends a seat: %v", orgs)
 	}
+}
+
+// The machine of the leader is the broken one: the others follow it no longer, it ends, and
+// the mesh goes on under another. With real replicas, on a virtual clock.
+func TestWrongLeaderIsReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrowd(t, len(crowdOrgs), func(int) string { return "new" })
+		defer c.close()
+		c.raft()
+		wrong := c.leading()
+		member := c.nodes[0]
+		for i := uint64(1); ; i++ {
+			if wrong.machine.Seq() >= consensus.DigestEvery-2 {
+				break
+			}
+			command, err := consensus.NewCommand(consensus.KindCredential, c.renewal(member, time.Duration(i)*time.Second))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := wrong.submit(t.Context(), command); err != nil {
+				t.Fatal(err)
+			}
+		}
+		wrong.machine.mu.Lock()
+		wrong.machine.ledger = federated.NewLedger(identity.MeshID{1})
+		wrong.machine.mu.Unlock()
+		<-wrong.ctx.Done()
+		if err := context.Cause(wrong.ctx); err == nil || !strings.Contains(err.Error(), "this machine is not theirs") {
+			t.Fatalf("it ended with %v", err)
+		}
+		others := slices.DeleteFunc(slices.Clone(c.nodes), func(n *Node) bool { return n == wrong })
+		var next *Node
+		await(t, "another leads", func() bool {
+			for _, n := range others {
+				if n.raft().State() == replica.Leader {
+					next = n
+				}
+			}
+			return next != nil
+		})
+		before := next.tickSeq()
+		await(t, "ticks go on", func() bool { return next.tickSeq() > before })
+		for _, n := range others {
+			if n.ctx.Err() != nil {
+				t.Errorf("%s ended: %v", n.ref, context.Cause(n.ctx))
+			}
+		}
+	})
 }

@@ -141,6 +141,7 @@ type Node struct {
 	jobDir      *durable.Dir         // signed jobs, of all boots; nil in simulations
 	logDir      string               // of this boot; "" in simulations
 	givers      chan struct{}        // holds a token for each snapshot that is being given
+	petitions   *petitions           // what this seat watches
 	catching    sync.Mutex           // held while a snapshot is fetched and restored
 	evidenceDir *durable.Dir         // private: salted evidence behind this node's results; nil in simulations
 
@@ -263,7 +264,7 @@ func newNode(ctx context.Context, cfg Config, deps Deps) (*Node, error) {
 		data: deps.Data, keys: keys, key: keys.Peer, self: identity.PeerIDFromKey(public), log: deps.Log, strangers: capped(deps.Log),
 		protocols: newProtocols(deps.Genesis.MeshID()), kind: deps.Attester.Kind(), changed: newNotifier(),
 		peers: newPeerBook(), addresses: newAddressBook(!deps.InMemory), badCredentials: map[identity.PeerID]error{}, phase: PhaseEnrolling,
-		attester: deps.Attester, outages: map[string]outage{}, runtime: &runtimelog.Log{}, proofs: newPendingProofs(), gossip: newGossip(), asleep: stoodStill, givers: make(chan struct{}, maxGivers),
+		attester: deps.Attester, outages: map[string]outage{}, runtime: &runtimelog.Log{}, proofs: newPendingProofs(), gossip: newGossip(), asleep: stoodStill, givers: make(chan struct{}, maxGivers), petitions: newPetitions(),
 	}
 	n.headLimiter = &throttle.Requests{Rate: headRate, Burst: headBurst, Remotes: maxVisitors}
 	if deps.InMemory {
@@ -434,6 +435,7 @@ func (n *Node) join(deps Deps) error {
 		n.protocols.checkpoint: n.handleCheckpoint, n.protocols.clock: n.handleClock,
 		n.protocols.round: n.handleUpload, n.protocols.blob: n.handleBlobRequest,
 		n.protocols.snapshot: n.handleSnapshot, n.protocols.tile: n.handleTile, n.protocols.digest: n.handleDigest,
+		n.protocols.petition: n.handlePetition, n.protocols.complain: n.handleComplaint,
 	} {
 		m.Handle(p, handler)
 	}

@@ -8,5 +8,5 @@ import (
 // SeatProtocols are the streams of a mesh that only seats may open, for whoever tests that.
 func SeatProtocols(id identity.MeshID) []mesh.Protocol {
 	p := newProtocols(id)
-	return []mesh.Protocol{p.found, p.seat, p.raft, p.cosign, p.clock, p.digest}
+	return []mesh.Protocol{p.found, p.seat, p.raft, p.cosign, p.clock, p.digest, p.complain}
 }

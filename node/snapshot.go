@@ -344,19 +344,44 @@ func (m *Machine) continues(r *restored) error {
 	return nil
 }
 
-// Restore makes this machine that of a snapshot: by the commands it lacks, where it has come as
-// far as the copy, else by the copy.
+// Restore is restore of a snapshot that Raft delivers in place of the commands up to its end.
 func (m *Machine) Restore(raw []byte) error {
+	r, err := m.restored(raw)
+	if err != nil {
+		return err
+	}
+	if err := m.become(r); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.ordered = r.machine.base + uint64(len(r.commands))
+	return nil
+}
+
+// restore makes this machine that of a snapshot: by the commands it lacks, where it has come as
+// far as the copy, else by the copy.
+func (m *Machine) restore(raw []byte) error {
+	r, err := m.restored(raw)
+	if err != nil {
+		return err
+	}
+	return m.become(r)
+}
+
+// restored returns the machine of a snapshot, which CheckSnapshot may have made already.
+func (m *Machine) restored(raw []byte) (*restored, error) {
 	m.mu.Lock()
 	r := m.states.restored
 	m.states.restored = nil
 	m.mu.Unlock()
 	if r == nil || r.sum != sha256.Sum256(raw) {
-		var err error
-		if r, err = m.open(raw); err != nil {
-			return err
-		}
+		return m.open(raw)
 	}
+	return r, nil
+}
+
+func (m *Machine) become(r *restored) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	defer m.changed.notify()

@@ -12,11 +12,11 @@ import (
 
 // What a peer may speak depends on what the stream is for and on what holds now:
 //
-//	class    protocols                            open while
-//	control  found seat raft cosign clock digest  both ends have the role seat
-//	policy   follow head gossip snapshot          the link is up
-//	log      submit checkpoint tile               the link is up
-//	data     round blob                           nothing is withheld from the peer
+//	class    protocols                                     open while
+//	control  found seat raft cosign clock digest complain  both ends have the role seat
+//	policy   follow head gossip snapshot                   the link is up
+//	log      submit petition checkpoint tile               the link is up
+//	data     round blob                                    nothing is withheld from the peer
 //
 // A link is closed when its peer's evidence is not accepted any more (evict.go). All that
 // stops short of that withholds data only and leaves the rest open: a node that is stale,
@@ -37,11 +37,11 @@ const (
 // class returns what protocol is for.
 func (p protocols) class(protocol mesh.Protocol) class {
 	switch protocol {
-	case p.found, p.seat, p.raft, p.cosign, p.clock, p.digest:
+	case p.found, p.seat, p.raft, p.cosign, p.clock, p.digest, p.complain:
 		return classControl
 	case p.follow, p.head, p.gossip, p.snapshot:
 		return classPolicy
-	case p.submit, p.checkpoint, p.tile:
+	case p.submit, p.petition, p.checkpoint, p.tile:
 		return classLog
 	case p.round, p.blob:
 		return classData

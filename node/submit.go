@@ -52,6 +52,9 @@ func (n *Node) submit(ctx context.Context, c consensus.Command) (Applied, error)
 		return Applied{}, malformed(err)
 	}
 	var last error
+	waiting, granted := context.WithCancel(ctx)
+	defer granted()
+	n.tasks.Go(func() { n.petition(waiting, raw) })
 	for attempt := 0; ; attempt++ {
 		out, err := n.order(ctx, raw, true, true)
 		var refused *RefusedError

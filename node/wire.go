@@ -20,7 +20,7 @@ const (
 // protocols are the names of the streams between nodes. The mesh id in each keeps two
 // meshes apart even where a machine belongs to both.
 type protocols struct {
-	found, seat, raft, submit, follow, head, gossip, cosign, checkpoint, clock, round, blob, snapshot, tile, digest mesh.Protocol
+	found, seat, raft, submit, follow, head, gossip, cosign, checkpoint, clock, round, blob, snapshot, tile, digest, petition, complain mesh.Protocol
 }
 
 func newProtocols(id identity.MeshID) protocols {
@@ -31,6 +31,7 @@ func newProtocols(id identity.MeshID) protocols {
 		found: name("found"), seat: name("seat"), raft: name("raft"), submit: name("submit"), follow: name("follow"),
 		head: name("head"), gossip: name("gossip"), cosign: name("cosign"), checkpoint: name("checkpoint"), clock: name("clock"),
 		round: name("round"), blob: name("blob"), snapshot: name("snapshot"), tile: name("tile"), digest: name("digest"),
+		petition: name("petition"), complain: name("complain"),
 	}
 }
 

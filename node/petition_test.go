@@ -1,0 +1,184 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/attestmesh/meshnode/consensus"
+	"github.com/attestmesh/meshnode/consensus/replica"
+	"github.com/attestmesh/meshnode/internal/identity"
+	"github.com/attestmesh/meshnode/mesh"
+)
+
+func TestPetitions(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	p := newPetitions()
+	waits := []byte("waits")
+	id := commandID(sha256.Sum256(waits))
+	if !p.add(waits, "alpha", "L", 10, now) || p.add(waits, "beta", "L", 10, now) {
+		t.Fatal("a petition is taken once")
+	}
+	for i := range maxPetitions {
+		p.add(fmt.Append(nil, i), "alpha", "L", 10, now)
+	}
+	if len(p.open) != maxPetitionsOf {
+		t.Fatalf("one organisation has %d petitions", len(p.open))
+	}
+	for name, c := range map[string]struct {
+		leader identity.PeerID
+		seq    uint64
+		after  time.Duration
+		want   int
+	}{
+		"in time":                       {"L", 20, censorAfter - 1, 0},
+		"nothing else was ordered":      {"L", 10, censorAfter, 0},
+		"one other was on its way":      {"L", 11, censorAfter, 0},
+		"others were ordered meanwhile": {"L", 12, censorAfter, maxPetitionsOf},
+	} {
+		if got := p.overdue(c.leader, c.seq, now.Add(c.after)); len(got) != c.want {
+			t.Errorf("%s: %d are overdue", name, len(got))
+		}
+	}
+	// Complaints of distinct organisations about one leader and one command that is held here.
+	if p.complain(commandID{1}, "beta", "L", 1, now) || p.complain(id, "beta", "", 1, now) {
+		t.Error("a complaint about nothing counted")
+	}
+	for i, c := range []struct {
+		org    identity.OrgID
+		leader identity.PeerID
+		want   bool
+	}{{"beta", "L", false}, {"beta", "L", false}, {"gamma", "M", false}, {"delta", "L", false}, {"eta", "L", true}} {
+		if got := p.complain(id, c.org, c.leader, 3, now); got != c.want {
+			t.Errorf("complaint %d: %v", i, got)
+		}
+	}
+	if p.own(id, "alpha") || !p.own(id, "beta") {
+		t.Error("who has complained")
+	}
+	if p.complain(id, "zeta", "L", 3, now.Add(2*censorAfter)) {
+		t.Error("old complaints counted")
+	}
+	// A new leader has its time, too.
+	if got := p.overdue("M", 20, now.Add(censorAfter)); len(got) != 0 {
+		t.Errorf("%d are overdue under a new leader", len(got))
+	}
+	p.ordered([][]byte{waits})
+	if p.complain(id, "zeta", "L", 1, now) || p.add(waits, "beta", "L", 10, now) {
+		t.Error("what was ordered is still waited for")
+	}
+	if p.overdue("M", 20, now.Add(petitionFor+time.Second)); len(p.open) != 0 {
+		t.Errorf("%d petitions are kept for ever", len(p.open))
+	}
+	for i := range 3 * recentCommands {
+		p.ordered([][]byte{fmt.Append(nil, "c", i)})
+	}
+	if len(p.recent) > 2*recentCommands+1 {
+		t.Errorf("%d ordered commands are remembered", len(p.recent))
+	}
+}
+
+// raft starts a Raft replica on each of the seats, and links all nodes.
+func (c *crowd) raft() {
+	c.t.Helper()
+	c.link(len(c.nodes) - 1)
+	var creds, parts [][]byte
+	for _, n := range c.nodes[:len(crowdOrgs)] {
+		creds = append(creds, n.credential())
+	}
+	log := crowdKey("log", "log")
+	payload, err := consensus.NewBootstrap(c.genesis, 1, creds, log.Public().(ed25519.PublicKey), time.Now())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, org := range crowdOrgs {
+		part, err := consensus.Sign(payload, crowdSigner(c.t, org, consensus.KeyEnroll))
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		parts = append(parts, part)
+	}
+	raw, err := consensus.Merge(parts...)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	b, err := consensus.NewPolicyState(c.genesis).ParseBootstrap(raw, time.Now())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, n := range c.nodes[:len(crowdOrgs)] {
+		if err := n.startFounder(b, log); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+}
+
+// leading waits for the seat that leads and has ordered a tick.
+func (c *crowd) leading() (leader *Node) {
+	c.t.Helper()
+	for end := time.Now().Add(time.Minute); leader == nil; <-time.After(50 * time.Millisecond) {
+		for _, n := range c.nodes[:len(crowdOrgs)] {
+			if n.raft().State() == replica.Leader && n.tickSeq() > 0 {
+				leader = n
+			}
+		}
+		if time.Now().After(end) {
+			c.t.Fatal("no seat leads")
+		}
+	}
+	return leader
+}
+
+// A leader that drops what one organisation submits, whoever passes it on, loses its office, and the
+// command is ordered by the next.
+func TestCensoringLeaderLosesOffice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrowd(t, len(crowdOrgs), func(int) string { return "new" })
+		defer c.close()
+		c.raft()
+		censor := c.leading()
+		victim := c.nodes[0]
+		if victim == censor {
+			victim = c.nodes[1]
+		}
+		renewed := c.renewal(victim, time.Minute)
+		for _, p := range []mesh.Protocol{censor.protocols.submit, censor.protocols.petition} {
+			censor.mesh.Handle(p, func(link mesh.Link, s mesh.Stream) {
+				raw, err := readFrame(s, maxCommand)
+				if err != nil || bytes.Contains(raw, renewed) {
+					_ = s.Reset()
+					return
+				}
+				out, err := censor.order(censor.ctx, raw, false, false)
+				reply := submitReply{Applied: out}
+				if err != nil {
+					reply.Error = err.Error()
+				}
+				_ = writeMessage(s, reply)
+				_ = s.Close()
+			})
+		}
+		command, err := consensus.NewCommand(consensus.KindCredential, renewed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		began := time.Now()
+		out, err := victim.submit(ctx, command)
+		if err != nil || out.Reason != nil {
+			t.Fatalf("%+v, %v after %v", out, err, time.Since(began))
+		}
+		if took := time.Since(began); took < petitionAfter+censorAfter || took > 25*time.Second {
+			t.Errorf("ordered after %v", took)
+		}
+		if censor.raft().State() == replica.Leader {
+			t.Error("the censor leads still")
+		}
+	})
+}
