@@ -136,3 +136,44 @@ func TestWrongLeaderIsReplaced(t *testing.T) {
 		}
 	})
 }
+
+// Real seats log their state when it is due, publish it, and store it in Raft.
+func TestSeatsStoreTheirState(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrowd(t, len(crowdOrgs), func(int) string { return "new" })
+		defer c.close()
+		c.raft()
+		leader := c.leading()
+		for _, raw := range c.edgesOfSeats() {
+			command, err := consensus.NewCommand(consensus.KindResults, raw)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := leader.submit(t.Context(), command); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i := 1; leader.machine.Seq() < consensus.DigestEvery; i++ {
+			command, err := consensus.NewCommand(consensus.KindCredential, c.renewal(c.nodes[0], time.Duration(i)*time.Second))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := leader.submit(t.Context(), command); err != nil {
+				t.Fatal(err)
+			}
+		}
+		await(t, "every seat has stored a state", func() bool {
+			for _, n := range c.nodes {
+				if n.machine.SavedSeq() == 0 || n.raft().Stats().SnapshotIndex == 0 {
+					return false
+				}
+			}
+			return true
+		})
+		m := c.fresh()
+		if err := m.Restore(snapshotOf(t, c.nodes[3].machine)); err != nil {
+			t.Fatal(err)
+		}
+		same(t, c.nodes[3].machine, m)
+	})
+}

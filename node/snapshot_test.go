@@ -17,8 +17,12 @@ import (
 // affirm orders an affirming edge between every two seats.
 func (c *crowd) affirm() {
 	c.t.Helper()
+	c.order(consensus.KindResults, c.edgesOfSeats()...)
+}
+
+func (c *crowd) edgesOfSeats() (batch [][]byte) {
+	c.t.Helper()
 	now := time.Now()
-	var batch [][]byte
 	for _, v := range c.nodes[:len(crowdOrgs)] {
 		for _, s := range c.nodes[:len(crowdOrgs)] {
 			if v == s {
@@ -34,7 +38,7 @@ func (c *crowd) affirm() {
 			batch = append(batch, raw)
 		}
 	}
-	c.order(consensus.KindResults, batch...)
+	return batch
 }
 
 // idle orders ticks without samples until so many commands were ordered.

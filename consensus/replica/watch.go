@@ -15,6 +15,8 @@ import (
 type Stats struct {
 	Leadership
 	LastIndex, CommitIndex, AppliedIndex uint64
+	// SnapshotIndex is the index of the stored snapshot; 0 without.
+	SnapshotIndex uint64
 	// Voters of the newest configuration in the log.
 	Voters []identity.PeerID
 	// LastContact is when a leader was last heard of; zero if never.
@@ -28,7 +30,8 @@ func (r *Replica) Stats() Stats {
 	return Stats{
 		Leadership: r.leadership(),
 		LastIndex:  r.raft.LastIndex(), CommitIndex: r.raft.CommitIndex(), AppliedIndex: r.AppliedIndex(),
-		Voters: r.Voters(), LastContact: r.raft.LastContact(), Refused: r.refusals.Load(),
+		SnapshotIndex: r.store.snapshotIndex(),
+		Voters:        r.Voters(), LastContact: r.raft.LastContact(), Refused: r.refusals.Load(),
 	}
 }
 
