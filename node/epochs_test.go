@@ -115,7 +115,7 @@ func (c *crowd) populate(n int, release func(i int) string) {
 		FSMVersion: consensus.FSMVersion, StoreKind: consensus.StoreMemory, AllowSim: simulated,
 		Kinds:     consensus.Kinds{Member: kinds, Seat: kinds, Aggregator: kinds},
 		Roots:     consensus.Roots{Sim: []envelope.PublicKey{}, VTPM: []consensus.RootKey{}},
-		Witnesses: []string{}, Limits: consensus.Limits{Nodes: consensus.DefaultNodes, Proposals: consensus.MaxQuota, Credentials: consensus.MaxQuota},
+		Witnesses: []string{}, Limits: consensus.Limits{Nodes: consensus.MaxNodes, Proposals: consensus.MaxQuota, Credentials: consensus.MaxQuota},
 	}
 	if simulated {
 		g.LogOrigin = "sim." + g.LogOrigin
