@@ -272,6 +272,14 @@ type faultyStore struct {
 	Store
 	fail chan error
 	hang chan struct{}
+	full bool // for snapshots
+}
+
+func (s *faultyStore) SaveSnapshot(snapshot *Snapshot) error {
+	if s.full {
+		return errors.New("no space left")
+	}
+	return s.Store.SaveSnapshot(snapshot)
 }
 
 func (s *faultyStore) StoreLogs(logs []*raft.Log) error {
