@@ -53,6 +53,8 @@ func TestGolden(t *testing.T) {
 		"membership.json":         removed,
 		"suspension.json":         suspension,
 		"suspension-entry.json":   must1(v2.suspend("beta emergency", func(x *Suspension) { x.Organisation = "beta" }, onEntry(t, "new"))),
+		"state.json":              must(stateLeaf(LoggedState{MeshID: m.g.MeshID(), Epoch: 1, Seq: 1024, Policy: sha256Hex(nil), Digest: sha256Hex([]byte("state"))})),
+		"state-digest.json":       must(SignStateDigest(boot("alpha/n1", 1), StateDigest{MeshID: m.g.MeshID(), Node: m.s.Seats()[0].Ref, Peer: peerOf("alpha/n1", 1), Seq: 1024, Digest: sha256Hex([]byte("state"))})),
 		"suspension-lift.json":    v2.lift(id, "beta govern", "gamma govern"),
 		"digest-suspended.hex":    []byte(hex.EncodeToString(suspendedDigest[:]) + "\n"),
 		"recovery.json":           recovery,

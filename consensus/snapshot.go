@@ -121,6 +121,7 @@ type interner struct {
 	list    []string
 	index   map[string]uint64
 	decoded map[uint64]decodedFindings // of list, where it is one
+	keys    map[identity.PeerID]string // key ids of verifiers
 }
 
 func (t *interner) of(s string) uint64 {

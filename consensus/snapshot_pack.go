@@ -249,13 +249,13 @@ func pressEdge(r *AttestationResult) *packedEdge {
 		return whole
 	}
 	p := &packedEdge{wireEdge{Epoch: uint64(r.Epoch), Evidence: evidence, At: r.At.UnixMilli(), Life: r.Expires.Sub(r.At).Milliseconds(), Signature: env.Signatures[0].Sig}, string(common)}
-	if made, err := p.make(findings, r.Verifier, r.Subject, r.MeshID, r.Incarnation); err != nil || !bytes.Equal(made.raw, r.raw) {
+	if made, err := p.make(findings, r.Verifier, r.Subject, r.MeshID, r.Incarnation, peerKeyID); err != nil || !bytes.Equal(made.raw, r.raw) {
 		return whole
 	}
 	return p
 }
 
-func (p *packedEdge) make(f edgeFindings, verifier, subject Party, mesh identity.MeshID, inc identity.Incarnation) (*AttestationResult, error) {
+func (p *packedEdge) make(f edgeFindings, verifier, subject Party, mesh identity.MeshID, inc identity.Incarnation, keyIDOf func(identity.PeerID) (string, error)) (*AttestationResult, error) {
 	w := &p.wire
 	r := &AttestationResult{Verifier: verifier, Subject: subject, MeshID: mesh, Incarnation: inc, Epoch: identity.Epoch(w.Epoch),
 		Kind: f.Kind, Measurement: f.Measurement, Verdict: f.Verdict, Codes: f.Codes, Vector: f.Vector, Reference: f.Reference,
@@ -267,11 +267,7 @@ func (p *packedEdge) make(f edgeFindings, verifier, subject Party, mesh identity
 	if err != nil {
 		return nil, err
 	}
-	pub, err := verifier.Peer.PublicKey()
-	if err != nil {
-		return nil, err
-	}
-	keyID, err := envelope.KeyID(pub)
+	keyID, err := keyIDOf(verifier.Peer)
 	if err != nil {
 		return nil, err
 	}
@@ -281,6 +277,27 @@ func (p *packedEdge) make(f edgeFindings, verifier, subject Party, mesh identity
 	}
 	r.digest = sha256.Sum256(payload)
 	return r, nil
+}
+
+func peerKeyID(peer identity.PeerID) (string, error) {
+	pub, err := peer.PublicKey()
+	if err != nil {
+		return "", err
+	}
+	return envelope.KeyID(pub)
+}
+
+// keyID is peerKeyID, computed once for each peer.
+func (t *interner) keyID(peer identity.PeerID) (string, error) {
+	if id, ok := t.keys[peer]; ok {
+		return id, nil
+	}
+	id, err := peerKeyID(peer)
+	if t.keys == nil {
+		t.keys = map[identity.PeerID]string{}
+	}
+	t.keys[peer] = id
+	return id, err
 }
 
 // unpackEdge returns an edge. Its signature was judged when it was ordered and is covered, as
@@ -293,7 +310,7 @@ func (s *State) unpackEdge(w wireEdge, verifier, subject Party, table *interner)
 		}
 		w.Verifier, w.Finding = 0, 0
 		p := &packedEdge{w, findings.text}
-		r, err := p.make(findings.edgeFindings, verifier, subject, s.MeshID(), s.incarnation)
+		r, err := p.make(findings.edgeFindings, verifier, subject, s.MeshID(), s.incarnation, table.keyID)
 		if err == nil {
 			r.packed = p
 		}
