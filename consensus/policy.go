@@ -233,16 +233,27 @@ func (s *PolicyState) judge(raw []byte, now time.Time) (*change, error) {
 	if p.Base > s.base {
 		return nil, refuse(attest.CodeBehind, "proposal base", fmt.Sprint(p.Base), fmt.Sprintf("at most %d", s.base))
 	}
-	c := &change{proposal: p}
+	c := &change{proposal: p, class: p.Class()}
+	if err := s.checkBase(c); err != nil { // before what the actions meet: it says more
+		return nil, err
+	}
 	if c.next, err = s.after(p); err != nil {
 		return nil, err
 	}
-	c.class = widest(p.Class(), classify(s, c.next))
-	if c.class != ClassNarrow && p.Base != s.base {
-		return nil, refuse(attest.CodeStaleBase, "proposal base", fmt.Sprint(p.Base), fmt.Sprint(s.base))
+	c.class = widest(c.class, classify(s, c.next))
+	if err := s.checkBase(c); err != nil {
+		return nil, err
 	}
 	c.orgs, err = s.count(env, c)
 	return c, err
+}
+
+// checkBase demands that what does more than narrow was made on the present base.
+func (s *PolicyState) checkBase(c *change) error {
+	if c.class != ClassNarrow && c.proposal.Base != s.base {
+		return refuse(attest.CodeStaleBase, "proposal base", fmt.Sprint(c.proposal.Base), fmt.Sprint(s.base))
+	}
+	return nil
 }
 
 // commit makes s the state after c, which was judged on s.
