@@ -143,7 +143,7 @@ func TestG5EmptySet(t *testing.T) {
 	if code := m.s.allows(measured{"sim", measurement("new"), entry(t, "new").ID}, []string{RoleMember}, m.at); code != attest.CodeMeasurementNotAllowed {
 		t.Errorf("code %q", code)
 	}
-	if p := m.s.AttestPolicy(RoleMember); len(p.References) != 0 || len(p.Kinds) != 1 {
+	if p := m.s.AttestPolicy(identity.NodeRef{Org: "alpha", Name: "n1"}, RoleMember); len(p.References) != 0 || len(p.Kinds) != 1 {
 		t.Errorf("got %+v", p)
 	}
 }

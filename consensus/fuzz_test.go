@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"testing"
 	"time"
@@ -36,6 +37,10 @@ func FuzzProposal(f *testing.F) {
 	m := started(f, 2)
 	v4 := hardware(f, 2)
 	f.Add(v4.payload(v4.propose(platformActions(f, v4))))
+	f.Add(m.payload(m.propose(amendments...)))
+	for _, change := range amendments {
+		f.Add(m.payload(m.propose(change)))
+	}
 	fuzzPayload(f, m.sign(m.payload(m.propose(add(entry(f, "x")), remove("old"))), "alpha govern"), func(payload []byte) ([]byte, error) {
 		p, err := DecodeProposal(payload)
 		if err != nil {
@@ -156,6 +161,10 @@ func FuzzCommand(f *testing.F) {
 	v4 = hardware(f, 2)
 	f.Add(must(EncodeCommand(must(NewCommand(KindProposal, v4.sign(v4.payload(v4.propose(platformActions(f, v4))), v4.governors(2)...))))))
 	f.Add(must(EncodeCommand(must(NewCommand(KindProposal, m.sign(m.payload(m.propose(remove("old"))), m.governors(2)...))))))
+	v4 = governing(f, 2)
+	for _, change := range amendments {
+		f.Add(must(EncodeCommand(must(NewCommand(KindProposal, v4.sign(v4.payload(v4.propose(change)), by("alpha", "beta")...))))))
+	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		c, err := DecodeCommand(raw)
 		if err != nil {
@@ -177,6 +186,15 @@ func FuzzCommand(f *testing.F) {
 		if a.Digest() != b.Digest() {
 			t.Fatal("two replicas differ")
 		}
+		whole := NewState(v4.g)
+		for _, first := range v4.log[:2] {
+			whole.Apply(first)
+		}
+		_ = whole.OverQuota(c)
+		before := whole.Digest()
+		if out := whole.Apply(c); out.Reason != nil && whole.Digest() != before {
+			t.Fatalf("a refused command had an effect: %v", out.Reason)
+		}
 	})
 }
 
@@ -184,6 +202,7 @@ func FuzzFiles(f *testing.F) {
 	f.Add([]byte(specText))
 	f.Add([]byte(draftText))
 	f.Add([]byte(platformDraft))
+	f.Add([]byte(amendText))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		if g, err := NewGenesis("f", text, make([]byte, 32), start); err == nil {
 			if _, err := DecodeGenesis(must(g.Payload())); err != nil {
@@ -194,6 +213,18 @@ func FuzzFiles(f *testing.F) {
 			if _, err := DecodeProposal(payload); err != nil {
 				t.Fatalf("made a proposal that does not decode: %v", err)
 			}
+		}
+	})
+}
+
+// FuzzChainFile mutates files of a policy's history.
+func FuzzChainFile(f *testing.F) {
+	m := governing(f, 2)
+	m.ok(m.vote(m.propose(addKey("alpha govern 9")), append(by("alpha", "beta"), "alpha govern 9")...))
+	f.Add(must(json.Marshal(map[string]any{"chain": m.s.PolicyChain()})))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if s, err := ParseChainFile(m.g, data); err == nil && (!s.Started() || s.MeshID() != m.g.MeshID()) {
+			t.Fatal("a chain that leads nowhere")
 		}
 	})
 }

@@ -36,31 +36,39 @@ func TestGolden(t *testing.T) {
 	hw := hardware(t, 3)
 	onPlatforms := hw.sign(hw.payload(hw.propose(platformActions(t, hw))), hw.governors(3)...)
 	hw.ok(hw.command(KindProposal, onPlatforms))
+	gov := governing(t, 3)
+	amended := gov.sign(gov.payload(gov.propose(amendments...)), by("alpha", "beta", "gamma", "eta")...)
+	gov.ok(gov.vote(gov.propose(rotate("alpha enroll", "alpha enroll 2")), by("alpha", "beta")...))
+	gov.ok(gov.command(KindCredential, gov.credential("beta/n2", 1)))
+	section := func(s section) []byte { return []byte(hex.EncodeToString(must(wire.enc.Marshal(s))) + "\n") }
 	for name, got := range map[string][]byte{
-		"ready.json":              ready,
-		"membership-taken.json":   taken,
-		"drain.json":              v4.drain("alpha/n1", 1),
-		"retirement.json":         v4.retirement("alpha/n1", 1, "alpha govern"),
-		"credential-ak.json":      v3.credential("alpha/n2", 1, activated),
-		"proposal-ima.json":       v3.sign(v3.payload(v3.propose(add(booted(t, "meshnode", "init")))), v3.governors(2)...),
-		"proposal-platforms.json": onPlatforms,
-		"genesis.json":            m.g.Raw(),
-		"bootstrap.json":          newMesh(t, 2).bootstrap(1),
-		"credential.json":         m.credential("alpha/n2", 1, func(c *Credential) { c.Checkpoint = CheckpointSeen{9, sha256Hex(nil)} }),
-		"proposal.json":           proposal,
-		"attestation-result.json": m.result("alpha/n1", "beta/n1", "new"),
-		"time-sample.json":        m.sample("alpha/n1", 1),
-		"membership.json":         removed,
-		"suspension.json":         suspension,
-		"suspension-entry.json":   must1(v2.suspend("beta emergency", func(x *Suspension) { x.Organisation = "beta" }, onEntry(t, "new"))),
-		"state.json":              must(stateLeaf(LoggedState{MeshID: m.g.MeshID(), Epoch: 1, Seq: 1024, Policy: sha256Hex(nil), Digest: sha256Hex([]byte("state"))})),
-		"state-digest.json":       must(SignStateDigest(boot("alpha/n1", 1), StateDigest{MeshID: m.g.MeshID(), Node: m.s.Seats()[0].Ref, Peer: peerOf("alpha/n1", 1), Seq: 1024, Digest: sha256Hex([]byte("state"))})),
-		"suspension-lift.json":    v2.lift(id, "beta govern", "gamma govern"),
-		"digest-suspended.hex":    []byte(hex.EncodeToString(suspendedDigest[:]) + "\n"),
-		"recovery.json":           recovery,
-		"bootstrap-recovery.json": rebirth,
-		"command.hex":             []byte(hex.EncodeToString(command) + "\n"),
-		"digest.hex":              []byte(hex.EncodeToString(digest[:]) + "\n"),
+		"proposal-constitution.json": amended,
+		"section-constitution.hex":   section(gov.s.constitutionSection()),
+		"section-quotas.hex":         section(gov.s.quotaSection()),
+		"ready.json":                 ready,
+		"membership-taken.json":      taken,
+		"drain.json":                 v4.drain("alpha/n1", 1),
+		"retirement.json":            v4.retirement("alpha/n1", 1, "alpha govern"),
+		"credential-ak.json":         v3.credential("alpha/n2", 1, activated),
+		"proposal-ima.json":          v3.sign(v3.payload(v3.propose(add(booted(t, "meshnode", "init")))), v3.governors(2)...),
+		"proposal-platforms.json":    onPlatforms,
+		"genesis.json":               m.g.Raw(),
+		"bootstrap.json":             newMesh(t, 2).bootstrap(1),
+		"credential.json":            m.credential("alpha/n2", 1, func(c *Credential) { c.Checkpoint = CheckpointSeen{9, sha256Hex(nil)} }),
+		"proposal.json":              proposal,
+		"attestation-result.json":    m.result("alpha/n1", "beta/n1", "new"),
+		"time-sample.json":           m.sample("alpha/n1", 1),
+		"membership.json":            removed,
+		"suspension.json":            suspension,
+		"suspension-entry.json":      must1(v2.suspend("beta emergency", func(x *Suspension) { x.Organisation = "beta" }, onEntry(t, "new"))),
+		"state.json":                 must(stateLeaf(LoggedState{MeshID: m.g.MeshID(), Epoch: 1, Seq: 1024, Policy: sha256Hex(nil), Digest: sha256Hex([]byte("state"))})),
+		"state-digest.json":          must(SignStateDigest(boot("alpha/n1", 1), StateDigest{MeshID: m.g.MeshID(), Node: m.s.Seats()[0].Ref, Peer: peerOf("alpha/n1", 1), Seq: 1024, Digest: sha256Hex([]byte("state"))})),
+		"suspension-lift.json":       v2.lift(id, "beta govern", "gamma govern"),
+		"digest-suspended.hex":       []byte(hex.EncodeToString(suspendedDigest[:]) + "\n"),
+		"recovery.json":              recovery,
+		"bootstrap-recovery.json":    rebirth,
+		"command.hex":                []byte(hex.EncodeToString(command) + "\n"),
+		"digest.hex":                 []byte(hex.EncodeToString(digest[:]) + "\n"),
 	} {
 		path := filepath.Join("testdata", "golden", name)
 		if *update {

@@ -9,8 +9,8 @@ import (
 	"github.com/attestmesh/meshnode/attest"
 )
 
-// signed makes a proposal signed by the first k organisations.
-func (m *mesh) signed(p *Proposal, k int) []byte {
+// approved makes a proposal signed by the first k organisations.
+func (m *mesh) approved(p *Proposal, k int) []byte {
 	m.t.Helper()
 	return m.sign(m.payload(p), m.governors(k)...)
 }
@@ -51,12 +51,12 @@ func TestNarrowingIsHeard(t *testing.T) {
 	if p.Over(m.s) != m.s {
 		t.Error("a state over which nothing was heard is another")
 	}
-	raw := m.signed(m.propose(remove("new")), 3)
-	m.wantUnheard(&p, m.signed(m.propose(remove("new")), 2), attest.CodeThreshold, false)
+	raw := m.approved(m.propose(remove("new")), 3)
+	m.wantUnheard(&p, m.approved(m.propose(remove("new")), 2), attest.CodeThreshold, false)
 	m.wantUnheard(&p, raw, attest.CodeQuorumLoss, true)
-	raw = m.signed(m.propose(remove("old")), 3)
+	raw = m.approved(m.propose(remove("old")), 3)
 	h := m.heard(&p, raw)
-	if _, fresh, err := m.hear(&p, m.signed(m.propose(remove("old")), 4)); fresh || err != nil {
+	if _, fresh, err := m.hear(&p, m.approved(m.propose(remove("old")), 4)); fresh || err != nil {
 		t.Errorf("the same payload by more organisations: %v, %v", fresh, err)
 	}
 	over := p.Over(m.s)
@@ -80,7 +80,7 @@ func TestNarrowingIsHeard(t *testing.T) {
 func TestHeardEndsByOrderedTime(t *testing.T) {
 	m := suspending(t, 5)
 	var p Provisional
-	m.heard(&p, m.signed(m.propose(remove("old")), 3))
+	m.heard(&p, m.approved(m.propose(remove("old")), 3))
 	susp, id := m.suspend("alpha emergency", onNode("gamma/n1"), until(30*time.Minute))
 	m.heard(&p, susp)
 	m.at = m.at.Add(48 * time.Hour) // what clocks say is not what was ordered
@@ -156,17 +156,17 @@ func TestOnlyNarrowingsAreHeard(t *testing.T) {
 		code  attest.Code
 		later bool
 	}{
-		"a widening":            {m.signed(m.propose(add(entry(t, "third"))), 5), attest.CodeUnsupported, false},
-		"a widening inside":     {m.signed(m.propose(remove("old"), add(entry(t, "third"))), 5), attest.CodeUnsupported, false},
-		"an entry nobody knows": {m.signed(m.propose(remove("never")), 3), attest.CodeUnknownEntry, true},
-		"a bad signature":       {spoiled(m.signed(good, 3)), attest.CodeWrongSigner, false},
+		"a widening":            {m.approved(m.propose(add(entry(t, "third"))), 5), attest.CodeUnsupported, false},
+		"a widening inside":     {m.approved(m.propose(remove("old"), add(entry(t, "third"))), 5), attest.CodeUnsupported, false},
+		"an entry nobody knows": {m.approved(m.propose(remove("never")), 3), attest.CodeUnknownEntry, true},
+		"a bad signature":       {spoiled(m.approved(good, 3)), attest.CodeWrongSigner, false},
 		"by emergency keys":     {m.sign(m.payload(good), "alpha emergency", "beta emergency", "gamma emergency"), attest.CodeWrongSigner, false},
 		"by one organisation":   {m.sign(m.payload(good), "alpha govern", "alpha govern 2"), attest.CodeThreshold, false},
-		"a base to come":        {m.signed(m.propose(remove("old"), func(p *Proposal) { p.Base = 7 }), 3), attest.CodeBehind, true},
-		"an expired one": {m.signed(m.propose(remove("old"), func(p *Proposal) {
+		"a base to come":        {m.approved(m.propose(remove("old"), func(p *Proposal) { p.Base = 7 }), 3), attest.CodeBehind, true},
+		"an expired one": {m.approved(m.propose(remove("old"), func(p *Proposal) {
 			p.Created, p.Expires = m.at.Add(-time.Hour), m.at
 		}), 3), attest.CodeProposalExpired, true},
-		"another incarnation":     {m.signed(m.propose(remove("old"), func(p *Proposal) { p.Incarnation = 1 }), 3), attest.CodeWrongIncarnation, false},
+		"another incarnation":     {m.approved(m.propose(remove("old"), func(p *Proposal) { p.Incarnation = 1 }), 3), attest.CodeWrongIncarnation, false},
 		"a Credential":            {m.credential("beta/n2", 1), attest.CodeUnsupported, false},
 		"a time sample":           {m.sample("beta/n1", 1), attest.CodeUnsupported, false},
 		"no envelope":             {[]byte("{}"), attest.CodeMalformed, false},
@@ -198,10 +198,10 @@ func TestHeardIsBounded(t *testing.T) {
 	m.wantUnheard(&p, over, attest.CodeLimit, true)
 	for i := len(p.All()); i < MaxProvisional; i++ {
 		m.log = append(m.log, Command{}) // another nonce
-		m.heard(&p, m.signed(m.propose(remove("old")), 3))
+		m.heard(&p, m.approved(m.propose(remove("old")), 3))
 	}
 	m.log = append(m.log, Command{})
-	m.wantUnheard(&p, m.signed(m.propose(remove("old")), 3), attest.CodeLimit, true)
+	m.wantUnheard(&p, m.approved(m.propose(remove("old")), 3), attest.CodeLimit, true)
 }
 
 // Two narrowings that together would leave no quorum do not both act.
@@ -214,8 +214,8 @@ func TestHeardTogetherKeepAQuorum(t *testing.T) {
 		return "old"
 	})
 	var p Provisional
-	m.heard(&p, m.signed(m.propose(remove("old")), 3))
-	m.wantUnheard(&p, m.signed(m.propose(remove("new")), 3), attest.CodeQuorumLoss, true)
+	m.heard(&p, m.approved(m.propose(remove("old")), 3))
+	m.wantUnheard(&p, m.approved(m.propose(remove("new")), 3), attest.CodeQuorumLoss, true)
 }
 
 // A chain can be continued by its next steps alone, and its digest tells two chains apart.
