@@ -45,6 +45,7 @@ type edges struct {
 	last    map[identity.PeerID]edge  // guarded by mu; newest finding per subject, ordered or not
 	missing map[identity.PeerID]relog // guarded by mu; linked subjects whose finding is in no log
 	held    map[identity.OrgID]int    // guarded by mu; bytes of evidence in last
+	full    uint64                    // guarded by mu; the tick since which a quota is used up
 }
 
 // relog is when a finding is ordered again.
@@ -204,6 +205,9 @@ func (e *edges) relog(peer identity.PeerID, logged bool, now time.Time) {
 func (e *edges) flush(ctx context.Context) {
 	n := e.n
 	n.orderCredential(ctx, n.self, n.credential())
+	if e.heldBack(n.machine.TickSeq()) {
+		return
+	}
 	batch := e.take()
 	if len(batch) == 0 {
 		return
@@ -222,11 +226,15 @@ func (e *edges) flush(ctx context.Context) {
 	out, err := n.submit(ctx, command)
 	if err == nil && len(out.Again) > 0 {
 		e.giveBack(left(batch, envelopes, out.Again))
+		e.holdBack(n.machine.TickSeq())
 	}
 	if err != nil {
 		var count int
 		if !isRefused(err) || passes(err) {
 			count = e.giveBack(batch)
+		}
+		if passes(err) {
+			e.holdBack(n.machine.TickSeq())
 		}
 		n.log.Warn("findings not ordered", "kept", count, "error", err)
 	}
@@ -280,6 +288,20 @@ func (e *edges) giveBack(batch map[identity.PeerID]edge) int {
 		}
 	}
 	return len(e.pending)
+}
+
+// holdBack keeps findings here until another tick than seq: a quota is used up.
+func (e *edges) holdBack(seq uint64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.full = seq
+}
+
+// heldBack reports whether findings wait for another tick than seq.
+func (e *edges) heldBack(seq uint64) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.full != 0 && e.full == seq
 }
 
 // left returns the findings of a batch whose statements, by their index, were left out.

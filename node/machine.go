@@ -346,6 +346,13 @@ func (m *Machine) Now() time.Time {
 	return m.state.Now()
 }
 
+// TickSeq returns the number of the newest tick.
+func (m *Machine) TickSeq() uint64 {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.state.TickSeq()
+}
+
 // Gaps counts the ticks that came later than maxStaleness after the one before.
 func (m *Machine) Gaps() uint64 {
 	m.mu.RLock()

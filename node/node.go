@@ -158,7 +158,7 @@ type Node struct {
 	newestAt        time.Time                 // guarded by mu
 	fresh           freshness                 // guarded by mu
 	badCredentials  map[identity.PeerID]error // guarded by mu; refused by the machine, not to be ordered again
-	refusals        refusals
+	refusals        *refusals
 	phase           Phase             // guarded by mu; until the first Credential
 	phaseReason     *attest.Reason    // guarded by mu
 	outages         map[string]outage // guarded by mu; "attester", "enroller"
@@ -263,7 +263,7 @@ func newNode(ctx context.Context, cfg Config, deps Deps) (*Node, error) {
 		cfg: cfg, ref: cfg.Ref(), genesis: deps.Genesis, schemes: map[string]attest.Scheme{}, directory: deps.Directory,
 		data: deps.Data, keys: keys, key: keys.Peer, self: identity.PeerIDFromKey(public), log: deps.Log, strangers: capped(deps.Log),
 		protocols: newProtocols(deps.Genesis.MeshID()), kind: deps.Attester.Kind(), changed: newNotifier(),
-		peers: newPeerBook(), addresses: newAddressBook(!deps.InMemory), badCredentials: map[identity.PeerID]error{}, phase: PhaseEnrolling,
+		peers: newPeerBook(), addresses: newAddressBook(!deps.InMemory), badCredentials: map[identity.PeerID]error{}, phase: PhaseEnrolling, refusals: newRefusals(),
 		attester: deps.Attester, outages: map[string]outage{}, runtime: &runtimelog.Log{}, proofs: newPendingProofs(), gossip: newGossip(), asleep: stoodStill, givers: make(chan struct{}, maxGivers), petitions: newPetitions(),
 	}
 	n.headLimiter = &throttle.Requests{Rate: headRate, Burst: headBurst, Remotes: maxVisitors}

@@ -171,8 +171,11 @@ func (n *Node) handleSubmitted(link mesh.Link, s mesh.Stream) {
 	fromSeat, org := slices.Contains(link.Session().Roles, RoleSeat), link.Session().Node.Org
 	if why := n.refusals.over(org, fromSeat, n.now()); why != nil {
 		reply.Reason = why
+	} else if why := n.machine.overQuota(raw); why != nil { // before any signature is checked
+		n.refusals.note(org, fromSeat, len(raw), n.now())
+		reply.Reason = why
 	} else if err := n.machine.Check(raw); err != nil {
-		n.refusals.note(org, fromSeat, n.now())
+		n.refusals.note(org, fromSeat, len(raw), n.now())
 		reply.Error = err.Error()
 	} else {
 		// From a holder of a seat it comes because that believes we lead; no further hop.
@@ -180,7 +183,7 @@ func (n *Node) handleSubmitted(link mesh.Link, s mesh.Stream) {
 		reply.Applied = out
 		var refused *RefusedError
 		if errors.As(err, &refused) {
-			n.refusals.note(org, fromSeat, n.now())
+			n.refusals.note(org, fromSeat, len(raw), n.now())
 			reply.Reason = &refused.Reason
 		} else if err != nil {
 			reply.Error = err.Error()

@@ -102,11 +102,12 @@ func newEcho(b *testing.B) (trip func(), stop func()) {
 
 // newLoopbackCluster returns the leader of n replicas that reach each other by loopback TCP.
 func newLoopbackCluster(b *testing.B, n int, store func(i int) Store) (leader *Replica, stop func()) {
-	leader, _, stop = startLoopback(b, n, store)
+	leader, _, stop = startLoopback(b, n, store, func(int) Machine { return &kv{values: map[string]string{}} })
 	return leader, stop
 }
 
-func startLoopback(b *testing.B, n int, store func(i int) Store) (leader *Replica, all []*Replica, stop func()) {
+// startLoopback starts n replicas of machines that take the commands of a kv too.
+func startLoopback(b *testing.B, n int, store func(i int) Store, machine func(i int) Machine) (leader *Replica, all []*Replica, stop func()) {
 	l := &loopback{listeners: map[identity.PeerID]net.Listener{}}
 	var ids []identity.PeerID
 	for i := range n {
@@ -114,7 +115,7 @@ func startLoopback(b *testing.B, n int, store func(i int) Store) (leader *Replic
 	}
 	c := &cluster{t: b, ids: ids, net: newNetwork(0)}
 	for i, id := range ids {
-		r, err := New(Config{Self: id, Peers: loopbackPeers{l, id}, Machine: &kv{values: map[string]string{}},
+		r, err := New(Config{Self: id, Peers: loopbackPeers{l, id}, Machine: machine(i),
 			Member: func(identity.PeerID) bool { return true }, Servers: ids, Store: store(i)})
 		if err != nil {
 			b.Fatal(err)
@@ -213,7 +214,7 @@ func BenchmarkRatioFailover(b *testing.B) {
 
 // newLoopbackMesh is newLoopbackCluster with the followers.
 func newLoopbackMesh(b *testing.B, n int) (leader *Replica, others []*Replica, stop func()) {
-	leader, all, stop := startLoopback(b, n, func(int) Store { return newMemoryStore() })
+	leader, all, stop := startLoopback(b, n, func(int) Store { return newMemoryStore() }, func(int) Machine { return &kv{values: map[string]string{}} })
 	return leader, slices.DeleteFunc(slices.Clone(all), func(r *Replica) bool { return r == leader }), stop
 }
 
