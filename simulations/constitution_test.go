@@ -8,6 +8,7 @@ import (
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/internal/envelope"
+	"github.com/attestmesh/meshnode/node"
 )
 
 // amend has a change of the constitution ordered at a node.
@@ -54,6 +55,42 @@ expect published alpha/n1
 				a.Errorf("%s was closed with %s", c.Node, c.Code)
 			}
 		}
+	})
+}
+
+// An organisation comes in. Its node, which is given the policy's history, becomes a member, and
+// its vote counts.
+func TestOrganisationJoins(t *testing.T) {
+	stage(t, three, nil, func(a *actor) {
+		zeta := consensus.Organisation{ID: "zeta", Roles: []string{consensus.OrgMember}}
+		for _, role := range []string{consensus.KeyGovern, consensus.KeyEnroll} {
+			zeta.Keys = append(zeta.Keys, consensus.Key{Role: role, Public: envelope.PublicKey{PublicKey: key("zeta", role).Public()}})
+		}
+		a.amend("alpha/n1", consensus.Action{AddOrganisation: &consensus.AddOrganisation{Organisation: zeta}}, "alpha", "gamma", "zeta")
+		w := a.p.world
+		ctx, cancel := context.WithTimeout(context.Background(), callWithin)
+		defer cancel()
+		doc, err := node.NewHTTPDirectory(w.client("stranger").Transport).Policy(ctx, "http://"+a.host("beta/n1").ip+":80")
+		if err != nil {
+			a.Fatal(err)
+		}
+		if w.policy, err = consensus.ReplayPolicy(w.genesis, doc.Chain); err != nil {
+			a.Fatal(err)
+		}
+		s, err := envelope.NewSigner(key("zeta", consensus.KeyEnroll))
+		if err != nil {
+			a.Fatal(err)
+		}
+		w.enrollers["zeta"] = newEnroller(w.genesis, "zeta", s)
+		a.do(`
+start zeta/n1 new
+expect linked rest
+expect phase member of rest
+expect proof proven of zeta/n1 at alpha/n1 within 10s
+propose add other signed alpha beta at beta/n1 refused threshold
+propose add other signed alpha beta zeta at zeta/n1
+expect equal rest
+`)
 	})
 }
 

@@ -43,6 +43,7 @@ type world struct {
 	forger    *attesttest.Forger
 	genesis   *consensus.Genesis
 	enrollers map[identity.OrgID]*enroller
+	policy    *consensus.PolicyState // what nodes that start from now on are given; nil is genesis's
 	hosts     []*host
 	parted    [][2]string // pairs of hosts
 	proposed  time.Time   // when the last propose command was sent
