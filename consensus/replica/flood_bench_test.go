@@ -112,7 +112,7 @@ func (m *floodMesh) bootstrap() consensus.Command {
 			Peer: floodPeer(org), Cosigner: envelope.PublicKey{PublicKey: floodKey(string(org) + " cosigner").Public()}, Roles: []string{consensus.RoleSeat}, BootSeq: 1,
 			Issued: m.at, Expires: m.at.Add(consensus.MaxCredentialLifetime)})))
 	}
-	payload := must(consensus.NewBootstrap(m.genesis, 1, credentials, floodKey("log").Public().(ed25519.PublicKey), m.at))
+	payload := must(must(consensus.ReplayPolicy(m.genesis, nil)).NewBootstrap(1, credentials, floodKey("log").Public().(ed25519.PublicKey), m.at))
 	for _, org := range floodOrgs {
 		parts = append(parts, must(consensus.Sign(payload, must(envelope.NewSigner(floodKey(string(org)+" enroll"))))))
 	}
