@@ -63,7 +63,7 @@ func policyShowCommand() *cobra.Command {
 		}
 		showPlatforms(cmd.OutOrStdout(), v)
 		showSuspensions(cmd.OutOrStdout(), v)
-		return nil
+		return showParties(cmd.OutOrStdout(), v)
 	}
 	return cmd
 }
