@@ -35,9 +35,9 @@ func (j judge) Credential(peer identity.PeerID, raw []byte) (mesh.Subject, *atte
 	n := j.n
 	var c *consensus.Credential
 	var err error
-	started := false
+	started, now := false, n.time()
 	n.machine.Agreed(func(s *consensus.State) {
-		c, err = s.VerifyCredential(raw, n.now())
+		c, err = s.VerifyCredential(raw, now)
 		started = s.Started()
 	})
 	if err != nil {
@@ -69,15 +69,15 @@ func (j judge) Appraise(ctx context.Context, s mesh.Subject, ev attest.Evidence,
 func (j judge) Rejudge(s mesh.Subject, c attest.Claims) attest.Result {
 	n := j.n
 	if why := n.dismissed(s.Peer, s.Credential); why != nil {
-		return attest.Refuse(n.now(), *why)
+		return attest.Refuse(n.time(), *why)
 	}
-	return attest.Appraise(c, n.policyFor(s), n.now())
+	return attest.Appraise(c, n.policyFor(s), n.time())
 }
 
 // appraise opens the second and the third door: a Scheme for authenticity, with the word of
 // the subject's enroller for its attestation key, and the policy in force for acceptance.
 func (n *Node) appraise(ctx context.Context, s mesh.Subject, ev attest.Evidence, data attest.ReportData) (attest.Claims, attest.Result) {
-	now := n.now()
+	now := n.time()
 	scheme, ok := n.schemes[ev.Kind]
 	if !ok {
 		return attest.Claims{}, attest.Refuse(now, attest.NewReason(attest.CodeKindNotAllowed, "kind", ev.Kind, fmt.Sprint(n.kinds())))

@@ -73,7 +73,7 @@ func (n *Node) tickSeq() (seq uint64) {
 
 func (n *Node) sampleTime(seq uint64) ([]byte, error) {
 	return consensus.SignTimeSample(n.key, consensus.TimeSample{
-		MeshID: n.genesis.MeshID(), Incarnation: n.incarnation(), Peer: n.self, Seq: seq, Time: n.now()})
+		MeshID: n.genesis.MeshID(), Incarnation: n.incarnation(), Peer: n.self, Seq: seq, Time: n.wall()})
 }
 
 func (n *Node) askSample(ctx context.Context, l mesh.Link, seq uint64) ([]byte, error) {

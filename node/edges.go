@@ -154,7 +154,7 @@ func (e *edges) run(ctx context.Context) {
 			// Stored claims of live links, judged again: the link has been up all the time.
 			for _, l := range e.n.links() {
 				s := l.Session()
-				e.record(s.Subject, nil, attest.Appraise(s.Claims, e.n.policyFor(s.Subject), e.n.now()))
+				e.record(s.Subject, nil, attest.Appraise(s.Claims, e.n.policyFor(s.Subject), e.n.time()))
 			}
 		case <-retry.C:
 		case <-relog.C:

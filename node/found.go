@@ -149,8 +149,9 @@ func (n *Node) coordinate(ctx context.Context, attempt uint32, peers map[identit
 		credentials = append(credentials, l.Session().Credential)
 	}
 	var payload []byte
+	now := n.time()
 	n.machine.View(func(s *consensus.State, _ *federated.Ledger) {
-		payload, err = s.NewBootstrap(attempt, credentials, public, n.now())
+		payload, err = s.NewBootstrap(attempt, credentials, public, now)
 	})
 	if err != nil {
 		return err
@@ -275,9 +276,10 @@ func (n *Node) considerOffer(ctx context.Context, link mesh.Link, offer foundOff
 	if n.raft() != nil {
 		return nil, &RefusedError{attest.NewReason(attest.CodeReplayed, "founding offer", "this seat has started", "one start per boot")}
 	}
+	now := n.time()
 	var b *consensus.Bootstrap
 	var err error
-	n.machine.View(func(s *consensus.State, _ *federated.Ledger) { b, err = s.CheckBootstrap(offer.Payload, n.now()) })
+	n.machine.View(func(s *consensus.State, _ *federated.Ledger) { b, err = s.CheckBootstrap(offer.Payload, now) })
 	if err != nil {
 		return nil, err
 	}
@@ -317,9 +319,10 @@ func (n *Node) waitSeats(ctx context.Context, b *consensus.Bootstrap) error {
 
 // start verifies the fully signed Bootstrap, has the enroller record it and starts Raft.
 func (n *Node) start(ctx context.Context, bootstrap []byte, logKey ed25519.PrivateKey) error {
+	now := n.time()
 	var b *consensus.Bootstrap
 	var err error
-	n.machine.View(func(s *consensus.State, _ *federated.Ledger) { b, err = s.ParseBootstrap(bootstrap, n.now()) })
+	n.machine.View(func(s *consensus.State, _ *federated.Ledger) { b, err = s.ParseBootstrap(bootstrap, now) })
 	if err != nil {
 		return err
 	}

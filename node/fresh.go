@@ -35,7 +35,7 @@ func (n *Node) began() freshness {
 
 // completed notes a proof.
 func (n *Node) completed(f freshness) {
-	f.time = n.machine.Now()
+	f.time, _ = n.machine.Now()
 	n.mu.Lock()
 	n.fresh = f
 	n.mu.Unlock()
@@ -64,7 +64,7 @@ func (n *Node) lags(limit time.Duration) bool {
 	n.mu.Lock()
 	f := n.fresh
 	n.mu.Unlock()
-	ordered := n.machine.Now()
+	ordered, _ := n.machine.Now()
 	if ordered.IsZero() {
 		return false
 	}

@@ -181,7 +181,7 @@ func (n *Node) revokedPeer(s *mesh.Session) *attest.Reason {
 	}
 	var p attest.Policy
 	n.machine.Present(func(st *consensus.State) { p = st.AttestPolicy(s.Node, s.Roles...) })
-	if r := attest.Appraise(s.Claims, p, n.now()); !r.Affirming() {
+	if r := attest.Appraise(s.Claims, p, n.time()); !r.Affirming() {
 		if len(r.Reasons) > 0 {
 			return &r.Reasons[0]
 		}

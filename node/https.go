@@ -90,7 +90,7 @@ func (e *endpoint) tls() *tls.Config {
 		NextProtos:             []string{"h2", "http/1.1"},
 		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 			cert := e.certificate.Load()
-			if cert == nil || e.n.now().After(cert.Leaf.NotAfter) {
+			if cert == nil || e.n.time().After(cert.Leaf.NotAfter) {
 				return nil, errors.New("no certificate with fresh evidence: the attester does not answer")
 			}
 			if c, ok := hello.Conn.(*shownConn); ok {
@@ -137,7 +137,7 @@ func (e *endpoint) untilRenewal() time.Duration {
 		return 0
 	}
 	life := cert.Leaf.NotAfter.Sub(cert.Leaf.NotBefore)
-	return cert.Leaf.NotAfter.Add(-life/10 - time.Duration(e.jitter*float64(life)/10)).Sub(e.n.now())
+	return cert.Leaf.NotAfter.Add(-life/10 - time.Duration(e.jitter*float64(life)/10)).Sub(e.n.time())
 }
 
 func (e *endpoint) makeCertificate(ctx context.Context) error {
@@ -150,7 +150,7 @@ func (e *endpoint) makeCertificate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	t := ratls.Template{Claimant: claimant, Node: e.n.ref, Proof: proof, NotBefore: e.n.now().Add(-certificateSkew), Lifetime: ratls.MaxLifetime}
+	t := ratls.Template{Claimant: claimant, Node: e.n.ref, Proof: proof, NotBefore: e.n.time().Add(-certificateSkew), Lifetime: ratls.MaxLifetime}
 	if ip := net.ParseIP(e.host); e.host != "" && (ip == nil || !ip.IsUnspecified()) {
 		t.Names = []string{e.host}
 	}

@@ -257,12 +257,13 @@ func (n *Node) policyView() PolicyView {
 	var nonce [16]byte
 	_, _ = rand.Read(nonce[:])
 	var v PolicyView
+	now := n.time()
 	n.machine.View(func(s *consensus.State, _ *federated.Ledger) {
 		v = PolicyView{MeshID: s.MeshID().String(), Incarnation: uint64(s.Incarnation()), Epoch: uint64(s.Epoch()), Base: s.Base(),
 			Entries: s.Entries(), Revoked: s.Revoked(), Ends: s.EntryEnds(), Platforms: platformsView(s),
 			Thresholds:  Thresholds{consensus.NarrowThreshold(s.N()), consensus.WidenThreshold(s.N()), consensus.LiftThreshold(s.N())},
 			Suspensions: suspensionViews(s.Suspensions(s.Now())),
-			Draft:       string(s.NewDraft(nonce, n.now())), Time: s.Now()}
+			Draft:       string(s.NewDraft(nonce, now)), Time: s.Now()}
 		v.Parties, v.Limits, v.Witnesses = partyViews(s.Organisations()), s.Limits().WithDefaults(), s.Witnesses()
 		for _, o := range s.Organisations() {
 			if o.IsMember() {

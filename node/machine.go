@@ -73,6 +73,7 @@ type Machine struct {
 	tickAt  time.Time                    // guarded by mu; when this node applied the newest tick of a majority
 	ordered uint64                       // guarded by mu; commands that Raft has delivered here
 	marks   []mark                       // guarded by mu; newest last
+	clockAt time.Time                    // guarded by mu; when this node applied the newest tick of any
 	gaps    uint64                       // guarded by mu; counts ticks that came after maxStaleness
 	moved   uint64                       // guarded by mu; see Moved
 	changes uint64                       // guarded by mu; counts changes of what is suspended
@@ -192,6 +193,9 @@ func (m *Machine) dispatch(raw []byte) ([][]byte, Applied, error) {
 		m.changes++
 	}
 	m.settle(out.EpochChanged || out.SuspensionsChanged || c.Kind == consensus.KindBootstrap)
+	if out.Reason == nil && c.Kind == consensus.KindTick {
+		m.clockAt = m.now()
+	}
 	// A tick that no majority has signed shows nobody that the mesh goes on: one node can make it.
 	if out.Reason == nil && c.Kind == consensus.KindTick && out.Sampled >= m.state.Quorum() {
 		now := m.now()
@@ -339,11 +343,11 @@ func (m *Machine) TickAt() time.Time {
 	return m.tickAt
 }
 
-// Now returns the ordered time; zero before the first tick.
-func (m *Machine) Now() time.Time {
+// Now returns the ordered time, zero before the first tick, and when this node heard of it.
+func (m *Machine) Now() (ordered, at time.Time) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return m.state.Now()
+	return m.state.Now(), m.clockAt
 }
 
 // TickSeq returns the number of the newest tick.

@@ -84,6 +84,9 @@ type Deps struct {
 	// then serves on Control, Public and HTTPS, where they are set, and closes them.
 	InMemory               bool
 	Control, Public, HTTPS net.Listener
+	// Clock reads this machine's clock; nil: time.Now. Simulations set it wrong. Intervals are
+	// never measured by it.
+	Clock func() time.Time
 	// Ready, if set, is called once when the node can be reached.
 	Ready func(Ready)
 	Log   *slog.Logger
@@ -135,6 +138,7 @@ type Node struct {
 	blobs       *blobs
 	work        *workbench
 	proofs      *pendingProofs
+	wall        func() time.Time     // this machine's clock, which nobody else need believe; see time.go
 	asleep      func() time.Duration // how long this machine has been suspended; see stoodStill
 	raftDir     *durable.Dir         // for the store kind disk only
 	headLimiter *throttle.Requests   // of heads that strangers ask for
@@ -153,6 +157,7 @@ type Node struct {
 	before          *consensus.PolicyState    // guarded by mu; that this incarnation is recovered from, on its founders
 	beforeQuorum    int                       // guarded by mu; of before
 	heldBack        *attest.Reason            // guarded by mu; why this founder does not found
+	credAt          time.Time                 // guarded by mu; when it came
 	cosignerWitness *transparency.Witness     // guarded by mu; set with replica
 	newest          published                 // guarded by mu
 	newestAt        time.Time                 // guarded by mu
@@ -267,6 +272,9 @@ func newNode(ctx context.Context, cfg Config, deps Deps) (*Node, error) {
 		attester: deps.Attester, outages: map[string]outage{}, runtime: &runtimelog.Log{}, proofs: newPendingProofs(), gossip: newGossip(), asleep: stoodStill, givers: make(chan struct{}, maxGivers), petitions: newPetitions(),
 	}
 	n.headLimiter = &throttle.Requests{Rate: headRate, Burst: headBurst, Remotes: maxVisitors}
+	if n.wall = deps.Clock; n.wall == nil {
+		n.wall = time.Now
+	}
 	if deps.InMemory {
 		n.asleep = func() time.Duration { return 0 } // virtual time does not stand still
 	}
@@ -294,9 +302,6 @@ func newNode(ctx context.Context, cfg Config, deps Deps) (*Node, error) {
 	return n, nil
 }
 
-// now is the wall clock, read at the edge only.
-func (n *Node) now() time.Time { return time.Now() }
-
 // fail ends the node: something happened after which going on could harm the mesh.
 func (n *Node) fail(err error) {
 	n.log.Error("the node stops", "error", err)
@@ -320,7 +325,7 @@ func (n *Node) enrol(ctx context.Context) error {
 		raw, err := n.enroller.Credential(ctx, n.quoter)
 		if err == nil {
 			n.mu.Lock()
-			n.cred, n.phase, n.phaseReason = raw, PhaseJoining, nil
+			n.cred, n.credAt, n.phase, n.phaseReason = raw, n.now(), PhaseJoining, nil
 			n.mu.Unlock()
 			return nil
 		}
@@ -370,7 +375,7 @@ func (n *Node) renew(ctx context.Context) {
 			n.fail(fmt.Errorf("own credential: %w", err))
 			return
 		}
-		if !n.waitRenewal(ctx, max(time.Minute, c.Expires.Sub(n.now())/2)) {
+		if !n.waitRenewal(ctx, max(time.Minute, c.Expires.Sub(n.time())/2)) {
 			return
 		}
 		raw, err := n.enroller.Credential(ctx, n.quoter)
@@ -379,7 +384,7 @@ func (n *Node) renew(ctx context.Context) {
 			continue
 		}
 		n.mu.Lock()
-		n.cred = raw
+		n.cred, n.credAt = raw, n.now()
 		n.mu.Unlock()
 		if command, err := consensus.NewCommand(consensus.KindCredential, raw); err == nil {
 			ctx, cancel := context.WithTimeout(ctx, submitTimeout)

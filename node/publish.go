@@ -235,7 +235,7 @@ func (n *Node) lastPublished() (published, time.Time) {
 
 // checkpointPolicy is what checkpoints are held against now.
 func (n *Node) checkpointPolicy() transparency.Policy {
-	p := transparency.Policy{Origin: n.origin(), At: n.now()}
+	p := transparency.Policy{Origin: n.origin(), At: n.time()}
 	n.machine.View(func(s *consensus.State, _ *federated.Ledger) {
 		p.LogKey = s.LogKey()
 		p.Quorum = transparency.Quorum{Published: s.Quorum(), Strong: s.StrongQuorum()}

@@ -256,7 +256,7 @@ func (x *exchange) answerShort(w http.ResponseWriter, sum hash.Hash) error {
 
 // sign puts the receipt into a header or a trailer.
 func (x *exchange) sign(w http.ResponseWriter, prefix string, sum hash.Hash) error {
-	x.receipt.Response.SHA256, x.receipt.Time = service.Digest(sum.Sum(nil)), x.n.now()
+	x.receipt.Response.SHA256, x.receipt.Time = service.Digest(sum.Sum(nil)), x.n.time()
 	signer, err := x.n.signer()
 	if err != nil {
 		return err

@@ -139,6 +139,9 @@ func (n *Node) explain(s *Status, seats []consensus.Node, quorum, organisations 
 	}
 	if c, err := consensus.ParseCredential(n.credential()); err == nil {
 		s.Warnings = append(s.Warnings, n.outageWarnings(c.Expires)...)
+		if warning := n.clockWarning(c.Issued); warning != "" {
+			s.Warnings = append(s.Warnings, warning)
+		}
 	}
 	s.Warnings = append(s.Warnings, provisionalWarnings(s.Provisional)...)
 	s.Warnings = append(s.Warnings, n.platformWarnings()...)

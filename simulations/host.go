@@ -92,6 +92,9 @@ func (w *world) start(name, release string, roles []string) error {
 		Directory: node.NewHTTPDirectory(w.client(machine).Transport), NewMesh: w.meshOf(h), InMemory: true,
 		Log: w.watch.logger(name, w.opts.NodeLog),
 	}
+	if w.clock != nil {
+		deps.Clock = w.clock(name)
+	}
 	switch {
 	case w.training != nil:
 		deps.Data = w.training(name)

@@ -50,9 +50,10 @@ type world struct {
 	nonces    int
 	watch     watch
 
-	// What tests do to nodes: their data, between the Credential and the mesh, and to what they think
+	// What tests do to nodes: their data and clocks, between the Credential and the mesh, and to what they think
 	// of peers.
 	training   func(name string) *node.TrainingData
+	clock      func(name string) func() time.Time
 	beforeMesh func(*host)
 	judge      func(*host, mesh.Judge) mesh.Judge
 }
