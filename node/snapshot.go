@@ -423,7 +423,7 @@ func (m *Machine) adopt(r *restored) error {
 	if now := m.now(); !m.tickAt.IsZero() && now.Sub(m.tickAt) > maxStaleness {
 		m.gaps++
 	}
-	m.tickAt = m.now()
+	m.tickAt, m.clockAt = m.now(), m.now()
 	m.moved++
 	m.changes++
 	return nil

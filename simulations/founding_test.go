@@ -22,7 +22,7 @@ func TestFoundersRebootBeforeStart(t *testing.T) {
 	rand.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
 	t.Logf("rebooted in the order %v", order)
 	var mu sync.Mutex
-	next, last := 0, uint32(0) // last is the newest attempt in which a founder died
+	next, last := 0, uint32(0)   // last is the newest attempt in which a founder died
 	var dies chan identity.OrgID // made in the bubble, so that waiting for it lets time pass
 	prepare := func(w *world) {
 		dies = make(chan identity.OrgID, 1)
