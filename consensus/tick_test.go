@@ -3,6 +3,7 @@ package consensus
 import (
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -91,5 +92,43 @@ func TestStepTime(t *testing.T) {
 	}
 	if _, ok := stepTime(time.Time{}, []time.Time{start}, 3); ok {
 		t.Error("time began with one sample")
+	}
+}
+
+// T6: times beyond 2038 and 2106, on a leap day and at the end of a century that has none, and
+// at the turn of a year, are times like others.
+func TestTimesOfOtherCenturies(t *testing.T) {
+	for _, at := range []string{"2038-01-19T03:14:07.999Z", "2106-02-07T06:28:15.999Z", "2100-02-28T23:59:59.999Z", "2104-02-29T23:59:59.999Z",
+		"2026-12-31T23:59:59.999Z", "2262-04-11T23:47:16.854Z", "9998-12-31T23:59:59.999Z"} {
+		t.Run(at, func(t *testing.T) {
+			want, err := time.Parse(time.RFC3339Nano, at)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m := suspending(t, 3)
+			m.at = want
+			m.tick(0)
+			id := m.suspended(until(2 * time.Millisecond))
+			m.tick(time.Millisecond)
+			if !m.s.Now().Equal(want.Add(time.Millisecond)) || m.s.Now().Location() != time.UTC {
+				t.Errorf("time is %s", m.s.Now())
+			}
+			if x, ok := m.s.SuspendedNode(m.ref("beta/n1"), m.s.Now()); !ok || x.ID() != id {
+				t.Error("a suspension ended a millisecond early")
+			}
+			m.tick(time.Millisecond)
+			if _, ok := m.s.SuspendedNode(m.ref("beta/n1"), m.s.Now()); ok {
+				t.Error("a suspension outlasted its end")
+			}
+			m.ok(m.order(m.propose(remove("old")), 3))
+		})
+	}
+	// RFC 3339 knows leap seconds and offsets; what is signed knows neither.
+	m := started(t, 3)
+	for _, bad := range []string{"2026-12-31T23:59:60Z", "2027-01-01T01:00:00+01:00", "2027-01-01T00:00:00.0001Z", "2027-01-01 00:00:00Z"} {
+		payload := strings.Replace(string(m.payload(m.propose(remove("old")))), m.at.Add(time.Hour).Format(time.RFC3339), bad, 1)
+		if _, err := DecodeProposal([]byte(payload)); err == nil || !strings.Contains(payload, bad) {
+			t.Errorf("a time of %s was accepted", bad)
+		}
 	}
 }
