@@ -86,7 +86,7 @@ func newWorld(orgs, releases []string, seed uint64, opts Options) (*world, error
 func (w *world) makeGenesis(orgs, releases []string) (*consensus.Genesis, error) {
 	kinds := []string{w.hardware.kind}
 	g := &consensus.Genesis{
-		Name: "simulation", Nonce: strings.Repeat("5a", 32), CreatedAt: time.Now().UTC(), LogOrigin: "example.org/simulation",
+		Name: "simulation", Nonce: strings.Repeat("5a", 32), CreatedAt: time.Now().UTC().Truncate(time.Second), LogOrigin: "example.org/simulation",
 		FSMVersion: consensus.FSMVersion, StoreKind: consensus.StoreMemory,
 		Kinds:     consensus.Kinds{Member: kinds, Seat: kinds, Aggregator: kinds},
 		Roots:     consensus.Roots{Sim: []envelope.PublicKey{}, VTPM: []consensus.RootKey{}},
