@@ -226,6 +226,9 @@ type Config struct {
 
 	// OnRefusal, if set, hears every refused exchange, either way. It must not block.
 	OnRefusal func(Refusal)
+	// OnEpoch, if set, hears of every link whose peer has announced a newer epoch than before
+	// on it. It must not block.
+	OnEpoch func(Link)
 	// Log, if set, gets a debug line for each exchange that failed: strangers can cause many.
 	Log *slog.Logger
 

@@ -134,8 +134,12 @@ func (l *link) hearEpoch(raw Stream, body []byte) {
 		return
 	}
 	l.mu.Lock()
+	newer := epoch > l.heard
 	l.heard = max(l.heard, epoch)
 	l.mu.Unlock()
+	if newer && l.hub.cfg.OnEpoch != nil {
+		l.hub.cfg.OnEpoch(l)
+	}
 	if exchange.WriteFrame(raw, exchange.FrameAccept, nil) == nil && raw.CloseWrite() == nil {
 		var one [1]byte
 		_, _ = raw.Read(one[:]) // the reset must not overtake the answer

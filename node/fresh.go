@@ -58,8 +58,8 @@ func (n *Node) proven() bool {
 	return n.fresh.boot && n.fresh.gaps == now.gaps && now.asleep-n.fresh.asleep <= maxStaleness
 }
 
-// lags reports whether ordered time has fallen behind by more than limit since the newest proof,
-// or there was none to begin from.
+// lags reports whether ordered time has fallen behind by more than limit since the newest proof.
+// A proof from before the first tick, a founder's, measures nothing: it is as old as it lags.
 func (n *Node) lags(limit time.Duration) bool {
 	n.mu.Lock()
 	f := n.fresh
@@ -68,7 +68,11 @@ func (n *Node) lags(limit time.Duration) bool {
 	if ordered.IsZero() {
 		return false
 	}
-	return f.time.IsZero() || f.time.Add(n.now().Sub(f.at)).Sub(ordered) > limit
+	passed := n.now().Sub(f.at)
+	if f.time.IsZero() {
+		return passed > limit
+	}
+	return f.time.Add(passed).Sub(ordered) > limit
 }
 
 // silent says that this node has not heard a tick for maxStaleness, or nil.

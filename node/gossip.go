@@ -22,9 +22,10 @@ import (
 //	     ──► verified from genesis by this very node (heard.go) ──► acts ──► passed on
 //
 // One exchange is one message each way (gossipMessage) on a stream of its own: each end says
-// what it has and sends what the other has not. It happens as soon as one end has something
-// that the other, as far as it knows, has not (the flood), when a link is new, and every
-// gossipEvery (the pull), so that what a flood missed arrives all the same. A node passes on
+// what it has and sends what the other has not. It happens as soon as one end has a statement
+// that the other, as far as it knows, has not (the flood), or has heard that the other judges
+// under a newer epoch, when a link is new, and every gossipEvery (the pull), so that what a
+// flood missed arrives all the same. A node passes on
 // only what it has verified, and knows of each peer what that has, so that everything crosses
 // a link about once.
 //
@@ -188,7 +189,8 @@ func (g *gossip) bad(raw []byte) bool {
 }
 
 // message returns what to say to a peer that has what its newest message said; nothing is
-// known of one that has said nothing. news reports whether that is anything it has not.
+// known of one that has said nothing. news reports whether that is a statement that it has not;
+// steps of the policy it asks for when it hears that this node's epoch is newer.
 func (n *Node) message(peer identity.PeerID) (m gossipMessage, news bool) {
 	g := n.gossip
 	var has gossipMessage
@@ -229,7 +231,7 @@ func (n *Node) message(peer identity.PeerID) (m gossipMessage, news bool) {
 	if heard && newest.Size > has.Published && len(newest.note) <= room {
 		m.Checkpoint = newest.note
 	}
-	return m, len(m.Policy)+len(m.Statements) > 0
+	return m, len(m.Statements) > 0
 }
 
 func chainDigest(s *consensus.State, steps int) string {
@@ -244,8 +246,9 @@ func (n *Node) gossipWith(l mesh.Link) {
 	for due := false; ; {
 		news := n.machine.news.wait()
 		_, fresh := n.message(l.Peer())
+		ahead := l.PeerEpoch() > n.epoch() && n.followsPolicy()
 		pause := n.gossipPause()
-		if due || fresh {
+		if due || fresh || ahead {
 			further, err := n.gossipOnce(n.ctx, l)
 			switch {
 			case err != nil:

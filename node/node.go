@@ -428,6 +428,7 @@ func (n *Node) join(deps Deps) error {
 	m, err := newMesh(mesh.Config{
 		Key: n.key, MeshID: n.genesis.MeshID(), Incarnation: n.incarnation, Epoch: n.epoch, Credential: n.credential,
 		Quoter: n.quoter, Judge: judge{n}, Listen: n.cfg.Listen, Allow: n.addresses.prefixes, OnRefusal: n.noteRefusal, Log: n.strangers,
+		OnEpoch: func(mesh.Link) { n.machine.news.notify() },
 	})
 	if err != nil {
 		return &ConfigError{Field: "listen", Err: err, Remedy: "choose a free address; another process may hold the port"}

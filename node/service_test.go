@@ -80,7 +80,7 @@ func newHost(t *testing.T, http2 bool) *host {
 	log := &bytes.Buffer{}
 	ctx, stop := context.WithCancelCause(t.Context())
 	n := &Node{ctx: ctx, stop: stop, machine: m, genesis: m.state.Genesis(), key: key, self: identity.PeerIDFromKey(public),
-		ref: identity.NodeRef{Org: "bob", Name: "n1"}, runtime: &runtimelog.Log{}, changed: newNotifier(), fresh: freshness{boot: true}, asleep: func() time.Duration { return 0 },
+		ref: identity.NodeRef{Org: "bob", Name: "n1"}, runtime: &runtimelog.Log{}, changed: newNotifier(), fresh: freshness{boot: true, at: time.Now()}, wall: time.Now, asleep: func() time.Duration { return 0 },
 		kind: attest.KindSim, log: slog.New(slog.NewTextHandler(log, nil))}
 	register := &registered{}
 	n.quoter = attest.NewQuoter(register, m.state.MeshID(), string(n.self), n.runtime.Head)
