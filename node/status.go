@@ -46,7 +46,7 @@ const (
 	PhaseFounding  Phase = "founding"  // a seat before Bootstrap is committed
 	PhaseJoining   Phase = "joining"   // no peer has admitted it yet, or it is catching up
 	PhaseMember    Phase = "member"    // admitted and fresh
-	PhaseSuspended Phase = "suspended" // linked and voting, but no data until it ends or is lifted
+	PhaseSuspended Phase = "suspended" // linked and voting, but no data: suspended, or about to be evicted
 	PhaseRefused   Phase = "refused"   // every peer that answers refuses it
 	PhaseDraining  Phase = "draining"  // on its operator's word; it cannot be stopped yet
 	PhaseDrained   Phase = "drained"   // it can be stopped without anybody missing it

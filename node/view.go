@@ -96,7 +96,7 @@ func (n *Node) phaseNow(started bool) (Phase, *attest.Reason) {
 	if stale := n.stale(); stale != nil {
 		return PhaseJoining, stale
 	}
-	if why := n.suspendedNode(n.ref); why != nil {
+	if why := n.putOut(); why != nil {
 		return PhaseSuspended, why
 	}
 	eligible := false

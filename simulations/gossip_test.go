@@ -72,6 +72,7 @@ func TestRevocationWithoutQuorum(t *testing.T) {
 			a.Errorf("the link with a seat ended before anything was ordered: %v", seat.Cause())
 		default:
 		}
+		a.do("expect phase suspended code revoked of epsilon/n1 within 1s\n")
 		_, err = a.open("delta/n1", "epsilon/n1", "blob")
 		a.refusal(err, false, attest.CodeRevoked)
 		after := a.status("gamma/n2")
@@ -124,5 +125,28 @@ func TestSuspensionWithoutQuorum(t *testing.T) {
 		}
 		a.do("heal\nexpect equal rest\nexpect phase member of rest\n")
 		a.eventually("both ordered", func() bool { return len(a.status("alpha/n2").Provisional) == 0 })
+	})
+}
+
+// A node that reaches no seat, ever, becomes a member by way of other members: it verifies the
+// policy, follows what is ordered, proves that it is fresh, is judged and logged, and its peers
+// are proven in the published log. It goes stale with them when they are cut off too.
+func TestMemberWithoutALinkToASeat(t *testing.T) {
+	stage(t, three+"start alpha/n2 new\nstart gamma/n2 new\nexpect phase member of rest\nexpect linked rest\n", nil, func(a *actor) {
+		far := a.p.world.address(len(a.p.world.hosts))
+		for _, seat := range []string{"alpha/n1", "beta/n1", "gamma/n1"} {
+			a.p.world.wire.Silence(a.host(seat).machine, far)
+			a.p.world.parted = append(a.p.world.parted, [2]string{a.host(seat).machine, far})
+		}
+		a.do("start beta/n2 new trainer\nexpect phase member of beta/n2\nexpect unlinked beta/n2 from alpha/n1 beta/n1 gamma/n1 within 1s\n" +
+			"expect proof proven of alpha/n2 gamma/n2 at beta/n2 within 10s\nexpect proof proven of beta/n2 at alpha/n2 gamma/n2\nexpect equal rest\nexpect published rest\n")
+		a.echoes("beta/n2")
+		s := a.stream("alpha/n2", "beta/n2")
+		a.do("propose remove old signed alpha beta at beta/n2\nexpect equal rest\nwait 60s\nexpect phase member of rest within 1s\n") // it submits, too
+		if err := flows(s); err != nil {
+			a.Errorf("data with it: %v", err)
+		}
+		a.do("silence alpha/n1 beta/n1 gamma/n1 | rest\nwait 17s\nexpect phase joining code stale of beta/n2 alpha/n2 gamma/n2 within 2s\n")
+		a.dead("data among members that hear no seat", s)
 	})
 }
