@@ -228,3 +228,33 @@ func FuzzChainFile(f *testing.F) {
 		}
 	})
 }
+
+// FuzzHeard hands whatever bytes to what acts before it is ordered: nothing that was not signed
+// may act, and the ordered state stays as it is.
+func FuzzHeard(f *testing.F) {
+	m := suspending(f, 5)
+	narrowing := m.approved(m.propose(remove("old")), 3)
+	suspension, id := m.suspend("alpha emergency")
+	good := map[string]bool{}
+	for _, raw := range [][]byte{narrowing, suspension, m.lift(id, "alpha govern")} {
+		f.Add(raw)
+		good[string(must(envelope.Parse(raw)).Payload)] = true
+	}
+	f.Add(m.approved(m.propose(add(entry(f, "third"))), 5))
+	f.Add(m.credential("beta/n2", 1))
+	before := m.s.Digest()
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		var p Provisional
+		if _, _, err := p.Hear(m.s, suspension); err != nil {
+			t.Fatal(err)
+		}
+		if h, _, err := p.Hear(m.s, raw); err == nil && !good[string(must(envelope.Parse(h.Raw)).Payload)] {
+			t.Fatalf("%q acts", raw)
+		}
+		p.Over(m.s)
+		p.Settle(m.s)
+		if m.s.Digest() != before {
+			t.Fatalf("%q changed the ordered state", raw)
+		}
+	})
+}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/sigstore/sigstore/pkg/signature"
@@ -372,7 +373,9 @@ func (c *crowd) change(times int) {
 // Two hundred nodes and ten changes of the policy: not one new quote, and not one link of
 // those who still pass is made anew. Then a change that hits every tenth node closes their
 // links, at both ends and no others.
-func TestEpochChangesCostNoQuotes(t *testing.T) {
+func TestEpochChangesCostNoQuotes(t *testing.T) { synctest.Test(t, epochChangesCostNoQuotes) }
+
+func epochChangesCostNoQuotes(t *testing.T) {
 	const nodes, changes, hub = 200, 10, 0
 	old := func(i int) bool { return i >= len(crowdOrgs) && i%10 == 3 }
 	c := newCrowd(t, nodes, func(i int) string {

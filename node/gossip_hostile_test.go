@@ -3,7 +3,9 @@ package node
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -205,5 +207,40 @@ func TestWhoWasPutOutByWhatEndedIsDialled(t *testing.T) {
 			t.Errorf("after the end of what put it out: %v", why)
 		}
 		c.dial(n, out)
+	})
+}
+
+// FuzzGossip hands whatever a peer may say to a node: it does not panic, and nothing acts.
+func FuzzGossip(f *testing.F) {
+	m, bootstrap := testMachine(f)
+	if out := m.apply(bootstrap); out.Reason != nil || out.Err != nil {
+		f.Fatal(out)
+	}
+	n := &Node{machine: m, genesis: m.state.Genesis(), peers: newPeerBook(), wall: time.Now, asleep: func() time.Duration { return 0 }, changed: newNotifier(), log: slog.New(slog.DiscardHandler), strangers: slog.New(slog.DiscardHandler)}
+	for _, change := range []func(*gossipMessage){
+		func(*gossipMessage) {},
+		func(m *gossipMessage) { m.Steps, m.From, m.Policy = 3, 2, [][]byte{{1}, nil} },
+		func(m *gossipMessage) { m.Steps, m.From, m.Policy = 3, 0, n.machine.PolicyChain() },
+		func(m *gossipMessage) { m.Statements = [][]byte{nil, {1}, n.machine.PolicyChain()[1]} },
+		func(m *gossipMessage) { m.Published, m.Checkpoint = 1, []byte("x\n") },
+	} {
+		n.gossip = newGossip()
+		raw, err := json.Marshal(says(n, change))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(raw)
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		var said gossipMessage
+		if json.Unmarshal(raw, &said) != nil {
+			return
+		}
+		n.gossip = newGossip()
+		_ = n.hearGossip("peer", said)
+		_, _ = n.message("peer")
+		if n.epoch() != 0 || n.policySteps() != 2 || len(n.machine.Heard()) != 0 {
+			t.Fatalf("%q acts", raw)
+		}
 	})
 }

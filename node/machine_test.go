@@ -14,7 +14,7 @@ import (
 
 // publishedLeaves reads the log that package audit keeps as a golden vector: a real mesh's
 // genesis, Bootstrap and what followed.
-func publishedLeaves(t *testing.T) [][]byte {
+func publishedLeaves(t testing.TB) [][]byte {
 	t.Helper()
 	r, err := transparency.OpenReader("../audit/testdata/published/log")
 	if err != nil {
@@ -30,7 +30,7 @@ func publishedLeaves(t *testing.T) [][]byte {
 		t.Fatal(err)
 	}
 	var leaves [][]byte
-	if _, err := r.Walk(t.Context(), c, transparency.WalkOptions{Leaf: func(_ uint64, leaf []byte) error {
+	if _, err := r.Walk(context.Background(), c, transparency.WalkOptions{Leaf: func(_ uint64, leaf []byte) error {
 		leaves = append(leaves, bytes.Clone(leaf))
 		return nil
 	}}); err != nil {
@@ -39,7 +39,7 @@ func publishedLeaves(t *testing.T) [][]byte {
 	return leaves
 }
 
-func testMachine(t *testing.T) (*Machine, []byte) {
+func testMachine(t testing.TB) (*Machine, []byte) {
 	t.Helper()
 	leaves := publishedLeaves(t)
 	g, err := consensus.ParseGenesis(leaves[0])
