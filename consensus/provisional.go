@@ -20,8 +20,8 @@ import (
 // when ordered time has passed its end, and when the ordered state would refuse it. While
 // nothing is ordered time stands still, and so a narrowing stays in force.
 //
-// The zero value holds nothing. It is not safe for concurrent use, but for Over, All and Has
-// among themselves.
+// The zero value holds nothing. It is not safe for concurrent use, but for Over, All, Has and
+// Empty among themselves.
 type Provisional struct {
 	all []*Heard // in the order they were heard: a lift comes after what it lifts
 	// What the narrowings make of the policy that they were judged on last.
@@ -171,6 +171,9 @@ func (p *Provisional) narrow(s *PolicyState) *PolicyState {
 	}
 	return s
 }
+
+// Empty reports whether nothing was heard.
+func (p *Provisional) Empty() bool { return len(p.all) == 0 }
 
 // All returns what was heard, in that order.
 func (p *Provisional) All() []*Heard { return slices.Clone(p.all) }

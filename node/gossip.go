@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -245,11 +246,9 @@ func (n *Node) gossipWith(l mesh.Link) {
 	defer pull.Stop()
 	for due := false; ; {
 		news := n.machine.news.wait()
-		_, fresh := n.message(l.Peer())
-		ahead := l.PeerEpoch() > n.epoch() && n.followsPolicy()
-		pause := n.gossipPause()
-		if due || fresh || ahead {
+		if due || n.owes(l) { // asked for every link at every change: it must cost little
 			further, err := n.gossipOnce(n.ctx, l)
+			pause := n.gossipPause()
 			switch {
 			case err != nil:
 				pause, news = gossipRetry, nil // not at once again
@@ -269,6 +268,19 @@ func (n *Node) gossipWith(l mesh.Link) {
 			return
 		}
 	}
+}
+
+// owes reports whether this node has a statement for the peer of a link, or the peer a policy
+// for this node.
+func (n *Node) owes(l mesh.Link) bool {
+	if l.PeerEpoch() > n.epoch() && n.followsPolicy() {
+		return true
+	}
+	if !n.machine.Hears() {
+		return false
+	}
+	_, news := n.message(l.Peer())
+	return news
 }
 
 // gossipPause is the time to the next pull.
@@ -398,6 +410,7 @@ func (n *Node) orderHeard(ctx context.Context) {
 	tick := time.NewTicker(orderHeardEvery)
 	defer tick.Stop()
 	waiting := map[consensus.StatementID]bool{} // seen a tick ago: whoever submitted it is faster
+	refused := map[consensus.StatementID]time.Time{}
 	for {
 		select {
 		case <-tick.C:
@@ -407,14 +420,19 @@ func (n *Node) orderHeard(ctx context.Context) {
 		before := waiting
 		waiting = map[consensus.StatementID]bool{}
 		for _, h := range n.machine.Heard() {
-			if waiting[h.ID] = true; before[h.ID] && n.leads() {
-				n.orderOne(ctx, h)
+			waiting[h.ID] = true
+			if at, no := refused[h.ID]; no && n.now().Sub(at) < refusedAgain || !before[h.ID] || !n.leads() {
+				continue
+			}
+			if isRefused(n.orderOne(ctx, h)) {
+				refused[h.ID] = n.now()
 			}
 		}
+		maps.DeleteFunc(refused, func(id consensus.StatementID, _ time.Time) bool { return !waiting[id] })
 	}
 }
 
-func (n *Node) orderOne(ctx context.Context, h *consensus.Heard) {
+func (n *Node) orderOne(ctx context.Context, h *consensus.Heard) error {
 	command, err := consensus.NewCommand(h.Kind, h.Raw)
 	if err == nil {
 		ctx, cancel := context.WithTimeout(ctx, orderHeardEvery)
@@ -424,7 +442,11 @@ func (n *Node) orderOne(ctx context.Context, h *consensus.Heard) {
 	if err != nil {
 		n.log.Warn("in force and not ordered", "kind", h.Kind, "id", h.ID.String(), "error", err)
 	}
+	return err
 }
 
 // orderHeardEvery is how often a leader has ordered what it has heard and nobody submitted.
 const orderHeardEvery = 2 * time.Second
+
+// refusedAgain is how long what was refused, a quota for one, is not ordered again.
+const refusedAgain = time.Minute

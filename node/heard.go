@@ -69,7 +69,11 @@ func (m *Machine) Heard() []*consensus.Heard {
 }
 
 // Hears reports whether anything acts that is not ordered yet.
-func (m *Machine) Hears() bool { return len(m.Heard()) > 0 }
+func (m *Machine) Hears() bool {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return !m.heard.Empty()
+}
 
 // Openings counts what may let in again whom the policy refused: widenings, and what was heard
 // and ended without having been ordered. A narrowing lets in nobody.

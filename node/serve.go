@@ -43,7 +43,7 @@ func (s *services) handleAsk(w http.ResponseWriter, r *http.Request) {
 		err = x.ask(ctx, r)
 	}
 	if err != nil {
-		if why := s.n.putOut(); why != nil {
+		if why := s.n.withdrawn(); why != nil {
 			err = &declined{http.StatusServiceUnavailable, *why}
 		}
 		writeDeclined(w, err)

@@ -74,20 +74,23 @@ func (n *Node) suspendedNode(ref identity.NodeRef) (why *attest.Reason) {
 	return why
 }
 
-// whileServing returns a context that ends with ctx and as soon as this node is put out.
-// release must be called.
+// whileServing returns a context that ends with ctx and as soon as this node is put out, or
+// stale for recheckEvery. release must be called.
 func (n *Node) whileServing(ctx context.Context) (serving context.Context, release func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	watched := make(chan struct{})
 	go func() { // release waits for it
 		defer close(watched)
+		tick := time.NewTicker(recheckEvery)
+		defer tick.Stop()
 		for {
 			changed := n.changed.wait()
-			if n.putOut() != nil {
+			if n.withdrawn() != nil {
 				cancel()
 			}
 			select {
 			case <-changed:
+			case <-tick.C:
 			case <-ctx.Done():
 				return
 			}

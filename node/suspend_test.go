@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -61,24 +62,9 @@ func TestSuspendedNodeServesNobody(t *testing.T) {
 	if resp, raw := h.deploy(1, nil); resp.StatusCode != 200 {
 		t.Fatalf("%d %s", resp.StatusCode, raw)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, "GET", h.url+"/services/inference/endless", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	underWay, err := h.client.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer underWay.Body.Close()
-	if _, err := io.ReadFull(underWay.Body, make([]byte, 1)); err != nil {
-		t.Fatal(err)
-	}
+	brokenOff := h.answering(t)
 	id := c.suspend("alpha", seat.ref)
-	if _, err := io.Copy(io.Discard, underWay.Body); err == nil || ctx.Err() != nil {
-		t.Errorf("an answer that was under way has ended with %v", err)
-	}
+	brokenOff()
 	for _, ask := range []func() (*http.Response, []byte){
 		func() (*http.Response, []byte) { return h.do("GET", "/services/inference/slow", nil) },
 		func() (*http.Response, []byte) { return h.deploy(2, nil) },
@@ -96,8 +82,70 @@ func TestSuspendedNodeServesNobody(t *testing.T) {
 	}
 }
 
-// attestAll orders an affirming result between every two seats.
-func (c *crowd) attestAll() {
+// A node that is stale serves nobody either, whatever is under way: here a machine that stood
+// still for a day (T7). Nothing wakes it but time. What it runs being revoked ends it at once,
+// before that is ordered.
+func TestStaleOrRevokedNodeServesNobody(t *testing.T) {
+	h := newHost(t, false)
+	c := newCrowd(t, len(crowdOrgs), func(int) string { return "new" })
+	defer c.close()
+	c.found()
+	seat := c.nodes[1]
+	c.attestAll(func(subject *Node) string { return map[bool]string{true: "old", false: "new"}[subject == seat] })
+	h.machine, h.genesis, h.ref, h.changed = seat.machine, seat.genesis, seat.ref, seat.changed
+	var asleep atomic.Int64
+	h.asleep = func() time.Duration { return time.Duration(asleep.Load()) }
+	h.completed(h.began())
+	if resp, raw := h.deploy(1, nil); resp.StatusCode != 200 {
+		t.Fatalf("%d %s", resp.StatusCode, raw)
+	}
+	refused := func(want attest.Code) {
+		t.Helper()
+		if resp, raw := h.do("GET", "/services/inference/slow", nil); resp.StatusCode != http.StatusServiceUnavailable || code(raw) != string(want) {
+			t.Errorf("%d %s", resp.StatusCode, raw)
+		}
+	}
+	brokenOff := h.answering(t)
+	asleep.Store(int64(24 * time.Hour))
+	brokenOff()
+	refused(attest.CodeStale)
+	h.completed(h.began())
+	brokenOff = h.answering(t)
+	if _, fresh, err := seat.machine.Hear(c.removal("old", crowdOrgs[:4]...)); err != nil || !fresh {
+		t.Fatal(err)
+	}
+	brokenOff()
+	refused(attest.CodeRevoked)
+}
+
+// answering begins an answer without an end; the function that it returns demands that it is
+// broken off.
+func (h *host) answering(t *testing.T) (brokenOff func()) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	req, err := http.NewRequestWithContext(ctx, "GET", h.url+"/services/inference/endless", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	underWay, err := h.client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(underWay.Body, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		t.Helper()
+		defer cancel()
+		defer underWay.Body.Close()
+		if _, err := io.Copy(io.Discard, underWay.Body); err == nil || ctx.Err() != nil {
+			t.Errorf("an answer that was under way has ended with %v", err)
+		}
+	}
+}
+
+// attestAll orders an affirming result between every two seats, on what each runs.
+func (c *crowd) attestAll(runs func(*Node) string) {
 	c.t.Helper()
 	now := time.Now().UTC().Truncate(time.Second)
 	var batch [][]byte
@@ -107,8 +155,8 @@ func (c *crowd) attestAll() {
 				continue
 			}
 			raw, err := consensus.SignResult(v.key, consensus.AttestationResult{Verifier: consensus.Party{Node: v.ref, Peer: v.self}, Subject: consensus.Party{Node: s.ref, Peer: s.self},
-				MeshID: c.genesis.MeshID(), Kind: attest.KindSim, Measurement: attesttest.Measurement("new"), Verdict: attest.VerdictAffirming, Codes: []attest.Code{},
-				Evidence: fmt.Sprintf("%x", sha256.Sum256(nil)), Reference: c.entry("new").ID, At: now, Expires: now.Add(time.Hour)})
+				MeshID: c.genesis.MeshID(), Kind: attest.KindSim, Measurement: attesttest.Measurement(runs(s)), Verdict: attest.VerdictAffirming, Codes: []attest.Code{},
+				Evidence: fmt.Sprintf("%x", sha256.Sum256(nil)), Reference: c.entry(runs(s)).ID, At: now, Expires: now.Add(time.Hour)})
 			if err != nil {
 				c.t.Fatal(err)
 			}
@@ -122,7 +170,7 @@ func (c *crowd) attestAll() {
 // that it aggregates is given up at once.
 func TestSuspendedNodeIsInNoRound(t *testing.T) {
 	sevenSeats(t, func(t *testing.T, c *crowd) {
-		c.attestAll()
+		c.attestAll(func(*Node) string { return "new" })
 		driver, hit, other := c.nodes[0], c.nodes[1], c.nodes[2]
 		eligible := func() (all []federated.Member) {
 			driver.machine.View(func(s *consensus.State, _ *federated.Ledger) { all = driver.machine.members(s).Eligible() })
