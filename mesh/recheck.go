@@ -133,8 +133,9 @@ func (l *link) hearEpoch(raw Stream, body []byte) {
 	if err != nil {
 		return
 	}
+	known := l.PeerEpoch()
 	l.mu.Lock()
-	newer := epoch > l.heard
+	newer := epoch > max(l.heard, known)
 	l.heard = max(l.heard, epoch)
 	l.mu.Unlock()
 	if newer && l.hub.cfg.OnEpoch != nil {

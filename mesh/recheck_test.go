@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"io"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -149,7 +150,9 @@ func TestEpochIsAnnounced(t *testing.T) {
 		a := w.node("alpha/n1", func(_ *meshtest.Node, c *Config) {
 			c.Epoch = func() identity.Epoch { return identity.Epoch(epoch.Load()) }
 		})
-		b := w.node("beta/n1", nil)
+		var heard []identity.Epoch
+		told := make(chan identity.Epoch, 16)
+		b := w.node("beta/n1", func(_ *meshtest.Node, c *Config) { c.OnEpoch = func(l Link) { told <- l.PeerEpoch() } })
 		w.dial(a, b)
 		back := w.linkTo(b, a)
 		if back.PeerEpoch() != 3 {
@@ -169,6 +172,12 @@ func TestEpochIsAnnounced(t *testing.T) {
 		_ = raw.Reset()
 		if back.PeerEpoch() != 7 {
 			t.Errorf("epoch %d after an older announcement, want 7", back.PeerEpoch())
+		}
+		for range 4 {
+			heard = append(heard, <-told)
+		}
+		if len(told) != 0 || !slices.Equal(heard, []identity.Epoch{4, 5, 6, 7}) {
+			t.Errorf("OnEpoch heard of %v and %d more, want 4 to 7", heard, len(told))
 		}
 		if a.Attester.Quotes.Load() != 1 || b.Attester.Quotes.Load() != 1 {
 			t.Errorf("%d and %d quotes", a.Attester.Quotes.Load(), b.Attester.Quotes.Load())
