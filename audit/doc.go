@@ -23,6 +23,8 @@
 //   - Every suspension is signed by an emergency key of its organisation, on a target of that
 //     index, within its quota; every lift by govern keys of enough organisations. Who took
 //     part in a round while suspended for certain is found.
+//   - Every withdrawal is signed by a govern key of its organisation, whose signatures then
+//     do not count on that proposal.
 //   - Statements that nobody signs are those that follow from the leaves before them. Of a
 //     state leaf that is mesh, epoch, policy and the pace; the digest of the whole state, which
 //     covers the ordered time, only the seats that cosigned it can have computed.

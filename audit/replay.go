@@ -108,7 +108,7 @@ func (r *replayer) dispatch(index uint64, leaf []byte) []transparency.Finding {
 	}
 	switch kind {
 	case envelope.TypeCredential, envelope.TypeAttestationResult, envelope.TypeProposal, envelope.TypeMembership,
-		envelope.TypeSuspension, envelope.TypeSuspensionLift, envelope.TypeState, envelope.TypeReady, envelope.TypeDrain, envelope.TypeRetirement:
+		envelope.TypeSuspension, envelope.TypeSuspensionLift, envelope.TypeWithdrawal, envelope.TypeState, envelope.TypeReady, envelope.TypeDrain, envelope.TypeRetirement:
 	case envelope.TypeRound:
 		return r.round(index, leaf)
 	case "":
@@ -163,6 +163,10 @@ func (r *replayer) times(index uint64, kind string, leaf []byte) *transparency.F
 	case envelope.TypeProposal:
 		if p, _, err := consensus.ParseProposal(leaf); err == nil && !r.earliest.Before(p.Expires) {
 			code, what = attest.CodeProposalExpired, "the proposal expired at "+p.Expires.Format(time.RFC3339)
+		}
+	case envelope.TypeWithdrawal:
+		if w, _, err := consensus.ParseWithdrawal(leaf); err == nil && !r.earliest.Before(w.Expires) {
+			code, what = attest.CodeProposalExpired, "the proposal that it is from expired at "+w.Expires.Format(time.RFC3339)
 		}
 	case envelope.TypeAttestationResult:
 		res, err := consensus.VerifyResult(leaf)

@@ -65,6 +65,10 @@ func latest(kind string, leaf []byte) time.Time {
 		if x, _, err := consensus.ParseSuspension(leaf); err == nil {
 			return x.Until
 		}
+	case envelope.TypeWithdrawal:
+		if w, _, err := consensus.ParseWithdrawal(leaf); err == nil {
+			return w.Expires
+		}
 	}
 	return time.Time{}
 }

@@ -28,5 +28,6 @@ func (s *State) clone() *State {
 		next.suspensions[id] = &copied
 	}
 	next.used, next.voided, next.spared = maps.Clone(s.used), maps.Clone(s.voided), maps.Clone(s.spared)
+	next.withdrawals = maps.Clone(s.withdrawals)
 	return &next
 }

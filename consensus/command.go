@@ -31,6 +31,7 @@ const (
 	KindReady       Kind = "ready"
 	KindDrain       Kind = "drain"
 	KindRetirement  Kind = "retirement"
+	KindWithdrawal  Kind = "withdrawal"
 	KindJob         Kind = "job"
 	KindRoundOpen   Kind = "round-open"
 	KindRoundClose  Kind = "round-close"
@@ -99,7 +100,7 @@ func (c codec) decode(raw []byte, v any) error {
 
 func knownKind(k Kind) bool {
 	switch k {
-	case KindBootstrap, KindCredential, KindResults, KindProposal, KindTick, KindSuspension, KindLift,
+	case KindBootstrap, KindCredential, KindResults, KindProposal, KindTick, KindSuspension, KindLift, KindWithdrawal,
 		KindDigest, KindRecovery, KindReady, KindDrain, KindRetirement, KindJob, KindRoundOpen, KindRoundClose, KindRoundCommit:
 		return true
 	}
@@ -154,7 +155,7 @@ func envelopeCount(kind Kind) (lo, hi int, ok bool) {
 	switch kind {
 	case KindBootstrap, KindRecovery:
 		return 2, 2, true
-	case KindCredential, KindProposal, KindSuspension, KindLift, KindReady, KindDrain, KindRetirement:
+	case KindCredential, KindProposal, KindSuspension, KindLift, KindWithdrawal, KindReady, KindDrain, KindRetirement:
 		return 1, 1, true
 	case KindResults:
 		return 1, MaxResults, true

@@ -99,7 +99,8 @@ func (s *PolicyState) sections() []section {
 
 // sections returns the parts of the state beside the policy that the images above do not show.
 func (s *State) sections() []section {
-	return []section{{Name: "contradicted", Image: s.contradictedImage()}, s.logged.section(), s.quotaSection(), {Name: "seats", Image: s.seatsImage()}}
+	return []section{{Name: "contradicted", Image: s.contradictedImage()}, s.logged.section(), s.quotaSection(),
+		{Name: "seats", Image: s.seatsImage()}, {Name: "withdrawals", Image: s.withdrawalImages()}}
 }
 
 // withSections adds sections to a digest, in meshes that have them.

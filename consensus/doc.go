@@ -21,6 +21,7 @@
 //	ready               a node's peer key and those of enough seats  subject: org/node, SHA-256 of the peer id
 //	drain               the node's peer key                       subject: org/node, SHA-256 of the peer id
 //	retirement          an enroll or govern key of its organisation  subject: org/node, SHA-256 of the peer id
+//	withdrawal          a govern key of one member organisation      subject: "mesh", the mesh id
 //	membership          nobody: derived by Apply, checked by replay  subject: org/node, SHA-256 of the peer id
 //	state               nobody: derived by Apply, checked by replay  subject: "mesh", the mesh id
 //
@@ -110,6 +111,7 @@
 //	ready       [ready]                 leaves: itself, then one membership leaf
 //	drain       [drain]                 leaf: itself; a seat's adds a membership leaf
 //	retirement  [retirement]            leaf: itself; a seat's adds a membership leaf
+//	withdrawal  [withdrawal]            leaf: itself
 //
 // An unknown version or kind is ErrUnknownCommand: the replica must halt, on every node
 // alike, because skipping a removal would fail open. A command that Apply refuses changes
@@ -117,7 +119,7 @@
 // CheckResults checks before an entry is stored, so that they can be verified in parallel.
 // New action or command kinds and new fields need a higher fsm_version in genesis; suspensions
 // came with 2, ak and ima with 3, and with 4 all that changes more than entries: the constitution,
-// demands on platforms, seats that move, logged states, recovery. In a mesh of an older version they are refused on every node.
+// demands on platforms, seats that move, logged states, recovery, and withdrawals. In a mesh of an older version they are refused on every node.
 //
 // # Incarnations
 //
@@ -178,6 +180,14 @@
 // Its own organisation lifts it, or min(⌊N/2⌋+1, N−1) others do. Lifts are signed by govern
 // keys: an emergency key takes away and gives nothing back, so that whoever steals one can
 // neither undo what its owner suspended nor keep it from lifting what the thief did.
+//
+// # Withdrawals
+//
+// Approvals are gathered outside, so that nobody knows who holds which. An organisation takes
+// its own back, or forbids its use beforehand, by a withdrawal that names the proposal and its
+// expiry: once ordered, none of its signatures counts on that proposal, in Apply and in audits.
+// A policy chain alone does not show it, as it does not show expiry: the seats that ordered a
+// step are believed that it had enough others.
 //
 // # Dry run
 //

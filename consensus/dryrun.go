@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -24,8 +25,8 @@ type Prediction struct {
 	// AsIs is why Apply refuses these very bytes, with the signatures that they carry; nil if
 	// it would order them.
 	AsIs *attest.Reason `json:"as_is,omitempty"`
-	// Refused is why it refuses the proposal whoever else signs it; nil if enough
-	// signatures are all that it can lack.
+	// Refused is why it refuses the proposal whoever else signs it, be it that too many have
+	// withdrawn; nil if enough signatures are all that it can lack.
 	Refused    *attest.Reason `json:"refused,omitempty"`
 	Signatures Signatures     `json:"signatures"`
 	Seats      SeatForecast   `json:"seats"`
@@ -91,7 +92,7 @@ func (s *State) DryRun(raw []byte) Prediction {
 	if !s.Started() || s.now.IsZero() {
 		return out.refuse(refuse(attest.CodeNotStarted, "proposal", "before the first tick", "a known time, to judge expiry"))
 	}
-	c, err := s.judge(raw, s.now)
+	c, err := s.judgeCounting(raw)
 	if c == nil {
 		return out.refuse(err)
 	}
@@ -102,6 +103,9 @@ func (s *State) DryRun(raw []byte) Prediction {
 			return out.refuse(err)
 		}
 		out.AsIs = ReasonOf(err)
+		if gone := s.withdrawnFrom(c.proposal); s.N()-gone < out.Signatures.Want {
+			return out.refuse(refuse(attest.CodeThreshold, "proposal", fmt.Sprintf("%d of %d organisations have withdrawn", gone, s.N()), fmt.Sprintf("%d to %s", out.Signatures.Want, c.class)))
+		}
 	}
 	after := s.clone()
 	if !s.enactFor(&out, after, c) {

@@ -21,7 +21,7 @@ func TestCloneKnowsEveryField(t *testing.T) {
 		of   any
 		want string
 	}{
-		{State{}, "PolicyState now tickSeq nodes peers retired edges spared suspensions used logged voided"},
+		{State{}, "PolicyState now tickSeq nodes peers retired edges spared suspensions used logged voided withdrawals"},
 		{PolicyState{}, "genesis incarnation epoch base entries revoked platforms seen bootstrap recovery continues chain chainBytes links orgs limits witnesses former enrollers"},
 		{node{}, "cred run evicted contradicted seat removed drained"},
 		{suspended{}, "Suspension raw entry ordered ends lifted"},
@@ -172,6 +172,13 @@ func TestDryRunPredicts(t *testing.T) {
 		if len(signed) > 0 {
 			raw = m.sign(payload, signed...)
 		}
+		if r.IntN(6) == 0 { // somebody takes back what it signed, or might have
+			org := m.orgs()[r.IntN(len(m.orgs()))]
+			w := WithdrawalOf(must(DecodeProposal(payload)), org, m.at)
+			if out := m.command(KindWithdrawal, must(SignWithdrawal(signer(t, string(org)+" govern"), w))); out.Reason == nil {
+				seen["withdrawn"]++
+			}
+		}
 		before := m.s.Digest()
 		p := m.s.DryRun(raw)
 		if m.s.Digest() != before {
@@ -191,7 +198,7 @@ func TestDryRunPredicts(t *testing.T) {
 			if p.Signatures.Missing == 0 && len(signed) > 0 {
 				t.Fatalf("change %d: %v, predicted none missing", i, out.Reason)
 			}
-			raw = m.sign(payload, m.governors(max(1, len(signed)+p.Signatures.Missing))...)
+			raw = m.sign(payload, m.completed(payload, p)...)
 			out = m.command(KindProposal, raw)
 			if got, want := codeOf(out.Reason), codeOf(p.Refused); got != want {
 				t.Fatalf("change %d: with all signatures refused with %q, predicted %q", i, got, want)
@@ -209,7 +216,7 @@ func TestDryRunPredicts(t *testing.T) {
 	}
 	t.Log(seen)
 	for _, want := range []string{"", "threshold", "quorum_loss", "unknown_entry", "revoked", "stale_base", "behind", "wrong_mesh", "wrong_incarnation",
-		"proposal_expired", "wrong_signer", "signed quorum_loss", "ordered widen", "ordered narrow", "evicted at once", "evicted later", "seat lost later", "held", "returns", "anyway"} {
+		"proposal_expired", "wrong_signer", "signed quorum_loss", "ordered widen", "ordered narrow", "evicted at once", "evicted later", "seat lost later", "held", "returns", "anyway", "withdrawn"} {
 		if seen[want] == 0 {
 			t.Errorf("no change was %q: the draw is too narrow to test it", want)
 		}
@@ -221,6 +228,19 @@ func codeOf(r *attest.Reason) attest.Code {
 		return ""
 	}
 	return r.Code
+}
+
+// completed are as many signers as a prediction says that a proposal needs, of those who have
+// not withdrawn.
+func (m *mesh) completed(payload []byte, p Prediction) []string {
+	var out []string
+	for _, org := range m.orgs() {
+		_, gone := m.s.withdrawals[withdrawn{must(DecodeProposal(payload)).id, org}]
+		if !gone && (p.Signatures.Want == 0 || len(out) < p.Signatures.Want) {
+			out = append(out, string(org)+" govern")
+		}
+	}
+	return out
 }
 
 // compare holds a prediction against an ordered proposal.
@@ -281,7 +301,8 @@ func (r *drawn) later(i int, m *mesh, p Prediction, seen map[string]int) bool {
 		moments = append(moments, d.At)
 	}
 	seen["returns"] += len(p.Returns)
-	if len(moments) == 0 || len(m.s.Seats()) < m.s.Quorum() || r.IntN(3) > 0 {
+	// With fewer seats than that ordered time creeps, a TickInterval a tick.
+	if len(moments) == 0 || len(m.s.Seats()) < m.s.StrongQuorum() || r.IntN(3) > 0 {
 		return false
 	}
 	slices.SortFunc(moments, time.Time.Compare)

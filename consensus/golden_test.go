@@ -41,6 +41,7 @@ func TestGolden(t *testing.T) {
 	gov.ok(gov.vote(gov.propose(rotate("alpha enroll", "alpha enroll 2")), by("alpha", "beta")...))
 	gov.ok(gov.command(KindCredential, gov.credential("beta/n2", 1)))
 	section := func(s section) []byte { return []byte(hex.EncodeToString(must(wire.enc.Marshal(s))) + "\n") }
+	wd := governing(t, 3)
 	for name, got := range map[string][]byte{
 		"proposal-constitution.json": amended,
 		"section-constitution.hex":   section(gov.s.constitutionSection()),
@@ -63,6 +64,7 @@ func TestGolden(t *testing.T) {
 		"suspension-entry.json":      must1(v2.suspend("beta emergency", func(x *Suspension) { x.Organisation = "beta" }, onEntry(t, "new"))),
 		"state.json":                 must(stateLeaf(LoggedState{MeshID: m.g.MeshID(), Epoch: 1, Seq: 1024, Policy: sha256Hex(nil), Digest: sha256Hex([]byte("state"))})),
 		"state-digest.json":          must(SignStateDigest(boot("alpha/n1", 1), StateDigest{MeshID: m.g.MeshID(), Node: m.s.Seats()[0].Ref, Peer: peerOf("alpha/n1", 1), Seq: 1024, Digest: sha256Hex([]byte("state"))})),
+		"withdrawal.json":            wd.withdraw(wd.propose(add(entry(t, "x"))), "beta", "beta govern"),
 		"suspension-lift.json":       v2.lift(id, "beta govern", "gamma govern"),
 		"digest-suspended.hex":       []byte(hex.EncodeToString(suspendedDigest[:]) + "\n"),
 		"recovery.json":              recovery,

@@ -58,6 +58,9 @@ const (
 	// MaxProvisional bounds the statements that one node keeps before they are ordered. Every
 	// organisation may have six of suspensions and lifts; narrowings take a majority.
 	MaxProvisional = 128
+	// MaxWithdrawals bounds the withdrawals of one organisation from proposals that have not
+	// expired.
+	MaxWithdrawals = 16
 	// MaxCredential bounds an encoded Credential: it must fit a HELLO of 4 KiB.
 	MaxCredential = 3 << 10
 	// MaxCredentialLifetime is the longest validity of a Credential, ClockSkew what we

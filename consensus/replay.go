@@ -62,6 +62,8 @@ func (s *State) Replay(leaf []byte) (Outcome, error) {
 		return s.applyDrain(leaf)
 	case envelope.TypeRetirement:
 		return s.applyRetirement(leaf)
+	case envelope.TypeWithdrawal:
+		return s.orderWithdrawal(leaf)
 	}
 	return Outcome{}, refuse(attest.CodeMalformed, "leaf", fmt.Sprintf("predicate type %.100q", predicate), "a kind of leaf that governance writes")
 }

@@ -81,7 +81,9 @@ type part struct {
 }
 
 // parts returns them in the order of their names.
-func parts() []part { return []part{contradictedPart(), loggedPart(), quotaPart(), seatsPart()} }
+func parts() []part {
+	return []part{contradictedPart(), loggedPart(), quotaPart(), seatsPart(), withdrawalPart()}
+}
 
 func loggedPart() part {
 	return part{"logged",

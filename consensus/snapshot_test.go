@@ -122,7 +122,7 @@ func TestImageKnowsEveryField(t *testing.T) {
 		of   any
 		kept string
 	}{
-		{State{}, "PolicyState now tickSeq nodes peers retired edges spared suspensions used logged voided"},
+		{State{}, "PolicyState now tickSeq nodes peers retired edges spared suspensions used logged voided withdrawals"},
 		// All of it follows from genesis and the chain.
 		{PolicyState{}, "genesis incarnation epoch base entries revoked platforms seen bootstrap recovery continues chain chainBytes links orgs limits witnesses former enrollers"},
 		{node{}, "cred run evicted contradicted seat removed drained"},

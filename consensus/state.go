@@ -34,6 +34,8 @@ type State struct {
 	// voided are the nodes whose newest boot was retired by their organisation: a later one
 	// must have a higher number.
 	voided map[identity.NodeRef]identity.BootSeq
+	// withdrawals are those from proposals that could still be ordered, with their expiry.
+	withdrawals map[withdrawn]time.Time
 }
 
 // node is the newest boot of one node.
@@ -56,7 +58,7 @@ type node struct {
 func NewState(g *Genesis) *State {
 	return &State{PolicyState: newPolicyState(g), nodes: map[identity.NodeRef]*node{}, peers: map[identity.PeerID]identity.NodeRef{},
 		retired: map[identity.PeerID]identity.NodeRef{}, edges: map[identity.PeerID]map[identity.PeerID]*AttestationResult{},
-		suspensions: map[SuspensionID]*suspended{}, used: map[identity.OrgID]usage{}, voided: map[identity.NodeRef]identity.BootSeq{}, spared: map[identity.NodeRef]struct{}{}}
+		suspensions: map[SuspensionID]*suspended{}, used: map[identity.OrgID]usage{}, voided: map[identity.NodeRef]identity.BootSeq{}, spared: map[identity.NodeRef]struct{}{}, withdrawals: map[withdrawn]time.Time{}}
 }
 
 // Outcome is what one command did.
@@ -143,6 +145,8 @@ func (s *State) apply(c Command) (Outcome, error) {
 		return s.applyDrain(envelopes[0])
 	case KindRetirement:
 		return s.applyRetirement(envelopes[0])
+	case KindWithdrawal:
+		return s.applyWithdrawal(envelopes[0])
 	default: // KindTick: envelopeCount knows no other
 		return s.applyTick(envelopes)
 	}
@@ -174,10 +178,17 @@ func (s *State) applySuspension(kind Kind, raw []byte) (Outcome, error) {
 	return s.orderSuspension(raw)
 }
 
+func (s *State) applyWithdrawal(raw []byte) (Outcome, error) {
+	if s.now.IsZero() {
+		return Outcome{}, refuse(attest.CodeNotStarted, "withdrawal", "before the first tick", "a known time, to judge expiry")
+	}
+	return s.orderWithdrawal(raw)
+}
+
 // orderProposal is applyProposal whether or not the time is known; without, nothing
 // counts as expired.
 func (s *State) orderProposal(raw []byte) (Outcome, error) {
-	c, err := s.judge(raw, s.now)
+	c, err := s.judgeCounting(raw)
 	if err != nil {
 		return Outcome{}, err
 	}
@@ -257,6 +268,7 @@ func (s *State) pass(next time.Time) (Outcome, error) {
 	// Time alone must not stop the mesh: see the package comment.
 	evictSeats := len(s.Seats())-len(s.seatsLost()) >= s.Quorum()
 	out := Outcome{SuspensionsChanged: s.expireSuspensions(then)}
+	s.expireWithdrawals()
 	err := s.reevaluate(&out, fmt.Sprintf("tick %d", s.tickSeq), evictSeats)
 	spared := s.spare()
 	out.DemandsChanged = s.cameDue(then) || spared

@@ -26,6 +26,7 @@ import (
 //	GET  /v1/history                         PolicyHistory
 //	POST /v1/proposals        envelope       Submission
 //	POST /v1/dry-run          envelope       DryRun; nothing is submitted
+//	POST /v1/withdrawals      envelope       Submission
 //	POST /v1/suspensions      envelope       Submission
 //	POST /v1/lifts            envelope       Submission
 //	GET  /v1/jobs                            [JobStatus]
@@ -96,6 +97,7 @@ func (n *Node) serveControl(ctx context.Context, l net.Listener) error {
 	})
 	mux.HandleFunc("POST /v1/proposals", n.handleSubmit(n.propose))
 	mux.HandleFunc("POST /v1/dry-run", n.handleDryRun)
+	mux.HandleFunc("POST /v1/withdrawals", n.handleSubmit(n.withdraw))
 	mux.HandleFunc("POST /v1/suspensions", n.handleSubmit(n.suspend))
 	mux.HandleFunc("POST /v1/lifts", n.handleSubmit(n.lift))
 	mux.HandleFunc("POST /v1/jobs", n.handleSubmit(n.submitJob))

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"slices"
@@ -98,6 +99,23 @@ func (w without) Node(peer identity.PeerID) (federated.Member, bool) {
 // Eligible implements federated.Members.
 func (w without) Eligible() []federated.Member {
 	return slices.DeleteFunc(w.memberView.Eligible(), func(m federated.Member) bool { return w.lost(m.Peer) })
+}
+
+// withdraw submits a signed withdrawal from a proposal.
+func (n *Node) withdraw(ctx context.Context, raw []byte) (Submission, error) {
+	w, _, err := consensus.ParseWithdrawal(raw)
+	if err != nil {
+		return Submission{}, malformed(err)
+	}
+	command, err := consensus.NewCommand(consensus.KindWithdrawal, raw)
+	if err != nil {
+		return Submission{}, malformed(err)
+	}
+	out, err := n.submit(ctx, command)
+	if err != nil {
+		return Submission{}, err
+	}
+	return Submission{ID: w.Proposal.String(), Epoch: uint64(n.machine.Epoch()), Organisations: []string{string(w.Organisation)}, LeafIndex: out.First}, nil
 }
 
 func (n *Node) handleDryRun(w http.ResponseWriter, r *http.Request) {

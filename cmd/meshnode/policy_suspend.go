@@ -325,9 +325,9 @@ func submitStatement(cmd *cobra.Command, socket, route string, raw []byte, asJSO
 	return nil
 }
 
-func printWritten(cmd *cobra.Command, asJSON bool, command, path string, id consensus.SuspensionID) error {
+func printWritten(cmd *cobra.Command, asJSON bool, command, path string, id fmt.Stringer) error {
 	if asJSON {
-		return printJSON(cmd.OutOrStdout(), map[string]any{"id": id, "file": path})
+		return printJSON(cmd.OutOrStdout(), map[string]any{"id": id.String(), "file": path})
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "written to %s; submit it with meshnode policy %s %s\n", path, command, path)
 	return nil

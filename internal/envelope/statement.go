@@ -24,6 +24,7 @@ const (
 	TypeReady             = "https://attestmesh.github.io/meshnode/ready/v1"
 	TypeDrain             = "https://attestmesh.github.io/meshnode/drain/v1"
 	TypeRetirement        = "https://attestmesh.github.io/meshnode/retirement/v1"
+	TypeWithdrawal        = "https://attestmesh.github.io/meshnode/withdrawal/v1"
 	TypeMembership        = "https://attestmesh.github.io/meshnode/membership/v1"
 	TypeJob               = "https://attestmesh.github.io/meshnode/job/v1"
 	TypeUpdate            = "https://attestmesh.github.io/meshnode/update/v1"
