@@ -213,6 +213,10 @@ func (s *State) affirmed(n *node, now time.Time) bool {
 	return len(orgs) >= min(2, s.consensusN()-1)
 }
 
+// VerifiersNeeded is how many other organisations must affirm a node before it may take part
+// in rounds.
+func (s *State) VerifiersNeeded() int { return min(2, s.consensusN()-1) }
+
 // IsAffirmed reports whether peer would be among Eligible(now) if nothing were suspended:
 // for auditors, who do not know when a suspension ended.
 func (s *State) IsAffirmed(peer identity.PeerID, now time.Time) bool {

@@ -17,7 +17,7 @@ func policyCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "policy", Short: "Look at the allowed set and change it with the organisations' signatures", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	cmd.AddCommand(policyShowCommand(), policyApproveCommand(), policyDryRunCommand(), policyProposeCommand(), policySuspendCommand(), policyLiftCommand(),
-		policyHistoryCommand(), policyRebaseCommand(), policyHardwareCommand(), policyRejectCommand())
+		policyHistoryCommand(), policyRebaseCommand(), policyHardwareCommand(), policyRejectCommand(), policyImpactCommand())
 	return cmd
 }
 
