@@ -158,7 +158,7 @@ var remediesCommon = map[Code]string{
 	CodeSwap:                  "turn swap off (swapoff -a); what is in memory could be written to a disk",
 	CodeThreshold:             "collect signatures of more organisations (meshnode policy approve), then propose again",
 	CodeWrongSigner:           "sign with a key that genesis lists for this role and organisation",
-	CodeStaleBase:             "the allowed set was widened since; make the proposal again on the present base",
+	CodeStaleBase:             "the allowed set was widened since; make the proposal anew with meshnode policy rebase",
 	CodeReplayed:              "this was ordered before; there is nothing to do",
 	CodeProposalExpired:       "make the proposal again with a later expiry",
 	CodeQuorumLoss:            "move the seats to another measurement first, or set confirm_quorum_loss in the proposal",
