@@ -29,7 +29,9 @@ type Prediction struct {
 	// withdrawn; nil if enough signatures are all that it can lack.
 	Refused    *attest.Reason `json:"refused,omitempty"`
 	Signatures Signatures     `json:"signatures"`
-	Seats      SeatForecast   `json:"seats"`
+	// Withdrawn are organisations whose signatures do not count on it, whether it has them.
+	Withdrawn []identity.OrgID `json:"withdrawn"`
+	Seats     SeatForecast     `json:"seats"`
 	// Departures are the nodes that go, by time and name: at once, and as ordered time passes
 	// what the policy says. Where the proposal is refused for the loss of a quorum they are
 	// those of the same proposal with confirm_quorum_loss; where for anything else, empty.
@@ -85,7 +87,7 @@ func (p *Prediction) After() *State { return p.after }
 // signatures. s stays as it is. Time is taken to pass in ticks that meet every moment at
 // which something ends: two ends within one tick may be decided in one go.
 func (s *State) DryRun(raw []byte) Prediction {
-	out := Prediction{Epoch: s.epoch, Base: s.base, Changes: []string{}, Signatures: Signatures{Organisations: []identity.OrgID{}},
+	out := Prediction{Epoch: s.epoch, Base: s.base, Changes: []string{}, Signatures: Signatures{Organisations: []identity.OrgID{}}, Withdrawn: []identity.OrgID{},
 		Departures: []Departure{}, Returns: []identity.NodeRef{}}
 	seats := s.Seats()
 	out.Seats = SeatForecast{Before: len(seats), After: len(seats), Quorum: s.Quorum(), Lost: []identity.NodeRef{}, Survives: len(seats) >= s.Quorum()}
@@ -98,13 +100,14 @@ func (s *State) DryRun(raw []byte) Prediction {
 	}
 	out.ID, out.Changes, out.Class = c.proposal.id, c.proposal.changes(), c.class
 	out.Signatures = s.signatures(c, err)
+	out.Withdrawn = s.withdrawnFrom(c.proposal)
 	if err != nil {
 		if !lacksSignatures(raw, err) {
 			return out.refuse(err)
 		}
 		out.AsIs = ReasonOf(err)
-		if gone := s.withdrawnFrom(c.proposal); s.N()-gone < out.Signatures.Want {
-			return out.refuse(refuse(attest.CodeThreshold, "proposal", fmt.Sprintf("%d of %d organisations have withdrawn", gone, s.N()), fmt.Sprintf("%d to %s", out.Signatures.Want, c.class)))
+		if gone := out.Withdrawn; s.N()-len(gone) < out.Signatures.Want {
+			return out.refuse(refuse(attest.CodeThreshold, "proposal", fmt.Sprintf("%d of %d organisations have withdrawn", len(gone), s.N()), fmt.Sprintf("%d to %s", out.Signatures.Want, c.class)))
 		}
 	}
 	after := s.clone()

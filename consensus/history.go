@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"crypto"
 	"fmt"
 	"time"
 
@@ -151,6 +152,20 @@ func (s *PolicyState) Review(raw []byte) Review {
 		out.Refused = ReasonOf(err)
 	}
 	return out
+}
+
+// Governs returns the organisation for which a key signs proposals now.
+func (s *PolicyState) Governs(pub crypto.PublicKey) (identity.OrgID, bool) {
+	id, err := envelope.KeyID(pub)
+	if err != nil {
+		return "", false
+	}
+	for _, k := range s.proposers(time.Time{}) {
+		if own, err := envelope.KeyID(k.Public); err == nil && own == id {
+			return k.Org, true
+		}
+	}
+	return "", false
 }
 
 // Rebase returns the payload of a proposal with the actions of p on the present base: what has

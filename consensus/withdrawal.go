@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/attestmesh/meshnode/attest"
@@ -210,15 +211,38 @@ func (s *State) withoutWithdrawn(raw []byte) ([]byte, []identity.OrgID) {
 	return env.Marshal(), gone
 }
 
-// withdrawnFrom counts the organisations that have withdrawn from p.
-func (s *State) withdrawnFrom(p *Proposal) int {
-	n := 0
+// withdrawnFrom returns the organisations that have withdrawn from p, sorted.
+func (s *State) withdrawnFrom(p *Proposal) []identity.OrgID {
+	out := []identity.OrgID{}
 	for k, expires := range s.withdrawals {
 		if k.proposal == p.id && expires.Equal(p.Expires) {
-			n++
+			out = append(out, k.org)
 		}
 	}
-	return n
+	slices.Sort(out)
+	return out
+}
+
+// Withdrawn is a withdrawal that was ordered, from a proposal that has not expired.
+type Withdrawn struct {
+	Proposal     ProposalID     `json:"proposal"`
+	Organisation identity.OrgID `json:"organisation"`
+	Expires      time.Time      `json:"expires"`
+}
+
+// Withdrawals returns them, by proposal and organisation.
+func (s *State) Withdrawals() []Withdrawn {
+	out := []Withdrawn{}
+	for k, expires := range s.withdrawals {
+		out = append(out, Withdrawn{k.proposal, k.org, expires})
+	}
+	slices.SortFunc(out, func(a, b Withdrawn) int {
+		if c := bytes.Compare(a.Proposal[:], b.Proposal[:]); c != 0 {
+			return c
+		}
+		return strings.Compare(string(a.Organisation), string(b.Organisation))
+	})
+	return out
 }
 
 // expireWithdrawals forgets those from proposals that cannot be ordered any more.
@@ -240,15 +264,9 @@ type withdrawalImage struct {
 
 func (s *State) withdrawalImages() []withdrawalImage {
 	out := []withdrawalImage{}
-	for k, expires := range s.withdrawals {
-		out = append(out, withdrawalImage{Proposal: k.proposal[:], Organisation: string(k.org), Expires: expires.UnixMilli()})
+	for _, w := range s.Withdrawals() {
+		out = append(out, withdrawalImage{Proposal: w.Proposal[:], Organisation: string(w.Organisation), Expires: w.Expires.UnixMilli()})
 	}
-	slices.SortFunc(out, func(a, b withdrawalImage) int {
-		if c := bytes.Compare(a.Proposal, b.Proposal); c != 0 {
-			return c
-		}
-		return bytes.Compare([]byte(a.Organisation), []byte(b.Organisation))
-	})
 	return out
 }
 

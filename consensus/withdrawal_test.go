@@ -39,7 +39,8 @@ func TestWithdrawal(t *testing.T) {
 		t.Errorf("got %s", refusal.Reason)
 	}
 	m.refused(m.command(KindProposal, m.sign(m.payload(p), "beta govern", "beta govern 2")), attest.CodeThreshold)
-	if d := m.s.DryRun(m.sign(m.payload(p), "alpha govern", "beta govern")); d.Refused != nil || d.AsIs.Code != attest.CodeThreshold || d.Signatures.Missing != 1 || len(d.Signatures.Organisations) != 1 {
+	if d := m.s.DryRun(m.sign(m.payload(p), "alpha govern", "beta govern")); d.Refused != nil || d.AsIs.Code != attest.CodeThreshold || d.Signatures.Missing != 1 || len(d.Signatures.Organisations) != 1 ||
+		fmt.Sprint(d.Withdrawn) != "[beta]" || len(m.s.Withdrawals()) != 1 {
 		t.Errorf("dry run: %+v", d)
 	}
 	raw := m.sign(m.payload(p), "alpha govern", "beta govern", "gamma govern")

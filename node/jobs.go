@@ -262,8 +262,8 @@ func (n *Node) policyView() PolicyView {
 		v = PolicyView{MeshID: s.MeshID().String(), Incarnation: uint64(s.Incarnation()), Epoch: uint64(s.Epoch()), Base: s.Base(),
 			Entries: s.Entries(), Revoked: s.Revoked(), Ends: s.EntryEnds(), Platforms: platformsView(s),
 			Thresholds:  Thresholds{consensus.NarrowThreshold(s.N()), consensus.WidenThreshold(s.N()), consensus.LiftThreshold(s.N())},
-			Suspensions: suspensionViews(s.Suspensions(s.Now())),
-			Draft:       string(s.NewDraft(nonce, now)), Time: s.Now()}
+			Suspensions: suspensionViews(s.Suspensions(s.Now())), Withdrawals: s.Withdrawals(),
+			Draft: string(s.NewDraft(nonce, now)), Time: s.Now()}
 		v.Parties, v.Limits, v.Witnesses = partyViews(s.Organisations()), s.Limits().WithDefaults(), s.Witnesses()
 		for _, o := range s.Organisations() {
 			if o.IsMember() {
@@ -291,6 +291,8 @@ type PolicyView struct {
 	Witnesses []string         `json:"witnesses"`
 	// Suspensions are those in force.
 	Suspensions []SuspensionView `json:"suspensions"`
+	// Withdrawals are those from proposals that have not expired.
+	Withdrawals []consensus.Withdrawn `json:"withdrawals"`
 	// Ends says of the entries that end when: their not_after, or earlier what an entry that
 	// supersedes them set.
 	Ends      map[string]time.Time `json:"ends"`

@@ -63,6 +63,9 @@ func policyShowCommand() *cobra.Command {
 		}
 		showPlatforms(cmd.OutOrStdout(), v)
 		showSuspensions(cmd.OutOrStdout(), v)
+		for _, w := range v.Withdrawals {
+			fmt.Fprintf(cmd.OutOrStdout(), "\n%s has withdrawn from proposal %s, which expires %s\n", w.Organisation, w.Proposal, w.Expires.Format(time.RFC3339))
+		}
 		return showParties(cmd.OutOrStdout(), v)
 	}
 	return cmd

@@ -82,6 +82,9 @@ func showDryRun(w io.Writer, p *node.DryRun) error {
 	}
 	if p.Class != "" {
 		fmt.Fprintf(&b, "signatures %s\n", signaturesText(p.Class, p.Signatures))
+		if len(p.Withdrawn) > 0 {
+			fmt.Fprintf(&b, "           withdrawn by %s\n", listOrgs(p.Withdrawn))
+		}
 	}
 	if p.Refused == nil || p.Refused.Code == attest.CodeQuorumLoss {
 		fmt.Fprintf(&b, "seats      %s\n", seatsText(p.Seats))
