@@ -134,6 +134,10 @@ func (n *Node) leaveMesh(ctx context.Context) error {
 	if err := n.orderDrain(ctx); err != nil {
 		return err
 	}
+	// Only then does this node know of every round that was opened with it.
+	if err := n.waitFor(ctx, "its own word to come back", n.stateSaysDrained); err != nil {
+		return err
+	}
 	began := n.now()
 	if err := n.waitFor(ctx, "the leader to take this server out", func() bool {
 		return n.leftRaft() || n.now().Sub(began) > leftWithin

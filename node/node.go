@@ -459,7 +459,7 @@ func (n *Node) join(deps Deps) error {
 // startTasks starts the tasks that end with the node.
 func (n *Node) startTasks() {
 	for _, task := range []func(context.Context){
-		n.watchPolicy, n.watchStreams, n.prove, n.edges.run, n.renew, n.runDriver, n.runParticipant, n.runAggregator, n.watchHalt, n.runProbes, n.watchMachine,
+		n.watchPolicy, n.watchStreams, n.prove, n.edges.run, n.renew, n.runDriver, n.runParticipant, n.runAggregator, n.runKeeper, n.watchHalt, n.runProbes, n.watchMachine,
 		n.syncLog, n.keepJobs, n.resubmitJobs, n.runTiles,
 	} {
 		n.tasks.Go(func() { task(n.ctx) })

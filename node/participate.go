@@ -136,8 +136,11 @@ func (n *Node) participate(ctx context.Context, job federated.JobStatus, self fe
 	if n.data == nil || n.data.Train == nil {
 		return errors.New("this node has no training data")
 	}
-	if why := n.withdrawn(); why != nil {
-		return &RefusedError{*why}
+	// Who has just come back is named before it may exchange data, and has its part if it can in time.
+	for why := n.withdrawn(); why != nil; why = n.withdrawn() {
+		if n.pause(ctx, submitRetry); ctx.Err() != nil {
+			return &RefusedError{*why}
+		}
 	}
 	k, err := n.contribution(ctx, job)
 	if err != nil {

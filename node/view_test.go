@@ -55,4 +55,8 @@ func TestExplainSeatsSaysWhenNoneCanBeLost(t *testing.T) {
 	if explainSeats(s, nil, 2, 2, 3); len(s.Warnings) != 1 || !strings.Contains(s.Warnings[0], "all 2 seats are needed") {
 		t.Errorf("got %q", s.Warnings)
 	}
+	s = &Status{Started: true} // of two that is always so, and said of the mesh
+	if explainSeats(s, nil, 2, 2, 2); len(s.Warnings) != 0 {
+		t.Errorf("a mesh of two: %q", s.Warnings)
+	}
 }

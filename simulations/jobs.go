@@ -25,16 +25,16 @@ func examples() *data.Dataset {
 	return d
 }
 
-// startJob submits a job over examples, signed by organisations, and returns its id. A round
-// begins every two seconds.
-func (p *player) startJob(at string, rounds int, orgs []string) (string, error) {
+// startJob submits a job over examples, signed by organisations, and returns its id. Between
+// two rounds interval seconds pass.
+func (p *player) startJob(at string, rounds, interval int, orgs []string) (string, error) {
 	hosts, err := p.nodes([]string{at})
 	if err != nil {
 		return "", err
 	}
 	spec := federated.DefaultSpec()
 	spec.Name, spec.Rounds, spec.Features, spec.Labels = "larger", rounds, 2, []string{"a", "b"}
-	spec.Model.Hidden, spec.Interval, spec.Deadline = 4, 2, 60
+	spec.Model.Hidden, spec.Interval, spec.Deadline = 4, interval, 60
 	env, err := federated.NewJob(p.world.genesis.MeshID(), spec)
 	if err != nil {
 		return "", err
