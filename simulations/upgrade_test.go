@@ -153,7 +153,7 @@ func TestModelOutlivesNodes(t *testing.T) {
 			n := o + "/n1"
 			a.do(fmt.Sprintf("drain %s\nstop %s\nreboot %s v1 seat trainer aggregator\nexpect voting rest\nexpect phase member of rest\nwait 5s", n, n, n))
 		}
-		a.do("wait 90s")
+		a.do("wait 110s")
 		a.eventually("round 2", committed(3))
 		if s, err := a.host("alpha/n1").job(job); err != nil || s.Committed[2].Attempt != 1 {
 			a.Errorf("%v: %+v", err, s.Committed)
