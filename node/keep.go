@@ -4,8 +4,6 @@ import (
 	"context"
 	"slices"
 	"time"
-
-	"github.com/attestmesh/meshnode/federated"
 )
 
 // Between two rounds the newest model of a job is in the memory of those who were in the last
@@ -18,7 +16,7 @@ const (
 	keepWithin = time.Minute
 )
 
-// runKeeper fetches the newest model of every running job that this node does not have, until
+// runKeeper fetches the newest model of every job that goes on and that this node does not have, until
 // ctx ends.
 func (n *Node) runKeeper(ctx context.Context) {
 	if !slices.ContainsFunc(n.cfg.Roles, func(r string) bool { return r == RoleTrainer || r == RoleAggregator }) {
@@ -29,7 +27,8 @@ func (n *Node) runKeeper(ctx context.Context) {
 			continue
 		}
 		for _, job := range n.jobs() {
-			if root := job.ModelRoot(); job.State == federated.StateRunning && !root.IsZero() && !n.blobs.Has(root) {
+			root := job.ModelRoot()
+			if _, goesOn := job.Next(); goesOn && !root.IsZero() && !n.blobs.Has(root) {
 				fetch, cancel := context.WithTimeout(ctx, keepWithin)
 				if _, err := n.fetchBlob(fetch, root); err != nil {
 					n.log.Debug("newest model not here yet", "job", job.Job.ID, "error", err)
