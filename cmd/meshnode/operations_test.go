@@ -105,7 +105,7 @@ func TestOperationsNamesEverything(t *testing.T) {
 		t.Fatal(err)
 	}
 	words := []string{}
-	for _, p := range []node.Phase{node.PhaseEnrolling, node.PhaseFounding, node.PhaseJoining, node.PhaseMember, node.PhaseSuspended, node.PhaseRefused, node.PhaseStopping} {
+	for _, p := range []node.Phase{node.PhaseEnrolling, node.PhaseFounding, node.PhaseJoining, node.PhaseMember, node.PhaseSuspended, node.PhaseRefused, node.PhaseDraining, node.PhaseDrained, node.PhaseStopping} {
 		words = append(words, string(p))
 	}
 	for _, p := range []node.PeerState{node.PeerConnected, node.PeerUnreachable, node.PeerRefused, node.PeerRefusesUs, node.PeerEvicted, node.PeerRetired} {
