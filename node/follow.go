@@ -136,6 +136,7 @@ func (n *Node) followFrom(ctx context.Context, link mesh.Link, relayed bool) err
 			return errNotKept
 		}
 		if err := n.machine.Check(raw); err != nil {
+			n.noteNewer(link.Peer(), err)
 			return fmt.Errorf("%s sends a command that nobody signed: %w", n.nameOf(link.Peer()), err)
 		}
 		seq++

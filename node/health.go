@@ -2,8 +2,12 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
+
+	"github.com/attestmesh/meshnode/consensus"
+	"github.com/attestmesh/meshnode/internal/identity"
 )
 
 // What a node depends on but is not a peer: its attester and its enroller. They are asked
@@ -66,11 +70,31 @@ func (n *Node) noteProbe(what string, err error) {
 	}
 }
 
+// newerWithin is for how long a command that this release does not know is remembered.
+const newerWithin = time.Minute
+
+// noteNewer notes that a peer sent a command that this release does not know. It is not
+// stored, whoever sent it: a seat with bad intentions must not stop others by it. If the mesh
+// has ordered it, this node is behind from now on, and only its operator can help.
+func (n *Node) noteNewer(peer identity.PeerID, err error) {
+	if !errors.Is(err, consensus.ErrUnknownCommand) {
+		return
+	}
+	name := n.nameOf(peer)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.newer = outage{fmt.Errorf("%s sends commands that this release does not know, and this node cannot go on without them if the mesh has ordered them: start a newer release (%w)",
+		name, err), n.now()}
+}
+
 // outageWarnings says in words what is missing and what follows from it.
 func (n *Node) outageWarnings(credentialEnds time.Time) []string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	var out []string
+	if n.newer.err != nil && n.now().Sub(n.newer.since) < newerWithin {
+		out = append(out, n.newer.err.Error())
+	}
 	if o, down := n.outages["attester"]; down {
 		out = append(out, fmt.Sprintf("the attester has not answered since %s: links that are up stay, no new one can be made: %v", o.since.Format(time.TimeOnly), o.err))
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -118,6 +119,56 @@ func TestMachineHalts(t *testing.T) {
 	}
 	if !errors.Is(m.Halted(), errHalted) {
 		t.Errorf("Halted: %v", m.Halted())
+	}
+}
+
+// What Raft delivers after this node has followed others must be the same, command by command.
+func TestMachineComparesRaftWithWhatItFollowed(t *testing.T) {
+	m, bootstrap := testMachine(t)
+	if err := m.follow(1, bootstrap); err != nil {
+		t.Fatal(err)
+	}
+	if out := m.Apply(9, 1, bootstrap).(Applied); out.Seq != 1 || !errors.Is(out.Err, errFollowed) || m.Halted() != nil || m.Seq() != 1 {
+		t.Fatalf("the same again: %+v, halted: %v", out, m.Halted())
+	}
+	tick, err := consensus.NewCommand(consensus.KindTick)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := consensus.EncodeCommand(tick)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out := m.Apply(10, 1, raw).(Applied); out.Seq != 2 || out.Err != nil {
+		t.Fatalf("the next: %+v", out)
+	}
+
+	m, bootstrap = testMachine(t)
+	if err := m.follow(1, bootstrap); err != nil {
+		t.Fatal(err)
+	}
+	if out := m.Apply(9, 1, raw).(Applied); !errors.Is(out.Err, errHalted) || m.Halted() == nil || !strings.Contains(m.Halted().Error(), "two histories") {
+		t.Fatalf("another: %+v, halted: %v", out, m.Halted())
+	}
+}
+
+// A command of a newer release is refused before it is stored, and status says what to do (M16).
+func TestNewerReleaseIsNamed(t *testing.T) {
+	n := &Node{peers: newPeerBook(), outages: map[string]outage{}}
+	m, _ := testMachine(t)
+	n.machine = m
+	peer := testSubject(t, 1).Peer
+	err := m.Check([]byte{0x83, 0x01, 0x65, 'n', 'o', 'v', 'e', 'l', 0x41, 0x01})
+	if !errors.Is(err, consensus.ErrUnknownCommand) {
+		t.Fatalf("got %v", err)
+	}
+	n.noteNewer(peer, fmt.Errorf("refused: entry 7: %w", err))
+	if got := n.outageWarnings(time.Now()); len(got) != 1 || !strings.Contains(got[0], "start a newer release") {
+		t.Errorf("warnings %q", got)
+	}
+	n.newer.since = time.Now().Add(-2 * newerWithin)
+	if got := n.outageWarnings(time.Now()); len(got) != 0 {
+		t.Errorf("a minute later: %q", got)
 	}
 }
 

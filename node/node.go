@@ -168,6 +168,7 @@ type Node struct {
 	phaseReason     *attest.Reason    // guarded by mu
 	outages         map[string]outage // guarded by mu; "attester", "enroller"
 	draining        *drain            // guarded by mu; nil while this node is not drained
+	newer           outage            // guarded by mu; who last sent a command that this release does not know, and when
 }
 
 // Run runs a node until ctx ends, and then stops everything it started. Mistakes that the

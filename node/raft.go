@@ -29,6 +29,7 @@ func (n *Node) newReplica(servers []identity.PeerID, join bool) (*replica.Replic
 		Learner: n.mayLearn,
 		Fatal:   func(err error) { n.fail(fmt.Errorf("raft: %w", err)) },
 		Refused: func(p identity.PeerID, why error) {
+			n.noteNewer(p, why)
 			n.log.Warn("raft request refused", "peer", n.nameOf(p), "error", why)
 		},
 	})
@@ -43,8 +44,14 @@ func (n *Node) mayVote(p identity.PeerID, founders map[identity.PeerID]bool) boo
 	return n.holdsSeat(p)
 }
 
-// mayLearn says to whom a leader may send the log beside those: who may take a vacant seat.
+// mayLearn says to whom a leader may send the log beside those: who may take a vacant seat, and
+// whose seat was drained, so that it hears that and when its server has left the configuration.
 func (n *Node) mayLearn(p identity.PeerID) (ok bool) {
+	n.machine.View(func(s *consensus.State, _ *federated.Ledger) { ok = s.IsCandidate(p) || s.Drained(p) })
+	return ok
+}
+
+func (n *Node) isCandidate(p identity.PeerID) (ok bool) {
 	n.machine.View(func(s *consensus.State, _ *federated.Ledger) { ok = s.IsCandidate(p) })
 	return ok
 }

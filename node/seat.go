@@ -367,7 +367,7 @@ func (n *Node) confirm(peer identity.PeerID, payload []byte, deadline time.Time)
 	if r.Peer != peer || r.MeshID != n.genesis.MeshID() || r.Incarnation != n.incarnation() {
 		return nil, errors.New("a Ready of another peer or mesh")
 	}
-	if !n.mayLearn(peer) {
+	if !n.isCandidate(peer) {
 		return nil, errors.New("no vacant seat that this peer may take")
 	}
 	ctx, cancel := context.WithDeadline(n.ctx, deadline)
