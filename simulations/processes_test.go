@@ -248,6 +248,10 @@ func (p *processes) leader(orgs ...string) string {
 // one. Clients see one history, nothing that was acknowledged is lost, and whoever was gone
 // votes again.
 func TestProcesses(t *testing.T) {
+	if underRace {
+		t.Skip("the race detector does not see other processes")
+	}
+	t.Parallel() // it mostly waits
 	orgs := []string{"alpha", "beta", "delta", "epsilon", "gamma"}
 	p := found(t, orgs)
 	n := len(orgs)

@@ -167,7 +167,7 @@ func TestLeaderIsRetired(t *testing.T) {
 // Meshes of every size are founded, lose a seat and get it back.
 func TestMeshSizes(t *testing.T) {
 	orgs := []string{"alpha", "beta", "delta", "epsilon", "eta", "gamma", "zeta"}
-	for _, n := range []int{3, 4, 5, 7} {
+	for _, n := range []int{3, 4, 7} { // five are in most other tests
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			text := "mesh"
 			for _, o := range orgs[:n] {
