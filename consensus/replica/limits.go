@@ -50,8 +50,12 @@ const (
 
 // Times.
 const (
-	heartbeatTimeout = 1500 * time.Millisecond
-	electionTimeout  = 1500 * time.Millisecond
+	// heartbeatTimeout is the least time for which a follower may hear nothing before it
+	// campaigns; raft draws up to twice as much. Of three, both followers must have given their
+	// leader up, so that the next command is committed about 1.8 of it after a leader's death.
+	// Below a second a busy host would look dead.
+	heartbeatTimeout = 1200 * time.Millisecond
+	electionTimeout  = 1200 * time.Millisecond
 	leaseTimeout     = 1000 * time.Millisecond
 	commitTimeout    = 50 * time.Millisecond
 
