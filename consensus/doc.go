@@ -165,7 +165,7 @@
 // {seq, digest}, signed by itself and by the holders of the seats of ⌊n/2⌋+1 other
 // organisations (of all there are, if fewer) that had the same digest after the same command.
 // A drain must leave ⌊N/2⌋+1 seats, except that one of two may go; the only seat that is held
-// can neither be drained nor retired.
+// can neither be drained nor retired, nor replaced by a newer boot.
 //
 // # Suspensions
 //

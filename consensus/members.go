@@ -128,6 +128,10 @@ func (s *State) applyCredential(raw []byte) (Outcome, error) {
 		old.cred = c
 		return out, nil
 	case old != nil:
+		if old.inRaft() && len(s.Seats()) == 1 && s.genesis.SeatsReturn() {
+			// Were it gone, nobody could order this: it lives, and somebody has started it twice.
+			return Outcome{}, refuse(attest.CodeQuorumLoss, "credential of "+c.Ref().String(), "a newer boot of the only seat that is held", "another seat")
+		}
 		if err := s.retire(&out, old, "credential "+sha256Hex(raw)); err != nil {
 			return Outcome{}, err
 		}

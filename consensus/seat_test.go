@@ -240,3 +240,14 @@ func TestSeatsOfOlderVersions(t *testing.T) {
 	m.refused(m.command(KindDrain, m.drain("alpha/n1", 1)), attest.CodeWrongVersion)
 	m.refused(m.command(KindRetirement, m.retirement("alpha/n1", 1, "alpha govern")), attest.CodeWrongVersion)
 }
+
+// The only seat that is held is not lost to a second start of its node: whoever could order that
+// would still be there.
+func TestOnlySeatIsNotReplaced(t *testing.T) {
+	m := seating(t, 2)
+	m.ok(m.command(KindDrain, m.drain("beta/n1", 1)))
+	m.refused(m.command(KindCredential, m.credential("alpha/n1", 2)), attest.CodeQuorumLoss)
+	m.reboots("beta/n1", 2)
+	m.ok(m.command(KindReady, m.ready(m.readyOf("beta/n1", 2), boot("beta/n1", 2), "alpha/n1 1")))
+	m.ok(m.command(KindCredential, m.credential("alpha/n1", 2)))
+}
