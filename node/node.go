@@ -5,8 +5,9 @@
 //
 // One file per flow: admit.go (evidence → appraisal → result → log), member.go (peer →
 // attested connection → membership → round), evict.go (proposal → approvals → allowed set
-// → eviction). machine.go is the replicated machine that every node feeds with the same
-// ordered commands; docs/ARCHITECTURE.md draws them all.
+// → eviction). seat.go, reconcile.go and drain.go are the life of a seat. machine.go is the
+// replicated machine that every node feeds with the same ordered commands; docs/ARCHITECTURE.md
+// draws them all.
 //
 // # Life of a node
 //
@@ -15,6 +16,8 @@
 //	joining     linked, catching up, not yet eligible
 //	member      admitted: proof that it is fresh, and affirming edges of foreign organisations
 //	refused     every peer that answers refuses it; it goes on asking
+//	draining    on its operator's word: it leaves rounds, services and its seat
+//	drained     it can be stopped without anybody missing it
 //
 // Nothing survives the process but the published log, disclosed blobs and the signed jobs:
 // identity is new at every boot.
