@@ -2,16 +2,22 @@ package simulations
 
 import (
 	"context"
+	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/consensus"
+	"github.com/attestmesh/meshnode/internal/identity"
 	"github.com/attestmesh/meshnode/node"
 )
 
@@ -197,6 +203,76 @@ func TestSeatVotesSoon(t *testing.T) {
 		a.Logf("voted %s after its start", time.Since(start))
 		if s := a.status("gamma/n1"); s.Phase == node.PhaseRefused {
 			a.Error(s.PhaseReason)
+		}
+	})
+}
+
+// The log key is for holders of seats alone, and nobody confirms who may take none.
+func TestSeatStreamGivesStrangersNothing(t *testing.T) {
+	stage(t, three+"start alpha/n2 new seat\nexpect phase member of alpha/n2\n", nil, func(a *actor) {
+		ask := func(from string, request any) (reply struct {
+			Ready  []byte `json:"ready"`
+			LogKey []byte `json:"log_key"`
+			Error  string `json:"error"`
+		}) {
+			a.Helper()
+			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			defer cancel()
+			s, err := a.link(from, "beta/n1").Open(ctx, node.SeatProtocols(a.p.world.genesis.MeshID())[1])
+			if err != nil {
+				a.Fatal(err)
+			}
+			defer s.Close()
+			body, err := json.Marshal(request)
+			if err == nil {
+				_, err = s.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), body...))
+			}
+			var head [4]byte
+			if err == nil {
+				_, err = io.ReadFull(s, head[:])
+			}
+			answer := make([]byte, binary.BigEndian.Uint32(head[:]))
+			if err == nil {
+				_, err = io.ReadFull(s, answer)
+			}
+			if err == nil {
+				err = json.Unmarshal(answer, &reply)
+			}
+			if err != nil {
+				a.Fatal(err)
+			}
+			return reply
+		}
+		if got := ask("alpha/n1", map[string]any{"log_key": true}); len(got.LogKey) != 32 || got.Error != "" {
+			a.Errorf("a holder gets %d bytes, %q", len(got.LogKey), got.Error)
+		}
+		if got := ask("alpha/n2", map[string]any{"log_key": true}); len(got.LogKey) != 0 || got.Error == "" {
+			a.Errorf("a node with the role and no seat gets %d bytes, %q", len(got.LogKey), got.Error)
+		}
+		self := a.mesh("alpha/n2").Self()
+		ready := func(change func(*consensus.Ready)) []byte {
+			r := consensus.Ready{MeshID: a.p.world.genesis.MeshID(), Node: identity.NodeRef{Org: "alpha", Name: "n2"}, Peer: self, Seq: 3, Digest: strings.Repeat("ab", 32)}
+			change(&r)
+			payload, err := r.Payload()
+			if err != nil {
+				a.Fatal(err)
+			}
+			return payload
+		}
+		for name, payload := range map[string][]byte{
+			"a seat that is held":    ready(func(*consensus.Ready) {}),
+			"another peer's":         ready(func(r *consensus.Ready) { r.Peer = a.mesh("gamma/n1").Self() }),
+			"another mesh's":         ready(func(r *consensus.Ready) { r.MeshID[0]++ }),
+			"another incarnation's":  ready(func(r *consensus.Ready) { r.Incarnation++ }),
+			"no Ready":               []byte("{}"),
+			"a proposal in disguise": []byte(`{"_type":"https://in-toto.io/Statement/v1"}`),
+		} {
+			if got := ask("alpha/n2", map[string]any{"ready": payload}); len(got.Ready) != 0 || got.Error == "" {
+				a.Errorf("%s: %d bytes, %q", name, len(got.Ready), got.Error)
+			}
+		}
+		if got := ask("alpha/n2", map[string]any{}); got.Error == "" {
+			a.Errorf("nothing asked: %+v", got)
 		}
 	})
 }
