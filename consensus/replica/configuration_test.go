@@ -221,8 +221,15 @@ func TestAbortedHandOverIsFatal(t *testing.T) {
 		for _, p := range without(c.ids, l.cfg.Self) {
 			c.net.cutOneWay(p, l.cfg.Self) // it is heard and hears nothing
 		}
-		if err := l.HandOver(t.Context()); err == nil && l.State() == Leader {
+		switch err := l.HandOver(t.Context()); {
+		case err == nil && l.State() == Leader:
 			t.Fatal("it says that it has handed over and leads")
+		case err != nil && l.State() != None:
+			t.Fatalf("it goes on as a %s: %v", l.State(), err)
+		case err != nil:
+			if told := <-c.fatal; !strings.Contains(told.Error(), "leadership transfer") {
+				t.Fatalf("Fatal is told %v", told)
+			}
 		}
 		c.net.heal()
 		c.commit("a=2", l)
