@@ -25,6 +25,7 @@ type Status struct {
 	Measurement string         `json:"measurement"`
 	Simulated   bool           `json:"simulated"`
 	Raft        RaftStatus     `json:"raft"`
+	Seats       []SeatStatus   `json:"seats"`
 	State       StateStatus    `json:"state"`
 	Log         LogStatus      `json:"log"`
 	// Provisional is what acts at this node and was not ordered yet.
@@ -60,6 +61,12 @@ type RaftStatus struct {
 	Leader  string   `json:"leader"`
 	Voters  []string `json:"voters"`
 	Applied uint64   `json:"applied"`
+}
+
+// SeatStatus is one organisation's seat in the ordered state; Node is empty while it is vacant.
+type SeatStatus struct {
+	Organisation string `json:"organisation"`
+	Node         string `json:"node"`
 }
 
 // StateStatus names the ordered state: nodes that have applied equally many commands have

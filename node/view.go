@@ -15,7 +15,7 @@ import (
 func (n *Node) Status() Status {
 	s := Status{Node: n.ref.String(), Peer: n.self.String(), MeshID: n.genesis.MeshID().String(), Kind: n.kind,
 		Simulated: n.kind == attest.KindSim, Raft: RaftStatus{State: "none", Voters: []string{}},
-		Peers: []PeerStatus{}, Closed: []Closing{}, Jobs: []JobStatus{}, Warnings: []string{}}
+		Seats: []SeatStatus{}, Peers: []PeerStatus{}, Closed: []Closing{}, Jobs: []JobStatus{}, Warnings: []string{}}
 	s.Roles = append([]string{RoleMember}, n.cfg.Roles...)
 	var seats []consensus.Node
 	var quorum, organisations int
@@ -24,6 +24,9 @@ func (n *Node) Status() Status {
 		seats, quorum, organisations = st.Seats(), st.Quorum(), len(st.Genesis().Organisations)
 		if own, ok := st.Node(n.self); ok {
 			s.Measurement = own.Measurement
+		}
+		if st.Started() {
+			s.Seats = seatStatuses(st)
 		}
 	})
 	s.State, s.Log = n.machine.Digest(), n.logStatus()
@@ -49,6 +52,18 @@ func (n *Node) Status() Status {
 	n.explain(&s, seats, quorum, organisations)
 	n.explainHardware(&s)
 	return s
+}
+
+func seatStatuses(st *consensus.State) []SeatStatus {
+	out := []SeatStatus{}
+	for _, o := range st.Genesis().Organisations {
+		seat := SeatStatus{Organisation: string(o.ID)}
+		if holder, held := st.Holder(o.ID); held {
+			seat.Node = holder.Ref.String()
+		}
+		out = append(out, seat)
+	}
+	return out
 }
 
 func (n *Node) logStatus() LogStatus {

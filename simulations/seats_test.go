@@ -197,10 +197,22 @@ func TestMeshSizes(t *testing.T) {
 // How long after its start a seat votes again, with nothing else in the way.
 func TestSeatVotesSoon(t *testing.T) {
 	stage(t, five, nil, func(a *actor) {
+		holders := func() (out []string) {
+			for _, seat := range a.status("alpha/n1").Seats {
+				out = append(out, seat.Node)
+			}
+			return out
+		}
 		a.do("drain gamma/n1\nstop gamma/n1")
+		if got := holders(); !slices.Equal(got, []string{"alpha/n1", "beta/n1", "delta/n1", "epsilon/n1", ""}) {
+			a.Errorf("seats %q, want gamma's to be vacant", got)
+		}
 		start := time.Now()
 		a.do("reboot gamma/n1 new seat\nexpect voting gamma/n1 within 10s")
 		a.Logf("voted %s after its start", time.Since(start))
+		if got := holders(); got[4] != "gamma/n1" {
+			a.Errorf("seats %q", got)
+		}
 		if s := a.status("gamma/n1"); s.Phase == node.PhaseRefused {
 			a.Error(s.PhaseReason)
 		}

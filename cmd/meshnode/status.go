@@ -85,6 +85,16 @@ func showStatus(w io.Writer, s node.Status) {
 	if s.Raft.State != "none" {
 		fmt.Fprintf(w, "  raft         %s of term %d, leader %s, voters %s\n", s.Raft.State, s.Raft.Term, orDash(s.Raft.Leader), strings.Join(s.Raft.Voters, " "))
 	}
+	if len(s.Seats) > 0 {
+		var seats []string
+		for _, seat := range s.Seats {
+			if seat.Node == "" {
+				seat.Node = seat.Organisation + " (vacant)"
+			}
+			seats = append(seats, seat.Node)
+		}
+		fmt.Fprintf(w, "  seats        %s\n", strings.Join(seats, " "))
+	}
 	fmt.Fprintf(w, "  log          %d entries, published %d (%s, cosigned by %s)\n", s.Log.Size, s.Log.Published.Size,
 		orDash(s.Log.Published.Level), orDash(strings.Join(s.Log.Published.Cosigners, " ")))
 	for _, j := range s.Jobs {
