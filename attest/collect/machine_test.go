@@ -1,6 +1,7 @@
 package collect
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/x509"
@@ -8,6 +9,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -116,6 +118,30 @@ func TestTwoBareQuotes(t *testing.T) {
 	}
 	if _, err := Path(filepath.Join(place(t, map[string][]byte{"s": signature1}), "s")); err == nil {
 		t.Error("a signature without a quote was taken for evidence")
+	}
+}
+
+// TestPartsOfNothing: parts that do not fit are taken all the same, so that the scheme says
+// what is wrong with them; of register values those that the statement is about.
+func TestPartsOfNothing(t *testing.T) {
+	m, statement, signature, _ := quoted(t, false)
+	_, _, _, other := quoted(t, false)
+	digit := regexp.MustCompile(`": ?"[0-9a-f]`)
+	wrong := digit.ReplaceAllFunc(m.PCRs(crypto.SHA256), func(b []byte) []byte { return append(b[:len(b)-1], "f0"[b[len(b)-1]&1]) })
+	in, err := Path(place(t, map[string][]byte{"1": wrong, "2": m.PCRs(crypto.SHA256), "q": statement, "s": signature, "k": other}))
+	if err != nil || len(in) != 1 {
+		t.Fatalf("%v, %v", in, err)
+	}
+	ev := in[0].Evidence
+	if got := ev.Find(attest.TypeTPMPCRs); len(got) != 1 || !bytes.Equal(got[0], m.PCRs(crypto.SHA256)) {
+		t.Errorf("register values %q", got)
+	}
+	if got := ev.Find(attest.TypeTPMPublic); len(got) != 1 || !bytes.Equal(got[0], other) {
+		t.Errorf("keys %x", got)
+	}
+	in, err = Path(place(t, map[string][]byte{"1": wrong, "q": statement, "s": signature}))
+	if err != nil || len(in) != 1 || len(in[0].Evidence.Find(attest.TypeTPMPCRs)) != 1 {
+		t.Errorf("values of other registers: %v, %v", in, err)
 	}
 }
 

@@ -145,10 +145,10 @@ func reportAndTable(raw []byte) ([]attest.Item, error) {
 // snpMessage reads go-sev-guest's protobuf: a report with its chain.
 func snpMessage(raw []byte) ([]attest.Item, bool) {
 	msg := new(spb.Attestation)
-	if err := proto.Unmarshal(raw, msg); err != nil || msg.GetReport() == nil || len(msg.ProtoReflect().GetUnknown()) > 0 {
+	if err := proto.Unmarshal(raw, msg); err != nil || len(msg.ProtoReflect().GetUnknown()) > 0 {
 		return nil, false
 	}
-	report, err := abi.ReportToAbiBytes(msg.GetReport())
+	report, err := abi.ReportToAbiBytes(msg.GetReport()) // not of a message without one
 	if err != nil {
 		return nil, false
 	}

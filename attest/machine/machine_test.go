@@ -88,6 +88,11 @@ func TestFindTakesNoWeakerKind(t *testing.T) {
 	if _, _, err := Find(ctx, "", TPM(vtpmtest.Start(t).Socket)); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want the TPM's own error", err)
 	}
+	for _, kind := range []string{attest.KindSEVSNP, attest.KindTDX} {
+		if _, _, err := Find(t.Context(), kind, TPM("/nowhere")); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s alone: got %v, want its own error", kind, err)
+		}
+	}
 	_, _, err := Find(t.Context(), "", TPM(filepath.Join(t.TempDir(), "tpm")))
 	if err == nil || !strings.HasPrefix(err.Error(), "nothing to attest with: ") || !strings.Contains(err.Error(), "/dev/sev-guest") || !strings.Contains(err.Error(), "/dev/tdx_guest") {
 		t.Errorf("got %v, want one that names all that were tried", err)
