@@ -2,6 +2,7 @@ package attest
 
 import (
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -133,6 +134,15 @@ func TestTDXTextsThatAreNone(t *testing.T) {
 	for _, s := range []string{"", "00", "0011223344556677zz", "001122334455667788"} {
 		if v, err := littleEndianHex(s); err == nil {
 			t.Errorf("%q: %x", s, v)
+		}
+	}
+}
+
+func TestAttributeNames(t *testing.T) {
+	for text, want := range map[string]string{"0000001000000000": "sept_ve_disable", "1100003000000080": "debug hgs_plus_prof sept_ve_disable migratable perfmon",
+		"0000000000000000": "", "0200000000000000": "bit1", "00": "", "zz": ""} {
+		if got := strings.Join((&TDXClaims{TDAttributes: text}).AttributeNames(), " "); got != want {
+			t.Errorf("%s: got %q, want %q", text, got, want)
 		}
 	}
 }

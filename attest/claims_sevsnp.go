@@ -80,10 +80,12 @@ var sevsnpPlatformInfo = [64]string{"smt_en", "tsme_en", "ecc_en", "rapl_dis", "
 
 // SEVSNPPlatformInfo names the bits that are set in a PLATFORM_INFO, "bitN" where AMD 56860
 // (table "PLATFORM_INFO Field") has no name for bit N.
-func SEVSNPPlatformInfo(info uint64) []string {
+func SEVSNPPlatformInfo(info uint64) []string { return bitNames(&sevsnpPlatformInfo, info) }
+
+func bitNames(names *[64]string, bits uint64) []string {
 	out := []string{}
-	for n, name := range sevsnpPlatformInfo {
-		if info>>n&1 == 0 {
+	for n, name := range names {
+		if bits>>n&1 == 0 {
 			continue
 		}
 		if name == "" {

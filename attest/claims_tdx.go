@@ -83,3 +83,18 @@ type TDXShortfall struct {
 func (s TDXShortfall) String() string {
 	return fmt.Sprintf("%s: %s is %d, want at least %d", s.Claim, s.Component, s.Got, s.Want)
 }
+
+// tdxAttributes are the bits of a TD's ATTRIBUTES by position; "" is reserved (Linux,
+// arch/x86/include/asm/shared/tdx.h).
+var tdxAttributes = [64]string{0: "debug", 4: "hgs_plus_prof", 5: "perf_prof", 6: "pmt_prof", 16: "icssd", 27: "lass",
+	28: "sept_ve_disable", 29: "migratable", 30: "pks", 31: "kl", 62: "tpa", 63: "perfmon"}
+
+// AttributeNames names the bits that are set in TDAttributes, "bitN" where bit N has no name;
+// none where it is not 8 bytes.
+func (c *TDXClaims) AttributeNames() []string {
+	bits, err := littleEndianHex(c.TDAttributes)
+	if err != nil {
+		return nil
+	}
+	return bitNames(&tdxAttributes, bits)
+}

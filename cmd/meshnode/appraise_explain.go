@@ -35,6 +35,9 @@ func explain(b *strings.Builder, r appraised) {
 			fmt.Fprintf(b, "  %s.%s\n", section.name, line)
 		}
 	}
+	if c := r.claims.TDX; c != nil {
+		fmt.Fprintf(b, "  tdx.%-20s %s\n", "td_attributes bits", orDash(strings.Join(c.AttributeNames(), " ")))
+	}
 	if r.EAR != nil {
 		b.WriteString("  trustworthiness vector (2 affirming, 32 warning, 96 contraindicated, 0 no claim):\n")
 		for _, line := range fields(r.result.Vector) {

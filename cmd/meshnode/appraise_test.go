@@ -206,6 +206,14 @@ func TestAppraiseHuman(t *testing.T) {
 	}
 }
 
+func TestExplainNamesAttributes(t *testing.T) {
+	var b strings.Builder
+	explain(&b, appraised{claims: attest.Claims{TDX: &attest.TDXClaims{TDAttributes: "0000003000000000"}}})
+	if !strings.Contains(b.String(), "bits   sept_ve_disable migratable\n") {
+		t.Errorf("got\n%s", &b)
+	}
+}
+
 // TestAppraiseSamples appraises the samples that are not part of this repository.
 func TestAppraiseSamples(t *testing.T) {
 	root, err := filepath.Abs(filepath.Join("..", "..", "..", "shared", "data", "evidence"))
