@@ -142,6 +142,11 @@ func mutantsOf(file string, src []byte, first int) (*source, error) {
 	return s, nil
 }
 
+// isError reports whether a name is that of an error: err1, errBank, ErrFull.
+func isError(name string) bool {
+	return strings.HasPrefix(name, "err") || strings.HasPrefix(name, "Err")
+}
+
 // instrumented returns the file with every condition asking whether it is left out, after it
 // was evaluated.
 func (s *source) instrumented() []byte {
@@ -229,7 +234,9 @@ func refuses(body []ast.Stmt) bool {
 	}
 	switch last := r.Results[len(r.Results)-1].(type) {
 	case *ast.Ident:
-		return strings.HasPrefix(last.Name, "err") || last.Name == "false"
+		return isError(last.Name) || last.Name == "false"
+	case *ast.SelectorExpr:
+		return isError(last.Sel.Name) && last.Sel.Name != "Err" // the error within another one
 	case *ast.CallExpr:
 		name := ""
 		switch f := last.Fun.(type) {
@@ -238,7 +245,7 @@ func refuses(body []ast.Stmt) bool {
 		case *ast.SelectorExpr:
 			name = f.Sel.Name
 		}
-		return name == "refuse" || name == "fail" || name == "Errorf" || name == "New"
+		return slices.Contains([]string{"refuse", "fail", "malformed", "notGenuine", "Errorf", "New", "Join"}, name)
 	case *ast.UnaryExpr:
 		return last.Op == token.AND // &Error{…}
 	}
