@@ -66,7 +66,7 @@ model:
 	model/run.sh
 
 # Every check of the verifiers left out once: a mutant that passes all their tests fails this.
-# The forger and test helpers check nothing. Needs swtpm; takes minutes.
+# The forger and the TPM of the tests check nothing. Needs swtpm; takes minutes.
 mutants:
 	$(GO) run ./internal/mutants $$($(GO) list -f '{{if .GoFiles}}./{{.Dir}}{{end}}' ./attest/... ./measure | sed "s|^\./$$PWD|.|" | grep -Ev '(attesttest|vtpmtest)$$')
 
