@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -467,6 +468,16 @@ func TestChannelOfABrokenFile(t *testing.T) {
 	defer late.Close()
 	if n, err := late.Write([]byte("command")); n != 0 || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("%d bytes written too late, %v", n, err)
+	}
+	late.until = time.Now().Add(time.Minute) // too late: half a command may have gone, and its answer may come yet
+	if n, err := late.Write([]byte("command")); n != 0 || !errors.Is(err, net.ErrClosed) {
+		t.Errorf("%d bytes written after a failure, %v", n, err)
+	}
+	if _, err := unix.Write(fds[1], []byte("0123456789")); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := late.Read(make([]byte, 64)); n != 0 || !errors.Is(err, net.ErrClosed) {
+		t.Errorf("%d bytes read after a failure, %v", n, err)
 	}
 	dir, err := unix.Open(t.TempDir(), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
