@@ -101,6 +101,12 @@ func (s *PolicyState) formerKey(id string) (FormerKey, bool) {
 	return s.former[i], true
 }
 
+// knows reports whether an organisation is in force or was.
+func (s *PolicyState) knows(org identity.OrgID) bool {
+	_, in := s.orgs.find(org)
+	return in || slices.ContainsFunc(s.former, func(k FormerKey) bool { return k.Organisation == org })
+}
+
 // forget notes that a key of org was removed.
 func (s *PolicyState) forget(org identity.OrgID, k Key) {
 	f := FormerKey{k.ID(), org, k.Role, k.Public}

@@ -38,6 +38,9 @@ type Prediction struct {
 	Departures []Departure `json:"departures"`
 	// Returns are evicted nodes that are allowed again. A seat does not return.
 	Returns []identity.NodeRef `json:"returns"`
+	// Reenrol are the nodes whose Credentials are void: they are out until their enroller, under
+	// another key, has signed new ones. A seat keeps its vote meanwhile and cannot cast it.
+	Reenrol []identity.NodeRef `json:"reenrol"`
 
 	after *State
 }
@@ -88,7 +91,7 @@ func (p *Prediction) After() *State { return p.after }
 // which something ends: two ends within one tick may be decided in one go.
 func (s *State) DryRun(raw []byte) Prediction {
 	out := Prediction{Epoch: s.epoch, Base: s.base, Changes: []string{}, Signatures: Signatures{Organisations: []identity.OrgID{}}, Withdrawn: []identity.OrgID{},
-		Departures: []Departure{}, Returns: []identity.NodeRef{}}
+		Departures: []Departure{}, Returns: []identity.NodeRef{}, Reenrol: []identity.NodeRef{}}
 	seats := s.Seats()
 	out.Seats = SeatForecast{Before: len(seats), After: len(seats), Quorum: s.Quorum(), Lost: []identity.NodeRef{}, Survives: len(seats) >= s.Quorum()}
 	if !s.Started() || s.now.IsZero() {
@@ -156,12 +159,11 @@ func lacksSignatures(raw []byte, err error) bool {
 // signatures says what c carries and needs; err is that of judging it.
 func (s *PolicyState) signatures(c *change, err error) Signatures {
 	out := Signatures{Organisations: append([]identity.OrgID{}, c.orgs...), Of: s.N(), Want: WidenThreshold(s.N())}
-	if c.class == ClassNarrow {
+	if own, ok := c.proposal.rotates(); c.class == ClassNarrow || ok && slices.Contains(c.orgs, own) {
 		out.Want = NarrowThreshold(s.N())
 	}
-	out.Missing = max(0, out.Want-len(c.orgs))
-	if err != nil {
-		out.Missing = max(1, out.Missing)
+	if err != nil { // of a constitution those after the change may be what is missing
+		out.Missing = max(1, out.Want-len(c.orgs))
 	}
 	return out
 }
@@ -178,11 +180,20 @@ func (p *Prediction) compare(s, after *State) {
 		was, is := s.nodes[ref], after.nodes[ref]
 		switch {
 		case is == nil:
+			gone := departing(was, time.Time{}, was.inRaft())
+			gone.Code = attest.CodeOrganisationRemoved
+			p.Departures = append(p.Departures, gone)
+			if was.inRaft() {
+				p.Seats.Lost = append(p.Seats.Lost, ref)
+			}
 			continue
 		case was.evicted == "" && is.evicted != "":
 			p.Departures = append(p.Departures, departing(is, time.Time{}, was.inRaft()))
 		case was.evicted != "" && is.evicted == "":
 			p.Returns = append(p.Returns, ref)
+		}
+		if s.stands(was.cred) && !after.stands(is.cred) {
+			p.Reenrol = append(p.Reenrol, ref)
 		}
 		if was.inRaft() && !is.inRaft() {
 			p.Seats.Lost = append(p.Seats.Lost, ref)

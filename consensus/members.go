@@ -219,6 +219,7 @@ func (s *State) retire(out *Outcome, old *node, cause string) error {
 func (s *State) bury(peer identity.PeerID, ref identity.NodeRef) {
 	s.retired[peer] = ref
 	delete(s.peers, peer)
+	delete(s.spared, ref) // a newer boot is judged by itself
 	delete(s.edges, peer)
 	for _, verifiers := range s.edges {
 		delete(verifiers, peer)

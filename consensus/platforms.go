@@ -47,7 +47,7 @@ func (h HardwareScope) check() error {
 }
 
 // known demands that the scope is of this mesh; of an entry it is enough that it was allowed
-// once, so that lists and removals of entries commute.
+// once, and of an organisation that it was one, so that lists and removals commute.
 func (h HardwareScope) known(s *PolicyState, claim string) error {
 	if h.Entry != "" {
 		if _, ok := s.entries[h.Entry]; !ok && s.revoked[h.Entry].ID == "" {
@@ -55,8 +55,8 @@ func (h HardwareScope) known(s *PolicyState, claim string) error {
 		}
 		return nil
 	}
-	if _, ok := s.genesis.Organisation(h.Organisation); !ok {
-		return refuse(attest.CodeWrongOrganisation, claim, string(h.Organisation), "an organisation of this mesh")
+	if !s.knows(h.Organisation) {
+		return refuse(attest.CodeWrongOrganisation, claim, string(h.Organisation), "an organisation that is or was of this mesh")
 	}
 	return nil
 }

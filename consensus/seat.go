@@ -141,6 +141,8 @@ func (s *State) checkCandidate(n *node) error {
 		return refuse(attest.CodeSeatHeld, claim, "held before by this boot of "+ref.String(), "a boot that has held none")
 	case n.drained:
 		return refuse(attest.CodeDrained, claim, ref.String()+" is drained", "a node that goes on")
+	case !s.stands(n.cred):
+		return refuse(attest.CodeNoCredential, claim, ref.String()+" by a key that was removed", "a Credential by a key in force")
 	case n.run == nil:
 		return refuse(attest.CodeNotReady, claim, "no other organisation has affirmed "+ref.String(), "an affirming result in the log")
 	}

@@ -21,7 +21,7 @@ func (n *Node) Status() Status {
 	var quorum, organisations int
 	n.machine.View(func(st *consensus.State, _ *federated.Ledger) {
 		s.Incarnation, s.Epoch, s.Base, s.Started = uint64(st.Incarnation()), uint64(st.Epoch()), st.Base(), st.Started()
-		seats, quorum, organisations = st.Seats(), st.Quorum(), len(st.Genesis().Organisations)
+		seats, quorum, organisations = st.Seats(), st.Quorum(), len(st.Organisations())
 		if own, ok := st.Node(n.self); ok {
 			s.Measurement = own.Measurement
 		}

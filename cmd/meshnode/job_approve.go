@@ -17,7 +17,7 @@ import (
 )
 
 func jobApproveCommand() *cobra.Command {
-	var genesis, out string
+	var genesis, chain, out string
 	var keys []string
 	var asJSON bool
 	cmd := &cobra.Command{
@@ -42,7 +42,7 @@ that genesis lists. The result goes to -o FILE, by default to FILE with .json in
 			if !asJSON {
 				printJobTerms(cmd, job)
 			}
-			if err := signJob(cmd.Context(), env, job, genesis, keys); err != nil {
+			if err := signJob(cmd.Context(), env, job, genesis, chain, keys); err != nil {
 				return err
 			}
 			if out == "" {
@@ -61,6 +61,7 @@ that genesis lists. The result goes to -o FILE, by default to FILE with .json in
 		},
 	}
 	cmd.Flags().StringVar(&genesis, "genesis", "", "the mesh's genesis: needed for a job in YAML, else to compare keys with")
+	cmd.Flags().StringVar(&chain, "chain", "", chainHelp)
 	cmd.Flags().StringArrayVar(&keys, "key", nil, keyFlagHelp("a govern key; may be repeated"))
 	cmd.Flags().StringVarP(&out, "output", "o", "", "file to write the signed job to")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
@@ -68,11 +69,14 @@ that genesis lists. The result goes to -o FILE, by default to FILE with .json in
 }
 
 // signJob signs with each key; where genesis is given, only with govern keys of its mesh.
-func signJob(ctx context.Context, env *envelope.Envelope, job federated.Job, genesis string, keys []string) error {
-	var g *consensus.Genesis
+func signJob(ctx context.Context, env *envelope.Envelope, job federated.Job, genesis, chain string, keys []string) error {
+	var policy *consensus.PolicyState
 	if genesis != "" {
-		var err error
-		if g, err = signedGenesis(genesis); err != nil {
+		g, err := signedGenesis(genesis)
+		if err != nil {
+			return err
+		}
+		if policy, err = keysInForce(chain, g); err != nil {
 			return err
 		}
 		if g.MeshID() != job.MeshID {
@@ -85,10 +89,10 @@ func signJob(ctx context.Context, env *envelope.Envelope, job federated.Job, gen
 		if err != nil {
 			return err
 		}
-		if g != nil {
-			if org, role, ok := g.KeyOwner(public); !ok || role != consensus.KeyGovern {
-				return refusedError(string(attest.CodeWrongSigner), "sign with the govern key that genesis lists for your organisation",
-					"key %s: genesis %s", path, listedAs(org, role, ok))
+		if policy != nil {
+			if org, role, ok := policy.KeyOwner(public); !ok || role != consensus.KeyGovern {
+				return refusedError(string(attest.CodeWrongSigner), "sign with a govern key of your organisation that is in force; of one that came in after genesis give the history with --chain",
+					"key %s: %s %s", path, listing(policy), listedAs(org, role, ok))
 			}
 		}
 		if err := addSignature(env, s); err != nil {

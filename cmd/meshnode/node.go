@@ -95,8 +95,8 @@ func nodeArgument(arg string) (identity.NodeRef, error) {
 
 // retireFlags say what is retired and by whom.
 type retireFlags struct {
-	key, genesis, peer, out string
-	incarnation             uint64
+	key, genesis, chain, peer, out string
+	incarnation                    uint64
 }
 
 func nodeRetireCommand() *cobra.Command {
@@ -117,6 +117,7 @@ to ask. With -o FILE the retirement is signed and written; FILE is submitted lat
 	socket := nodeFlag(cmd)
 	cmd.Flags().StringVar(&f.key, "key", "", "file of an enroll or govern key")
 	cmd.Flags().StringVar(&f.genesis, "genesis", "", "the mesh's genesis, which lists the key")
+	cmd.Flags().StringVar(&f.chain, "chain", "", chainHelp)
 	cmd.Flags().StringVar(&f.peer, "peer", "", "peer id of the boot, from meshnode peers")
 	cmd.Flags().Uint64Var(&f.incarnation, "incarnation", 0, "incarnation of the mesh, with --peer")
 	cmd.Flags().StringVarP(&f.out, "output", "o", "", "file to write the retirement to, in place of submitting it")
@@ -173,9 +174,13 @@ func (f *retireFlags) retirement(cmd *cobra.Command, socket, arg string) ([]byte
 	if err != nil {
 		return nil, err
 	}
-	org, role, ok := g.KeyOwner(key.Public())
+	policy, err := keysInForce(f.chain, g)
+	if err != nil {
+		return nil, err
+	}
+	org, role, ok := policy.KeyOwner(key.Public())
 	if !ok || org != ref.Org || role != consensus.KeyEnroll && role != consensus.KeyGovern {
-		return nil, refusedError(string(attest.CodeWrongSigner), "sign with an enroll or govern key of "+string(ref.Org), "key %s: genesis %s", f.key, listedAs(org, role, ok))
+		return nil, refusedError(string(attest.CodeWrongSigner), "sign with an enroll or govern key of "+string(ref.Org), "key %s: %s %s", f.key, listing(policy), listedAs(org, role, ok))
 	}
 	r := consensus.Retirement{MeshID: g.MeshID(), Incarnation: identity.Incarnation(f.incarnation), Node: ref}
 	if f.peer == "" {

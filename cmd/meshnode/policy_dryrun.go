@@ -96,6 +96,9 @@ func showDryRun(w io.Writer, p *node.DryRun) error {
 	for _, ref := range p.Returns {
 		fmt.Fprintf(&b, "returns    %s is allowed again; if it held a seat, without it\n", ref)
 	}
+	if len(p.Reenrol) > 0 {
+		fmt.Fprintf(&b, "enrol anew %s: out until their enroller has signed under another key\n", joinRefs(p.Reenrol))
+	}
 	for _, c := range p.Refuses {
 		fmt.Fprintf(&b, "claims     this node would refuse %s: %s\n", c.Node, &c.Reason)
 	}

@@ -11,7 +11,7 @@ import (
 )
 
 // rejection says who takes a signature back, and from what.
-type rejection struct{ key, genesis, out string }
+type rejection struct{ key, genesis, out, chain string }
 
 func policyRejectCommand() *cobra.Command {
 	var f rejection
@@ -36,6 +36,7 @@ founded (fsm_version 3 or less in genesis) order none.`,
 	socket := nodeFlag(cmd)
 	cmd.Flags().StringVar(&f.key, "key", "", keyFlagHelp("a govern key"))
 	cmd.Flags().StringVar(&f.genesis, "genesis", "", "the mesh's genesis, which lists the key")
+	cmd.Flags().StringVar(&f.chain, "chain", "", chainHelp)
 	cmd.Flags().StringVarP(&f.out, "output", "o", "", "file to write the withdrawal to, in place of submitting it")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -92,7 +93,11 @@ func (f *rejection) withdrawal(ctx context.Context, path string) ([]byte, error)
 	if g.MeshID() != p.MeshID {
 		return nil, refusedError(string(attest.CodeWrongMesh), "give the genesis of the proposal's mesh", "the proposal is for mesh %s, %s is of mesh %s", p.MeshID.Short(), f.genesis, g.MeshID().Short())
 	}
-	org, s, err := signerIn(ctx, g, f.key, consensus.KeyGovern)
+	policy, err := keysInForce(f.chain, g)
+	if err != nil {
+		return nil, err
+	}
+	org, s, err := signerIn(ctx, policy, f.key, consensus.KeyGovern)
 	if err != nil {
 		return nil, err
 	}

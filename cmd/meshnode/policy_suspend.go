@@ -25,8 +25,8 @@ import (
 
 // suspendFlags say what is suspended, for how long and by which key.
 type suspendFlags struct {
-	entry, member, until, cause, key, genesis, out string
-	period                                         time.Duration
+	entry, member, until, cause, key, genesis, chain, out string
+	period                                                time.Duration
 }
 
 func policySuspendCommand() *cobra.Command {
@@ -53,6 +53,7 @@ meshnode policy lift.`,
 	cmd.Flags().StringVar(&f.cause, "cause", string(consensus.CausePrecaution), "precaution, vulnerable, compromised or misbehaving; the log is public")
 	cmd.Flags().StringVar(&f.key, "key", "", keyFlagHelp("an emergency key"))
 	cmd.Flags().StringVar(&f.genesis, "genesis", "", "the mesh's genesis, which lists the key")
+	cmd.Flags().StringVar(&f.chain, "chain", "", chainHelp)
 	cmd.Flags().StringVarP(&f.out, "output", "o", "", "file to write the suspension to, in place of submitting it")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	cmd.MarkFlagsMutuallyExclusive("entry", "member")
@@ -103,7 +104,11 @@ func (f *suspendFlags) suspension(ctx context.Context, args []string) ([]byte, e
 	if err != nil {
 		return nil, err
 	}
-	org, s, err := signerIn(ctx, g, f.key, consensus.KeyEmergency)
+	policy, err := keysInForce(f.chain, g)
+	if err != nil {
+		return nil, err
+	}
+	org, s, err := signerIn(ctx, policy, f.key, consensus.KeyEmergency)
 	if err != nil {
 		return nil, err
 	}
@@ -154,24 +159,44 @@ func (f *suspendFlags) statement(now time.Time) (consensus.Suspension, error) {
 	return x, nil
 }
 
-// signerIn loads a key that genesis lists in a role, and says of whom it is.
-func signerIn(ctx context.Context, g *consensus.Genesis, path, role string) (identity.OrgID, signature.Signer, error) {
+// chainHelp explains --chain where keys are compared.
+const chainHelp = "file of the policy's signed history (/.well-known/meshnode/policy), where the key came in after genesis"
+
+// keysInForce returns the policy that the history at chain leads to; without one it is genesis's.
+func keysInForce(chain string, g *consensus.Genesis) (*consensus.PolicyState, error) {
+	policy, err := readChain(chain, g)
+	if policy == nil && err == nil {
+		policy, err = consensus.ReplayPolicy(g, nil)
+	}
+	return policy, err
+}
+
+// signerIn loads a key that a policy lists in a role, and says of whom it is.
+func signerIn(ctx context.Context, policy *consensus.PolicyState, path, role string) (identity.OrgID, signature.Signer, error) {
 	s, public, err := openKey(ctx, path)
 	if err != nil {
 		return "", nil, err
 	}
-	org, has, ok := g.KeyOwner(public)
+	org, has, ok := policy.KeyOwner(public)
 	if !ok || has != role {
-		return "", nil, refusedError(string(attest.CodeWrongSigner), fmt.Sprintf("sign with the %s key that genesis lists for your organisation", role),
-			"key %s: genesis %s", path, listedAs(org, has, ok))
+		return "", nil, refusedError(string(attest.CodeWrongSigner), fmt.Sprintf("sign with a %s key of your organisation that is in force; of one that came in after genesis give the history with --chain", role),
+			"key %s: %s %s", path, listing(policy), listedAs(org, has, ok))
 	}
 	return org, s, nil
 }
 
+// listing names what lists keys.
+func listing(policy *consensus.PolicyState) string {
+	if policy.Epoch() == 0 {
+		return "genesis"
+	}
+	return fmt.Sprintf("the policy of epoch %d", policy.Epoch())
+}
+
 // liftFlags say who lifts.
 type liftFlags struct {
-	keys         []string
-	genesis, out string
+	keys                []string
+	genesis, chain, out string
 }
 
 func policyLiftCommand() *cobra.Command {
@@ -192,6 +217,7 @@ already. Without -o it is submitted to the node of --node.`,
 	socket := nodeFlag(cmd)
 	cmd.Flags().StringArrayVar(&f.keys, "key", nil, keyFlagHelp("a govern key; may be repeated"))
 	cmd.Flags().StringVar(&f.genesis, "genesis", "", "the mesh's genesis: needed for an ID, else to compare keys with")
+	cmd.Flags().StringVar(&f.chain, "chain", "", chainHelp)
 	cmd.Flags().StringVarP(&f.out, "output", "o", "", "file to write the lift to, in place of submitting it")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -258,10 +284,13 @@ func (f *liftFlags) lift(args []string) (*envelope.Envelope, *consensus.Suspensi
 
 // sign adds the signatures of all keys.
 func (f *liftFlags) sign(ctx context.Context, env *envelope.Envelope, l *consensus.SuspensionLift) error {
-	var g *consensus.Genesis
+	var policy *consensus.PolicyState
 	if f.genesis != "" {
-		var err error
-		if g, err = signedGenesis(f.genesis); err != nil {
+		g, err := signedGenesis(f.genesis)
+		if err != nil {
+			return err
+		}
+		if policy, err = keysInForce(f.chain, g); err != nil {
 			return err
 		}
 		if g.MeshID() != l.MeshID {
@@ -271,8 +300,8 @@ func (f *liftFlags) sign(ctx context.Context, env *envelope.Envelope, l *consens
 	for _, path := range f.keys {
 		var s signature.Signer
 		var err error
-		if g != nil {
-			_, s, err = signerIn(ctx, g, path, consensus.KeyGovern)
+		if policy != nil {
+			_, s, err = signerIn(ctx, policy, path, consensus.KeyGovern)
 		} else {
 			s, _, err = openKey(ctx, path)
 		}
