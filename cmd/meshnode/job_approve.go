@@ -91,7 +91,7 @@ func signJob(ctx context.Context, env *envelope.Envelope, job federated.Job, gen
 		}
 		if policy != nil {
 			if org, role, ok := policy.KeyOwner(public); !ok || role != consensus.KeyGovern {
-				return refusedError(string(attest.CodeWrongSigner), "sign with a govern key of your organisation that is in force; of one that came in after genesis give the history with --chain",
+				return refusedError(string(attest.CodeWrongSigner), "sign with the govern key that genesis lists for your organisation; of one that came in later give the policy's history with --chain",
 					"key %s: %s %s", path, listing(policy), listedAs(org, role, ok))
 			}
 		}

@@ -179,7 +179,7 @@ func signerIn(ctx context.Context, policy *consensus.PolicyState, path, role str
 	}
 	org, has, ok := policy.KeyOwner(public)
 	if !ok || has != role {
-		return "", nil, refusedError(string(attest.CodeWrongSigner), fmt.Sprintf("sign with a %s key of your organisation that is in force; of one that came in after genesis give the history with --chain", role),
+		return "", nil, refusedError(string(attest.CodeWrongSigner), fmt.Sprintf("sign with the %s key that genesis lists for your organisation; of one that came in later give the policy's history with --chain", role),
 			"key %s: %s %s", path, listing(policy), listedAs(org, has, ok))
 	}
 	return org, s, nil
