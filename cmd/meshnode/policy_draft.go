@@ -150,7 +150,7 @@ func (a *approval) sign(cmd *cobra.Command, env *envelope.Envelope, p *consensus
 			org, role, ok = p.Brings(public) // a key that comes in signs for itself
 		}
 		if !ok || role != consensus.KeyGovern {
-			return refusedError(string(attest.CodeWrongSigner), "sign with a govern key in force of your organisation, or one that the proposal brings in", "key %s: the policy %s", ref, listedAs(org, role, ok))
+			return refusedError(string(attest.CodeWrongSigner), "sign with a govern key in force of your organisation, or one that the proposal brings in", "key %s: %s %s", ref, listing(a.before), listedAs(org, role, ok))
 		}
 		who = fmt.Sprintf("%s, %s", org, who)
 	}
