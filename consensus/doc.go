@@ -58,8 +58,8 @@
 //
 // N is the number of member organisations. The class is computed from the entries before
 // and after, never declared: if every entry after was an entry before, none lasts longer and
-// no hardware is accepted that was not, the proposal is narrow and needs ⌊N/2⌋+1 organisations; anything else widens and needs
-// max(⌊N/2⌋+1, ⌈2N/3⌉). An entry that some other entry happens to cover is still an
+// no hardware is accepted that was not, the proposal is narrow and needs ⌊N/2⌋+1 organisations; a change of the
+// constitution is one (below); anything else widens and needs max(⌊N/2⌋+1, ⌈2N/3⌉). An entry that some other entry happens to cover is still an
 // addition: otherwise two narrowings would not commute. A widening binds the base it was
 // signed on and raises it; a narrowing names its target absolutely and never goes stale.
 // Both raise the epoch. Adding back a revoked measurement takes an explicit readmit, so
@@ -92,6 +92,40 @@
 // (tcb_floor_ahead). If at its time the seats that a quorum finds below it are so many that the
 // rest is none, all of them are spared, as are seats whose entry ends: verifiers overlook for
 // them what came due by time. A spared seat has its vote and takes part in no round.
+//
+// # Constitution
+//
+// Organisations, their keys, limits and witnesses are policy, which genesis begins
+// (constitution.go). A change of them is of class constitution, whatever else the proposal
+// does: it needs the widen threshold of the member organisations before it, by their govern
+// keys before it, and that of those after it, by their keys after it (the rule of TUF for root
+// keys). It binds the base and raises it. Every govern key that it brings in signs it too. An
+// organisation that replaces keys of its own, does nothing else, and signs with one of its keys
+// before, needs ⌊N/2⌋+1 on both sides in place of the widen threshold: who decides stays the
+// same. Without its own signature, as when its key is lost, it takes what any other change takes.
+//
+// A key has one role under one organisation, and one life: a key that was removed signs nothing
+// new, in whatever role, and never comes back; what it had signed when that was ordered stays.
+// Of a narrowing that was signed before, its signature is passed over and the others are
+// counted. A key with a not_after signs nothing that ends later: compared are the times in the
+// signed bytes (a proposal's expires, a Credential's, a suspension's until), so that a replay
+// needs no clock. Credentials by a removed enroll key are void: their nodes are neither
+// eligible nor heard as verifiers, and their links are closed, until they are enrolled under
+// another key, which may be the same boot. They keep their names and seats meanwhile. To change
+// an enroll key without that, the new one is added, all nodes are enrolled anew, and the old one
+// is removed.
+//
+// An organisation that comes in has a vote at once and a vacant seat. One that goes takes
+// its vote, its seat and its nodes along; their peer ids are retired for ever, and it comes back
+// with new keys alone. What it suspended ends by itself or is lifted by others. There are always
+// two members at least, and a change that would leave fewer seats than a quorum, of those that
+// are or of those that are to be, is refused unless it is confirmed.
+//
+// # Quotas
+//
+// Between two ticks an organisation has so many results, Credentials, proposals (counted for
+// all who have signed) and suspensions ordered as the limits in force say (quota.go). More is
+// refused without a trace, with code quota, and may come after the next tick.
 //
 // # Commands
 //
