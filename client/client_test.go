@@ -451,6 +451,36 @@ func TestConstitutionIsFollowed(t *testing.T) {
 	}
 }
 
+// Seats that were started anew since Bootstrap, and those of organisations that came in, are
+// known by the Credentials that the answer shows.
+func TestSeatsStartedAnew(t *testing.T) {
+	m := newMesh(t, "anew", orgs...)
+	n := serve(t, m, bob, "one")
+	for i, org := range []identity.OrgID{"beta", "gamma"} {
+		m.seats[i+1] = m.enrol(identity.NodeRef{Org: org, Name: "n1"}, 2, allRoles)
+	}
+	shown := [][]byte{m.seats[1].credential, m.seats[2].credential}
+	plain := m.enrol(identity.NodeRef{Org: "beta", Name: "n1"}, 2, consensus.NormaliseRoles(nil)).credential
+	for name, tc := range map[string]struct {
+		seats [][]byte
+		want  attest.Code
+	}{
+		"not shown":         {nil, attest.CodeNotSeat},
+		"one shown, of two": {shown[:1], ""},
+		"shown":             {shown, ""},
+		"shown twice":       {append(shown, shown...), ""},
+		"without the role":  {[][]byte{plain}, attest.CodeNotSeat},
+		"no Credential":     {[][]byte{[]byte("{}")}, attest.CodeNotSeat},
+	} {
+		n.mu.Lock()
+		n.seats = tc.seats
+		n.mu.Unlock()
+		if _, _, err := ask(transport(t, m, client.Policy{}, nil), n.address, "x"); code(err) != tc.want {
+			t.Errorf("%s: got %v, want %q", name, err, tc.want)
+		}
+	}
+}
+
 // slowBody lets its test see and time every read.
 type slowBody struct {
 	chunks []string

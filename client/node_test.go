@@ -40,6 +40,7 @@ type node struct {
 	mu        sync.Mutex
 	mutate    func(*ratls.Answer, *http.Request, [32]byte) // guarded by mu
 	refuse    *attest.Reason                               // guarded by mu
+	seats     [][]byte                                     // shown beside the policy
 	heads     int                                          // guarded by mu; how many seats sign
 	headChain [][]byte                                     // guarded by mu; what they sign; nil: the mesh's
 	cosigned  int                                          // guarded by mu
@@ -219,6 +220,7 @@ func (n *node) answer(nonce, ekm [32]byte) ratls.Answer {
 	a := ratls.Answer{Peer: peerOf(n.seat.peer), Credential: n.seat.credential, RuntimeLog: log, Policy: m.chain, Heads: ratls.Heads{Inclusion: inclusions[1]},
 		Proof:      encodeProof(n.t, prove(n.t, m, n.attester, n.seat, n.runtime, n.claimant().ChallengeBinder(nonce, ekm))),
 		Checkpoint: m.checkpoint(n.cosigned), Certificate: n.cert.Certificate[0]}
+	a.Seats = n.seats
 	for _, s := range m.seats[:n.heads] {
 		a.Heads.Statements = append(a.Heads.Statements, m.head(s, root, chain, nil))
 	}

@@ -104,14 +104,15 @@ func (v *Verifier) judge(ctx context.Context, s Sighting) (Session, *Refusal) {
 	out := Session{Address: s.Address, Protocol: s.Protocol, MeshID: v.genesis.MeshID(), Incarnation: state.Incarnation(), Epoch: state.Epoch(),
 		Node: credential.Ref(), Peer: a.Peer, Roles: credential.Roles, Credential: credential,
 		AttestedAt: s.At, NotAfter: s.At.Add(v.policy.reattest()), Sighting: s}
-	heads, refusal := v.heads(state, s)
+	seats := seatsShown(state, a.Seats, s.At)
+	heads, refusal := v.heads(state, s, seats)
 	if refusal != nil {
 		return Session{}, refusal
 	}
 	for _, h := range heads {
 		out.Heads = append(out.Heads, h.org)
 	}
-	if out.Checkpoint, refusal = v.checkpoint(state, a.Checkpoint, heads, s.At); refusal != nil {
+	if out.Checkpoint, refusal = v.checkpoint(state, a.Checkpoint, heads, seats, s.At); refusal != nil {
 		return Session{}, refusal
 	}
 	if refusal := v.evidence(ctx, state, s, &out); refusal != nil {
@@ -187,8 +188,26 @@ type countedHead struct {
 	org identity.OrgID
 }
 
+// seatsShown returns the Credentials of seats that the policy does not name, as far as they are
+// in force: each is its organisation's word that this node may have its seat.
+func seatsShown(state *consensus.PolicyState, raws [][]byte, at time.Time) []*consensus.Credential {
+	known := map[identity.PeerID]bool{}
+	for _, c := range state.Bootstrap().Seats() {
+		known[c.Peer] = true
+	}
+	var out []*consensus.Credential
+	for _, raw := range raws {
+		c, err := state.VerifyCredential(raw, at)
+		if err == nil && c.HasRole(consensus.RoleSeat) && !known[c.Peer] {
+			known[c.Peer] = true
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
 // heads counts the organisations that vouch, over this nonce, for this policy.
-func (v *Verifier) heads(state *consensus.PolicyState, s Sighting) ([]countedHead, *Refusal) {
+func (v *Verifier) heads(state *consensus.PolicyState, s Sighting, seats []*consensus.Credential) ([]countedHead, *Refusal) {
 	root, err := s.Answer.Heads.Inclusion.Root(ratls.HeadLeaf(s.Nonce))
 	if err != nil {
 		return nil, refuse(attest.CodeStale, "heads", err.Error(), "a batch with our nonce")
@@ -197,7 +216,7 @@ func (v *Verifier) heads(state *consensus.PolicyState, s Sighting) ([]countedHea
 	var out []countedHead
 	var behind, other *Refusal
 	for _, raw := range s.Answer.Heads.Statements {
-		h, seat, err := state.VerifyHead(raw, hex.EncodeToString(root[:]))
+		h, seat, err := state.VerifyHead(raw, hex.EncodeToString(root[:]), seats...)
 		switch {
 		case err != nil:
 			other = refuseErr(attest.CodeStale, "head", err)
@@ -231,10 +250,10 @@ func (v *Verifier) heads(state *consensus.PolicyState, s Sighting) ([]countedHea
 }
 
 // checkpoint demands that the log was published not long ago, and is the heads' log.
-func (v *Verifier) checkpoint(state *consensus.PolicyState, note []byte, heads []countedHead, at time.Time) (transparency.Verified, *Refusal) {
+func (v *Verifier) checkpoint(state *consensus.PolicyState, note []byte, heads []countedHead, seats []*consensus.Credential, at time.Time) (transparency.Verified, *Refusal) {
 	n := len(state.Organisations())
 	p := transparency.Policy{Origin: state.Origin(), LogKey: state.LogKey(), Quorum: transparency.QuorumOf(n), At: at}
-	for _, c := range state.Bootstrap().Seats() {
+	for _, c := range slices.Concat(state.Bootstrap().Seats(), seats) {
 		if _, in := state.Organisation(c.Organisation); !in {
 			continue
 		}

@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/internal/envelope"
@@ -27,10 +28,12 @@ type Head struct {
 const MaxHead = 4 << 10
 
 // VerifyHead decides that raw is a Head of this mesh and incarnation, over nonce (hex), and
-// signed by one of the seats of Bootstrap whose organisation is in force, whose Credential it
-// returns. A seat that was voted out since is still one of those: whoever counts heads wants
+// signed by one of the seats of Bootstrap whose organisation is in force, or one of others,
+// whose Credential it returns. Others are verified Credentials, of seats that the policy does
+// not name: an organisation says there which nodes may have its seat, and whoever counts heads
+// counts organisations. A seat that was voted out since is still one of those; the count wants
 // ⌊n/2⌋+1 of all n organisations in force. The error carries a Reason.
-func (s *PolicyState) VerifyHead(raw []byte, nonce string) (Head, *Credential, error) {
+func (s *PolicyState) VerifyHead(raw []byte, nonce string, others ...*Credential) (Head, *Credential, error) {
 	if len(raw) > MaxHead {
 		return Head{}, nil, refuse(attest.CodeMalformed, "head", fmt.Sprintf("%d bytes", len(raw)), fmt.Sprintf("at most %d", MaxHead))
 	}
@@ -54,8 +57,8 @@ func (s *PolicyState) VerifyHead(raw []byte, nonce string) (Head, *Credential, e
 	case h.Nonce != nonce:
 		return Head{}, nil, refuse(attest.CodeStale, "head nonce", fmt.Sprintf("%.64s", h.Nonce), nonce)
 	}
-	for _, seat := range s.bootstrap.seats {
-		if _, in := s.orgs.find(seat.Organisation); !in {
+	for _, seat := range slices.Concat(s.bootstrap.seats, others) {
+		if _, in := s.orgs.find(seat.Organisation); !in || !seat.HasRole(RoleSeat) {
 			continue
 		}
 		if checkSubject(st.Subject, nodeSubject(seat.Ref(), seat.Peer)) != nil {
@@ -66,5 +69,5 @@ func (s *PolicyState) VerifyHead(raw []byte, nonce string) (Head, *Credential, e
 		}
 		return h, seat, nil
 	}
-	return Head{}, nil, refuse(attest.CodeNotSeat, "head", fmt.Sprintf("of %.80q", st.Subject[0].Name), "a seat of Bootstrap")
+	return Head{}, nil, refuse(attest.CodeNotSeat, "head", fmt.Sprintf("of %.80q", st.Subject[0].Name), "a seat of Bootstrap, or one whose Credential is shown")
 }

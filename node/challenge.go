@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -105,8 +106,24 @@ func (e *endpoint) answer(ctx context.Context, r *http.Request, nonce [ratls.Non
 	case headsErr != nil:
 		return ratls.Answer{}, reason(attest.CodeStale, "heads", headsErr.Error(), "signed by a majority of organisations")
 	}
-	a.Heads, a.Policy = heads.Heads, heads.chain
+	a.Heads, a.Policy, a.Seats = heads.Heads, heads.chain, n.newSeats()
 	return a, nil
+}
+
+// newSeats returns the Credentials of the seats that the policy chain does not name.
+func (n *Node) newSeats() (out [][]byte) {
+	n.machine.View(func(s *consensus.State, _ *federated.Ledger) {
+		if !s.Started() {
+			return
+		}
+		founders := s.Bootstrap().Seats()
+		for _, seat := range s.Seats() {
+			if !slices.ContainsFunc(founders, func(c *consensus.Credential) bool { return c.Peer == seat.Peer }) {
+				out = append(out, seat.Credential.Raw())
+			}
+		}
+	})
+	return out
 }
 
 // prove returns a proof of bind and the runtime log that replays to its head.

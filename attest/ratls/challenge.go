@@ -64,6 +64,9 @@ type Answer struct {
 	RuntimeLog []byte   // replays to the proof's runtime head
 	Policy     [][]byte // policy chain: genesis, Bootstrap, proposals
 	Heads      Heads
+	// Seats are the Credentials of seats that Policy does not name: their nodes were started anew
+	// or their organisations came in since Bootstrap. Left out where there are none.
+	Seats      [][]byte
 	Checkpoint []byte // newest published checkpoint, a signed note
 	// Certificate is the DER certificate that the node shows on this connection, so that a
 	// client who sees another one can tell who stands between them.
@@ -88,6 +91,7 @@ type wireAnswer struct {
 	RuntimeLog  []byte          `json:"runtime_log"`
 	Policy      [][]byte        `json:"policy"`
 	Heads       wireHeads       `json:"heads"`
+	Seats       [][]byte        `json:"seats,omitempty"`
 	Checkpoint  []byte          `json:"checkpoint"`
 	Certificate []byte          `json:"certificate"`
 }
@@ -98,8 +102,8 @@ func (a Answer) Encode() ([]byte, error) {
 		return nil, err
 	}
 	w := wireAnswer{Peer: a.Peer, Credential: notNil(a.Credential), Proof: notNil(a.Proof), RuntimeLog: notNil(a.RuntimeLog), Policy: noneNil(a.Policy),
-		Heads:      wireHeads{Statements: noneNil(a.Heads.Statements), Inclusion: wireInclusion{a.Heads.Inclusion.Index, a.Heads.Inclusion.Size, []string{}}},
-		Checkpoint: notNil(a.Checkpoint), Certificate: notNil(a.Certificate)}
+		Heads: wireHeads{Statements: noneNil(a.Heads.Statements), Inclusion: wireInclusion{a.Heads.Inclusion.Index, a.Heads.Inclusion.Size, []string{}}},
+		Seats: noneNil(a.Seats), Checkpoint: notNil(a.Checkpoint), Certificate: notNil(a.Certificate)}
 	for _, h := range a.Heads.Inclusion.Path {
 		w.Heads.Inclusion.Path = append(w.Heads.Inclusion.Path, hex.EncodeToString(h))
 	}
@@ -125,7 +129,7 @@ func DecodeAnswer(raw []byte) (Answer, error) {
 		return Answer{}, fmt.Errorf("answer: %w", err)
 	}
 	a := Answer{Peer: w.Peer, Credential: w.Credential, Proof: w.Proof, RuntimeLog: w.RuntimeLog, Policy: w.Policy,
-		Checkpoint: w.Checkpoint, Certificate: w.Certificate,
+		Seats: w.Seats, Checkpoint: w.Checkpoint, Certificate: w.Certificate,
 		Heads: Heads{Inclusion: attest.Inclusion{Index: w.Heads.Inclusion.Index, Size: w.Heads.Inclusion.Size}, Statements: w.Heads.Statements}}
 	if len(w.Heads.Inclusion.Path) > attest.MaxPath {
 		return Answer{}, fmt.Errorf("answer: a path of %d, want at most %d", len(w.Heads.Inclusion.Path), attest.MaxPath)
@@ -164,12 +168,14 @@ func (a Answer) check() error {
 			return fmt.Errorf("answer: %s of %d bytes, the limit is %d", part.name, len(part.data), part.limit)
 		}
 	}
-	if len(a.Heads.Statements) > MaxHeads || len(a.Policy) > MaxChain {
-		return fmt.Errorf("answer: %d heads and %d steps of policy, the limits are %d and %d", len(a.Heads.Statements), len(a.Policy), MaxHeads, MaxChain)
+	if len(a.Heads.Statements) > MaxHeads || len(a.Seats) > MaxHeads || len(a.Policy) > MaxChain {
+		return fmt.Errorf("answer: %d heads, %d seats and %d steps of policy, the limits are %d, %d and %d", len(a.Heads.Statements), len(a.Seats), len(a.Policy), MaxHeads, MaxHeads, MaxChain)
 	}
-	for _, s := range a.Heads.Statements {
-		if len(s) > MaxStatement {
-			return fmt.Errorf("answer: a head of %d bytes, the limit is %d", len(s), MaxStatement)
+	for _, list := range [][][]byte{a.Heads.Statements, a.Seats} {
+		for _, s := range list {
+			if len(s) > MaxStatement {
+				return fmt.Errorf("answer: a head or a seat's Credential of %d bytes, the limit is %d", len(s), MaxStatement)
+			}
 		}
 	}
 	total := 0

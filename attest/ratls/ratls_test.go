@@ -319,6 +319,15 @@ func TestAnswerIsStrict(t *testing.T) {
 	if _, err := ratls.DecodeProof(got.Proof); err != nil {
 		t.Error(err)
 	}
+	seated := want
+	seated.Seats = [][]byte{[]byte("a Credential")}
+	with, err := seated.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := ratls.DecodeAnswer(with); err != nil || !reflect.DeepEqual(got, seated) {
+		t.Fatalf("with seats: got %+v, %v", got, err)
+	}
 	s := string(raw)
 	for name, bad := range map[string]string{
 		"empty": "", "null": "null", "nothing": "{}", "trailing": s + "\n", "unknown": strings.TrimSuffix(s, "}") + `,"x":1}`,
@@ -328,6 +337,9 @@ func TestAnswerIsStrict(t *testing.T) {
 		"many heads": strings.Replace(s, `"statements":[`, `"statements":[`+strings.Repeat(`"AA==",`, ratls.MaxHeads), 1),
 		"long path":  strings.Replace(s, `"path":[`, `"path":[`+strings.Repeat(`"`+strings.Repeat("0", 64)+`",`, attest.MaxPath), 1),
 		"short hash": strings.Replace(s, `"path":["`, `"path":["00","`, 1),
+		"null seat":  strings.Replace(s, `"checkpoint":`, `"seats":[null],"checkpoint":`, 1),
+		"no seats":   strings.Replace(s, `"checkpoint":`, `"seats":[],"checkpoint":`, 1),
+		"many seats": strings.Replace(s, `"checkpoint":`, `"seats":[`+strings.Repeat(`"AA==",`, ratls.MaxHeads)+`"AA=="],"checkpoint":`, 1),
 	} {
 		if bad == s {
 			t.Errorf("%s: nothing was changed", name)
@@ -342,6 +354,7 @@ func TestAnswerIsStrict(t *testing.T) {
 		"proof":       func(a *ratls.Answer) { a.Proof = make([]byte, ratls.MaxProof+1) },
 		"runtime log": func(a *ratls.Answer) { a.RuntimeLog = make([]byte, attest.MaxLog+1) },
 		"checkpoint":  func(a *ratls.Answer) { a.Checkpoint = make([]byte, ratls.MaxStatement+1) },
+		"seat":        func(a *ratls.Answer) { a.Seats = [][]byte{make([]byte, ratls.MaxStatement+1)} },
 		"head":        func(a *ratls.Answer) { a.Heads.Statements = [][]byte{make([]byte, ratls.MaxStatement+1)} },
 		"chain":       func(a *ratls.Answer) { a.Policy = [][]byte{make([]byte, ratls.MaxChainBytes+1)} },
 		"steps":       func(a *ratls.Answer) { a.Policy = make([][]byte, ratls.MaxChain+1) },
