@@ -26,9 +26,8 @@ import (
 // what it has and sends what the other has not. It happens as soon as one end has a statement
 // that the other, as far as it knows, has not (the flood), or has heard that the other judges
 // under a newer epoch, when a link is new, and every gossipEvery (the pull), so that what a
-// flood missed arrives all the same. A node passes on
-// only what it has verified, and knows of each peer what that has, so that everything crosses
-// a link about once.
+// flood missed arrives all the same. A node passes on only what it has verified, and knows of
+// each peer what that has, so that everything crosses a link about once.
 //
 // What peers cost is bounded: the size of a message, exchanges per peer and time, and faults:
 // a statement that does not verify costs its sender one of few, and a peer that has none left

@@ -99,7 +99,9 @@ func (n *Node) reach(ctx context.Context, url string) (mesh.Link, error) {
 		return nil, &RefusedError{*refused}
 	}
 	n.addresses.announced(url, a.Peer, a.Addresses)
-	n.pullPolicy(ctx, url)
+	if n.stale() != nil { // who is fresh hears of each step by itself
+		n.pullPolicy(ctx, url)
+	}
 	n.peers.update(subject.Node, url, n.now(), func(p *PeerStatus) {
 		if p.State == PeerConnected {
 			return // what the link itself has shown counts
