@@ -181,6 +181,7 @@ func TestPolicyComesInParts(t *testing.T) {
 		if e := far.epoch(); e != changes {
 			t.Errorf("epoch %d after all parts, want %d", e, changes)
 		}
+		time.Sleep(2 * gossipEvery) // what it last said is of now
 		if m, news := near.message(far.self); news || len(m.Policy) != 0 {
 			t.Errorf("%d steps for one who has all", len(m.Policy))
 		}
