@@ -85,7 +85,9 @@
 // After a Recovery the enroller is given the recovery file (Config.Recovery). It verifies its
 // signatures from genesis, serves that incarnation and no lower one ever after, and signs a
 // Bootstrap only of that Recovery and only before it expires. The first Recovery that it is
-// given for an incarnation is the only one.
+// given for an incarnation is the only one. With Config.Seen it signs none that goes on from
+// an older log than its organisation has seen: after a planned power-off nobody else can tell
+// if all disks were rolled back to a moment after the Recovery was signed.
 //
 // # State
 //

@@ -237,6 +237,10 @@ func (s *Server) bootstrap(_ *http.Request, req *bootstrapRequest) (*bootstrapAn
 	if !s.signedBy(own, bootstrapLabel, req.Payload, req.Proof) {
 		return nil, wrongProof("proof", "the seat "+own.Ref().String())
 	}
+	if seen := s.cfg.Seen; b.Continues.Size < seen.Size || b.Continues.Size == seen.Size && b.Continues.Root != seen.Root {
+		return nil, refusal(attest.CodeRolledBack, "bootstrap continues", fmt.Sprintf("size %d, root %.16s", b.Continues.Size, b.Continues.Root),
+			fmt.Sprintf("size %d, root %.16s, or later: this organisation has seen it", seen.Size, seen.Root))
+	}
 	digest := sha256.Sum256(req.Payload)
 	reason := s.store.sign(attempt{Incarnation: b.Incarnation, Attempt: b.Attempt, Payload: digest[:], Node: own.Node, Peer: own.Peer})
 	if reason != nil {

@@ -23,7 +23,7 @@ import (
 	"github.com/sigstore/sigstore/pkg/signature"
 )
 
-// Config is what an enroller is made of. Every field but Recovery, Activate and Log is required.
+// Config is what an enroller is made of. Every field but Recovery, Seen, Activate and Log is required.
 type Config struct {
 	Genesis *consensus.Genesis
 	// Policy is the newest policy that is known here; nil for genesis's. An enroller whose key or
@@ -34,6 +34,9 @@ type Config struct {
 	// Recovery, if the mesh has been recovered, is the file with which its present incarnation
 	// began: Credentials are of that one, and Bootstrap is. Nil in incarnation 0.
 	Recovery *consensus.RecoveryFile
+	// Seen is the newest checkpoint of the log before Recovery that the organisation has seen:
+	// no Bootstrap is signed that goes on from less. The zero value demands nothing.
+	Seen consensus.CheckpointSeen
 	// Releases is the organisation's own list.
 	Releases Releases
 	// Schemes decide what evidence is genuine, one for each kind on the list.

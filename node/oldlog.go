@@ -95,6 +95,23 @@ func readPublished(ctx context.Context, g *consensus.Genesis, location string, n
 	return l, nil
 }
 
+// holds reports whether the log at an earlier size had a root.
+func (l *oldLog) holds(at consensus.CheckpointSeen) error {
+	if at.Size > uint64(len(l.leaves)) {
+		return fmt.Errorf("%s has %d entries, want %d or more", l.from, len(l.leaves), at.Size)
+	}
+	tree := transparency.NewAccumulator()
+	for _, leaf := range l.leaves[:at.Size] {
+		if err := tree.Append(leaf); err != nil {
+			return err
+		}
+	}
+	if root, err := tree.Root(); err != nil || root.String() != at.Root {
+		return fmt.Errorf("%s has root %s at size %d, want %s: two histories", l.from, root, at.Size, at.Root)
+	}
+	return nil
+}
+
 // verify holds a checkpoint against the members of the log.
 func (l *oldLog) verify(note []byte, now time.Time) (transparency.Verified, error) {
 	s := l.state

@@ -68,19 +68,32 @@ func (n *Node) recover(ctx context.Context, f *consensus.RecoveryFile) error {
 func (n *Node) tryRecover(ctx context.Context, f *consensus.RecoveryFile) error {
 	ctx, cancel := context.WithTimeout(ctx, recoverWithin)
 	defer cancel()
-	r := f.Recovery
-	l, err := n.findLog(ctx, r.Checkpoint)
+	l, err := n.chooseLog(ctx, f.Recovery)
 	if err != nil {
 		return err
 	}
-	if longer := n.newestLog(ctx, r.PreviousOrigin, r.Checkpoint.Size, n.keptLogs()); longer != nil {
-		if !r.Planned {
-			return &RefusedError{attest.NewReason(attest.CodeRolledBack, "recovery", fmt.Sprintf("size %d", r.Checkpoint.Size), fmt.Sprintf("at least %d, which a quorum has cosigned: %s", longer.at.Size, longer.from))}
-		}
-		l = longer
-	}
 	n.setBefore(l.state)
 	return n.resume(l, f.Envelope().Marshal())
+}
+
+// chooseLog returns the log that r goes on from: the one that it names, if nobody has a longer
+// one; for a planned one the longest published one that holds what it names.
+func (n *Node) chooseLog(ctx context.Context, r *consensus.Recovery) (*oldLog, error) {
+	if r.Planned {
+		l := n.newestLog(ctx, r.PreviousOrigin, r.Checkpoint.Size-1, n.keptLogs())
+		if l == nil {
+			return nil, fmt.Errorf("no published log of %s with %d entries or more in %s/boot-*/log or at a peer", r.PreviousOrigin, r.Checkpoint.Size, n.cfg.Data)
+		}
+		return l, l.holds(r.Checkpoint)
+	}
+	l, err := n.findLog(ctx, r.Checkpoint)
+	if err != nil {
+		return nil, err
+	}
+	if longer := n.newestLog(ctx, r.PreviousOrigin, r.Checkpoint.Size, n.keptLogs()); longer != nil {
+		return nil, &RefusedError{attest.NewReason(attest.CodeRolledBack, "recovery", fmt.Sprintf("size %d", r.Checkpoint.Size), fmt.Sprintf("at least %d, which a quorum has cosigned: %s", longer.at.Size, longer.from))}
+	}
+	return l, nil
 }
 
 // setBefore keeps the state that the incarnation goes on from: it knows whose word says that
@@ -126,17 +139,11 @@ func (m *Machine) resume(l *oldLog) error {
 	}
 	if size > 0 {
 		root, err := m.tree.RootAt(size)
+		if err == nil {
+			err = l.holds(consensus.CheckpointSeen{Size: size, Root: root.String()})
+		}
 		if err != nil {
 			return err
-		}
-		acc := transparency.NewAccumulator()
-		for _, leaf := range l.leaves[:size] {
-			if err := acc.Append(leaf); err != nil {
-				return err
-			}
-		}
-		if got, err := acc.Root(); err != nil || got != root {
-			return fmt.Errorf("the log of %d leaves does not begin with the %d of before: two histories", l.at.Size, size)
 		}
 	}
 	if _, err := m.tree.AppendAll(l.leaves[size:]); err != nil {

@@ -34,8 +34,8 @@ func enrollCommand() *cobra.Command {
 
 // enrollFlags are the files and addresses of one enroller.
 type enrollFlags struct {
-	genesis, chain, recovery, key, releases, dir, listen string
-	asJSON                                               bool
+	genesis, chain, recovery, receipts, key, releases, dir, listen string
+	asJSON                                                         bool
 }
 
 func enrollServeCommand() *cobra.Command {
@@ -63,6 +63,7 @@ mesh lives. It runs until it gets SIGINT or SIGTERM.`,
 	cmd.Flags().StringVar(&f.genesis, "genesis", "", "the genesis, signed by all organisations")
 	cmd.Flags().StringVar(&f.chain, "chain", "", "file of the policy's signed history, where the key or the organisation came in after genesis")
 	cmd.Flags().StringVar(&f.recovery, "recovery", "", "the recovery file, once the mesh was recovered: Credentials are then of its incarnation")
+	cmd.Flags().StringVar(&f.receipts, "receipts", "", "with --recovery: file of receipts (meshnode recover inspect --receipts); no older log is gone on from")
 	cmd.Flags().StringVar(&f.key, "key", "", "the organisation's enroll key")
 	cmd.Flags().StringVar(&f.releases, "releases", "", "the organisation's own list of releases and nodes (YAML)")
 	cmd.Flags().StringVar(&f.dir, "dir", "", "directory of the enroller's state, made if absent")
@@ -133,10 +134,16 @@ func enrollerConfig(f enrollFlags) (enroll.Config, error) {
 		return enroll.Config{}, err
 	}
 	var recovery *consensus.RecoveryFile
+	var seen consensus.CheckpointSeen
 	if f.recovery != "" {
 		if recovery, err = readRecovery(f.recovery, g); err != nil {
 			return enroll.Config{}, err
 		}
+		if seen, err = seenBefore(f.receipts, recovery); err != nil {
+			return enroll.Config{}, err
+		}
+	} else if f.receipts != "" {
+		return enroll.Config{}, usageError("give --recovery too, or leave --receipts out", "--receipts says what a recovery may not fall behind")
 	}
 	key, err := loadKey(f.key)
 	if err != nil {
@@ -165,7 +172,7 @@ func enrollerConfig(f enrollFlags) (enroll.Config, error) {
 	if err != nil {
 		return enroll.Config{}, err
 	}
-	return enroll.Config{Genesis: g, Policy: policy, Recovery: recovery, Key: ed, Releases: releases, Schemes: known, Activate: activate, Now: time.Now}, nil
+	return enroll.Config{Genesis: g, Policy: policy, Recovery: recovery, Seen: seen, Key: ed, Releases: releases, Schemes: known, Activate: activate, Now: time.Now}, nil
 }
 
 // activation returns the attestation CA under the roots for TPMs of a genesis, nil where it

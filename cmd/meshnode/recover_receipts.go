@@ -190,6 +190,23 @@ func (m *meshReceipt) refuses(f *consensus.RecoveryFile, neverOrdered []string) 
 	return nil
 }
 
+// seenBefore returns the newest checkpoint in a file of receipts that is of the log which f
+// goes on from; zero where no file is named.
+func seenBefore(path string, f *consensus.RecoveryFile) (consensus.CheckpointSeen, error) {
+	if path == "" {
+		return consensus.CheckpointSeen{}, nil
+	}
+	r, err := readReceipts(path)
+	if err != nil {
+		return consensus.CheckpointSeen{}, err
+	}
+	m := r.of(f.Recovery.MeshID.String())
+	if m.Incarnation != uint64(f.Policy.Incarnation()) {
+		return consensus.CheckpointSeen{}, nil
+	}
+	return m.Checkpoint, nil
+}
+
 // askWitness demands that no witness of genesis has cosigned a longer log.
 func askWitness(f *consensus.RecoveryFile, flags signFlags) error {
 	r, keys := f.Recovery, f.Policy.Genesis().Witnesses
