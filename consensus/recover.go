@@ -257,6 +257,10 @@ func (s *PolicyState) replayStep(rest [][]byte) (int, error) {
 	if len(rest) < 2 {
 		return 0, refuse(attest.CodeMalformed, "policy chain", "a Recovery without Bootstrap", "both")
 	}
+	if s.Recovering() { // by a file, before anybody had heard of the Bootstrap
+		s.continues = CheckpointSeen{} // which founders choose where the Recovery is a planned one
+		return 2, s.begin(rest[0], rest[1])
+	}
 	if err := s.recover(rest[0], CheckpointSeen{}, time.Time{}); err != nil {
 		return 0, err
 	}

@@ -3,6 +3,7 @@ package consensus
 import (
 	"bytes"
 	"crypto/ed25519"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -347,6 +348,17 @@ func TestPlannedRecovery(t *testing.T) {
 	early := m.leavesOf()
 	file := m.draft(m.replayed(early), place(early), func(r *Recovery) { r.Planned, r.Expires = true, r.Created.Add(MaxPlannedRecovery) })
 	recovery := m.recovery(file, 2)
+	m.ok(m.command(KindCredential, m.credential("alpha/n2", 1)))
+	// Whoever recovered by the same file from a shorter log hears where the mesh goes on.
+	longer := m.replayed(m.leavesOf())
+	waits := m.replayed(early)
+	if err := errors.Join(longer.Recover(recovery, place(m.leavesOf()), m.at), waits.Recover(recovery, place(early), m.at)); err != nil {
+		t.Fatal(err)
+	}
+	m.ok(longer.Apply(must(NewCommand(KindRecovery, recovery, m.rebirth(longer, 2)))))
+	if err := waits.Extend(longer.PolicyChain()); err != nil || !waits.PolicyState.Started() || waits.Continues() != place(m.leavesOf()) {
+		t.Errorf("extended to %+v: %v", waits.Continues(), err)
+	}
 	m.ok(m.order(m.propose(remove("new"), func(p *Proposal) { p.ConfirmQuorumLoss = true }), 2))
 	late := m.leavesOf()
 	s := m.replayed(late)
