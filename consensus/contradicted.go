@@ -103,6 +103,27 @@ func (s *State) floorDue() bool {
 	return slices.ContainsFunc(s.platforms.floors, func(f attest.Floor) bool { return !f.From.IsZero() && !f.From.After(s.now) })
 }
 
+// broughtForward returns the seats that are known to be below a floor which next puts in force at
+// once: those that were warned of one no higher, which is still ahead. Of other floors, and of
+// what else is demanded at once, nobody has said yet whom they hit. Auditors, who do not know
+// what was ahead, take the word of the seats.
+func (s *State) broughtForward(next *PolicyState) (short []identity.NodeRef) {
+	announced := func(f attest.Floor) bool {
+		return slices.ContainsFunc(s.platforms.floors, func(g attest.Floor) bool {
+			return g.From.After(s.now) && attest.Covered([]attest.Floor{f}, g)
+		})
+	}
+	if s.now.IsZero() || !slices.ContainsFunc(next.platforms.floors, func(f attest.Floor) bool { return !f.From.After(s.now) && announced(f) }) {
+		return nil
+	}
+	for _, seat := range s.Seats() {
+		if s.forewarned(s.nodes[seat.Ref]) {
+			short = append(short, seat.Ref)
+		}
+	}
+	return short
+}
+
 // spare settles which seats stay though a demand came due that they do not meet: all those that
 // would go together, where the rest would be no quorum. It reports whether they are others than
 // before.

@@ -220,6 +220,32 @@ func TestFloorWithGrace(t *testing.T) {
 	}
 }
 
+// G9: a floor that was announced is known to hit a majority of the seats; to bring it forward
+// must be meant. What it hits, when nobody was warned, the state cannot know.
+func TestFloorBroughtForward(t *testing.T) {
+	for _, below := range []int{1, 3} {
+		m := hardware(t, 5)
+		m.attestAll(allNew)
+		m.ok(m.order(m.propose(act(milan(3, 0, m.at.Add(24*time.Hour)))), 3))
+		for _, subject := range m.orgs()[:below] {
+			for _, o := range m.orgs() {
+				if o != subject {
+					m.find(string(subject)+"/n1", noted, string(o)+"/n1")
+				}
+			}
+		}
+		m.ok(m.order(m.propose(act(milan(2, 0))), 3)) // lower than what they were warned of
+		if below == 1 {
+			m.ok(m.order(m.propose(act(milan(3, 0))), 3))
+			continue
+		}
+		m.refused(m.order(m.propose(act(milan(4, 0))), 3), attest.CodeQuorumLoss)
+		m.refused(m.order(m.propose(act(milan(3, 0, m.at.Add(-time.Hour)))), 3), attest.CodeQuorumLoss)
+		m.ok(m.order(m.propose(act(milan(3, 0, m.at.Add(48*time.Hour))), remove("old")), 3))
+		m.ok(m.order(m.propose(act(milan(3, 0)), func(p *Proposal) { p.ConfirmQuorumLoss = true }), 3))
+	}
+}
+
 // Of two seats each is needed: the word of the other one is enough to spare it.
 func TestFloorSparesOneOfTwo(t *testing.T) {
 	m := hardware(t, 2)

@@ -240,13 +240,20 @@ func (s *State) keepsQuorum(c *change) (safe bool, err error) {
 	safe = left >= s.Quorum()
 	maps.DeleteFunc(lost, func(ref identity.NodeRef, code attest.Code) bool { return before[ref] == code })
 	if len(lost) > 0 && !safe {
-		return false, refuse(attest.CodeQuorumLoss, "proposal", fmt.Sprintf("evicts the seats %s", sortedRefs(lost)), fmt.Sprintf("%d of %d seats to remain", s.Quorum(), have))
+		return false, s.quorumLoss(sortedRefs(lost))
+	}
+	if short := s.broughtForward(c.next); len(short) > 0 && have-len(lost)-len(short) < s.Quorum() {
+		return false, s.quorumLoss(short)
 	}
 	n := max(left, floorHalf(trial.N()))
 	if want := floorHalf(n); c.class == ClassConstitution && left < want && want > s.Quorum() {
 		return false, refuse(attest.CodeQuorumLoss, "proposal", fmt.Sprintf("%d organisations, of which %d have a seat that votes", trial.N(), left), fmt.Sprintf("%d seats that vote", want))
 	}
 	return safe, nil
+}
+
+func (s *State) quorumLoss(seats []identity.NodeRef) error {
+	return refuse(attest.CodeQuorumLoss, "proposal", fmt.Sprintf("evicts the seats %s", seats), fmt.Sprintf("%d of %d seats to remain", s.Quorum(), len(s.Seats())))
 }
 
 func (s *State) applyTick(envelopes [][]byte) (Outcome, error) {
