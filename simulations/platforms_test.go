@@ -11,6 +11,7 @@ import (
 	"github.com/attestmesh/meshnode/attest/attesttest"
 	"github.com/attestmesh/meshnode/attest/sevsnp"
 	"github.com/attestmesh/meshnode/consensus"
+	"github.com/attestmesh/meshnode/node"
 )
 
 // milans are SEV-SNP guests on Milan; those named run on platforms that lack updates.
@@ -36,11 +37,7 @@ func (a *actor) order(at string, action consensus.Action) {
 	ctx, cancel := context.WithTimeout(a.Context(), callWithin)
 	defer cancel()
 	h := a.host(at)
-	view, err := h.policy(ctx)
-	if err != nil {
-		a.Fatal(err)
-	}
-	raw, err := a.p.world.proposal("order at "+time.Now().String(), view.Base, []string{"alpha", "beta", "gamma"}, action)
+	raw, err := a.p.world.proposal("order at "+time.Now().String(), a.policy(at).Base, []string{"alpha", "beta", "gamma"}, action)
 	if err != nil {
 		a.Fatal(err)
 	}
@@ -48,6 +45,17 @@ func (a *actor) order(at string, action consensus.Action) {
 	if _, err := h.propose(ctx, raw); err != nil {
 		a.Fatal(err)
 	}
+}
+
+func (a *actor) policy(at string) node.PolicyView {
+	a.Helper()
+	ctx, cancel := context.WithTimeout(a.Context(), callWithin)
+	defer cancel()
+	v, err := a.host(at).policy(ctx)
+	if err != nil {
+		a.Fatal(err)
+	}
+	return v
 }
 
 func (a *actor) warned(name, text string) bool {
@@ -104,6 +112,9 @@ func TestFloorWithGraceSparesTheQuorum(t *testing.T) {
 				a.Errorf("%s counts as a member that takes part in rounds", name)
 			}
 		}
+		if v := a.policy("epsilon/n1"); strings.Join(v.Platforms.Spared, " ") != strings.Join(below, " ") || len(v.Platforms.Floors) != 1 || !v.Platforms.Floors[0].From.Equal(from) {
+			a.Errorf("policy show: %+v", v.Platforms)
+		}
 		a.do("expect phase member of delta/n1 epsilon/n1\n")
 	})
 }
@@ -128,6 +139,11 @@ func TestSupersededReleaseEnds(t *testing.T) {
 		}
 		a.order("gamma/n1", consensus.Action{AddEntry: &consensus.AddEntry{Entry: newer}})
 		a.do("expect phase member of beta/n2\nstart gamma/n2 old\nexpect phase member of rest\nexpect linked rest\ncrash gamma/n2\n")
+		for _, e := range a.policy("gamma/n1").Entries {
+			if ends := map[bool]time.Time{true: at}[e.ID == old.ID]; !e.Ends.Equal(ends) || e.Provenance != "UNPROVENANCED" {
+				a.Errorf("policy show: %+v", e)
+			}
+		}
 		time.Sleep(time.Until(at) - 50*time.Millisecond)
 		a.do("expect phase member of rest within 50ms\n")
 		a.p.world.proposed = at
