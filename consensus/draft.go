@@ -106,6 +106,7 @@ func (s *PolicyState) NewDraft(nonce [16]byte, now time.Time) []byte {
 	fmt.Fprintf(&b, "expires: %s\n", now.Add(24*time.Hour).Format(time.RFC3339))
 	b.WriteString("# - add_entry: {kind: KIND, measurement: HEX, roles: [member, trainer]}\n")
 	b.WriteString("# - remove_entry: {measurement: HEX}\n")
+	b.WriteString("# - raise_floor, deny_product, limit_hardware and what else is about hardware: docs/POLICIES.md\n")
 	b.WriteString("actions: []\n")
 	return []byte(b.String())
 }
