@@ -13,7 +13,8 @@ import (
 // What a node's hardware is no leaf says: an edge names kind, measurement and entry. So the
 // ordered state cannot tell whom a floor, a denial or a list of chips hits. It takes the word
 // of those who can: a node is contradicted while organisations that are a quorum of the seats,
-// its own not counted, refuse it by their newest findings and none of their nodes affirms it.
+// and enough to narrow, its own not counted, refuse it by their newest findings and none of
+// their nodes affirms it. Seats that have left must not make it fewer than a majority.
 // This needs no clock, so that auditors derive the same. A contradicted node is evicted; a seat's
 // node leaves the Raft configuration where the rest is a quorum. A demand that comes due by
 // time, as a floor does, is announced by a note (attest.CodeFloorAhead) in the findings before.
@@ -50,7 +51,7 @@ func (s *State) contradict(out *Outcome, r *AttestationResult) error {
 	return nil
 }
 
-// contradiction returns why a quorum of other organisations refuses n, or "".
+// contradiction returns why enough other organisations refuse n, or "".
 func (s *State) contradiction(n *node) attest.Code {
 	refusing := map[identity.OrgID]attest.Code{}
 	affirming := map[identity.OrgID]bool{}
@@ -65,7 +66,7 @@ func (s *State) contradiction(n *node) attest.Code {
 		}
 	}
 	maps.DeleteFunc(refusing, func(org identity.OrgID, _ attest.Code) bool { return affirming[org] })
-	if len(refusing) < s.Quorum() {
+	if len(refusing) < max(s.Quorum(), NarrowThreshold(s.N())) {
 		return ""
 	}
 	return refusing[slices.Min(slices.Collect(maps.Keys(refusing)))]

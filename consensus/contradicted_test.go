@@ -107,6 +107,29 @@ func TestContradictedMember(t *testing.T) {
 	}
 }
 
+// Seats that have left make the quorum smaller, and not what it takes to put out another one: two
+// of five organisations, whose own seats are gone, put out nobody.
+func TestContradictionTakesAMajority(t *testing.T) {
+	m := hardware(t, 5)
+	m.attestAll(allNew)
+	for _, n := range []string{"alpha/n2", "beta/n2"} {
+		m.ok(m.command(KindCredential, m.credential(n, 1)))
+	}
+	m.find("alpha/n1", refusing, "delta/n1", "epsilon/n1", "gamma/n1")
+	m.find("beta/n1", refusing, "delta/n1", "epsilon/n1", "gamma/n1")
+	if names(m.s.Seats()) != "delta/n1 epsilon/n1 gamma/n1" || m.s.Quorum() != 2 {
+		t.Fatalf("seats %s, quorum %d", names(m.s.Seats()), m.s.Quorum())
+	}
+	m.find("gamma/n1", refusing, "alpha/n1", "beta/n1", "alpha/n2", "beta/n2")
+	if names(m.s.Seats()) != "delta/n1 epsilon/n1 gamma/n1" {
+		t.Errorf("seats %s", names(m.s.Seats()))
+	}
+	m.find("gamma/n1", refusing, "delta/n1")
+	if names(m.s.Seats()) != "delta/n1 epsilon/n1" {
+		t.Errorf("three of five: seats %s", names(m.s.Seats()))
+	}
+}
+
 // Seats go only while the rest is a quorum: the last ones stay, whoever refuses them.
 func TestContradictedQuorumStays(t *testing.T) {
 	m := hardware(t, 3)
@@ -355,6 +378,13 @@ func TestSupersedeStays(t *testing.T) {
 		t.Errorf("class %s, ends %s", out.Proposal.Class, m.s.Ends(old.ID))
 	}
 	m.refused(m.order(m.propose(readmit(old)), 3), attest.CodeReplayed)
+	brief := must(NewEntry(Entry{Kind: "sim", Measurement: measurement("brief"), Roles: allRoles, Supersedes: []string{old.ID}, SupersedeAt: at}))
+	m.ok(m.order(m.propose(add(brief)), 3))
+	m.ok(m.order(m.propose(removeID(old.ID)), 3)) // what is not in force has no end
+	if len(m.s.platforms.ends) != 0 {
+		t.Errorf("ends %v", m.s.platforms.ends)
+	}
+	m.ok(m.order(m.propose(readmit(old)), 3))
 	// An entry that would end a majority of the seats' release at once is refused.
 	m.attestAll(func(string) string { return "old" })
 	now := must(NewEntry(Entry{Kind: "sim", Measurement: measurement("now"), Roles: allRoles, Supersedes: []string{old.ID}, SupersedeAt: m.at.Add(-time.Second)}))

@@ -85,9 +85,9 @@
 //
 // No leaf says what hardware a node has, so that the ordered state cannot tell whom a demand
 // hits. Verifiers can (PolicyState.AttestPolicy), from the claims they hold, and refuse at once.
-// A node is contradicted while organisations that are a quorum of the seats, its own not
-// counted, refuse it by their newest edges and affirm it by none; it is then evicted whatever it
-// runs, and its seat leaves the Raft configuration where the rest is a quorum. That is derived
+// A node is contradicted while organisations that are a quorum of the seats, and enough to
+// narrow, its own not counted, refuse it by their newest edges and affirm it by none; it is then
+// evicted whatever it runs, and its seat leaves the Raft configuration where the rest is a quorum. That is derived
 // from edges alone, without a clock. A floor whose time has not come is a note in edges
 // (tcb_floor_ahead). If at its time the seats that a quorum finds below it are so many that the
 // rest is none, all of them are spared, as are seats whose entry ends: verifiers overlook for

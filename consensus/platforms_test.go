@@ -565,3 +565,63 @@ func TestPlatformsReplay(t *testing.T) {
 		seen[c.PolicyDigest()] = true
 	}
 }
+
+// The class of a change is that of what it lets in, part by part, whatever action made it.
+func TestClassifyPlatforms(t *testing.T) {
+	m := hardware(t, 3)
+	old := hardEntry(t, attest.KindSEVSNP, "snp")
+	set := func(names ...string) map[string]struct{} {
+		out := map[string]struct{}{}
+		for _, n := range names {
+			out[chip(n)] = struct{}{}
+		}
+		return out
+	}
+	listOf := func(l attest.HardwareList) func(*PolicyState) {
+		return func(s *PolicyState) { s.platforms.hardware = with(s.platforms.hardware, alphas, l) }
+	}
+	demanding := m.s.PolicyState.clone()
+	demanding.endAt(old.ID, start.Add(time.Hour))
+	demanding.platforms.floors = []attest.Floor{milan(3, 3, start).RaiseFloor.Floor}
+	demanding.platforms.denied = map[string]attest.Product{"a": {Line: "Genoa"}}
+	listOf(attest.HardwareList{Listed: set("a", "b"), Removed: set("c")})(demanding)
+	for name, tc := range map[string]struct {
+		change func(*PolicyState)
+		class  Class
+	}{
+		"nothing":           {func(*PolicyState) {}, ClassNarrow},
+		"an end is gone":    {func(s *PolicyState) { s.unend(old.ID) }, ClassWiden},
+		"a later end":       {func(s *PolicyState) { s.platforms.ends = with(s.platforms.ends, old.ID, start.Add(2*time.Hour)) }, ClassWiden},
+		"an earlier end":    {func(s *PolicyState) { s.endAt(old.ID, start) }, ClassNarrow},
+		"the entry is gone": {func(s *PolicyState) { delete(s.entries, old.ID); s.unend(old.ID) }, ClassNarrow},
+		"a floor is gone":   {func(s *PolicyState) { s.platforms.floors = nil }, ClassWiden},
+		"a lower floor":     {func(s *PolicyState) { s.platforms.floors = []attest.Floor{milan(3, 2, start).RaiseFloor.Floor} }, ClassWiden},
+		"a later floor": {func(s *PolicyState) {
+			s.platforms.floors = []attest.Floor{milan(9, 9, start.Add(time.Hour)).RaiseFloor.Floor}
+		}, ClassWiden},
+		"a higher floor":   {func(s *PolicyState) { s.platforms.floors = []attest.Floor{milan(3, 4).RaiseFloor.Floor} }, ClassNarrow},
+		"a denial is gone": {func(s *PolicyState) { s.platforms.denied = nil }, ClassWiden},
+		"one more denial": {func(s *PolicyState) {
+			s.platforms.denied = with(s.platforms.denied, "b", attest.Product{Line: "Milan"})
+		}, ClassNarrow},
+		"the list is gone":       {func(s *PolicyState) { s.platforms.hardware = nil }, ClassWiden},
+		"one more chip":          {listOf(attest.HardwareList{Listed: set("a", "b", "d"), Removed: set("c")}), ClassWiden},
+		"a removed chip is back": {listOf(attest.HardwareList{Listed: set("a", "b", "c")}), ClassWiden},
+		"listed, and removed":    {listOf(attest.HardwareList{Listed: set("a", "b", "c"), Removed: set("c")}), ClassNarrow},
+		"one chip less":          {listOf(attest.HardwareList{Listed: set("a"), Removed: set("b", "c")}), ClassNarrow},
+		"any but those removed":  {listOf(attest.HardwareList{Any: true, Removed: set("c")}), ClassWiden},
+		"a list where none was": {func(s *PolicyState) {
+			s.platforms.hardware = with(s.platforms.hardware, HardwareScope{Organisation: "beta"}, attest.HardwareList{})
+		}, ClassNarrow},
+	} {
+		after := demanding.clone()
+		tc.change(after)
+		if got := classify(demanding, after); got != tc.class {
+			t.Errorf("%s: %s, want %s", name, got, tc.class)
+		}
+	}
+	any, fewer := attest.HardwareList{Any: true, Removed: set("a", "b")}, attest.HardwareList{Any: true, Removed: set("a")}
+	if !admitsLess(any, fewer) || admitsLess(fewer, any) || admitsLess(any, attest.HardwareList{Listed: set("c")}) {
+		t.Error("lists of any chip but those removed")
+	}
+}
