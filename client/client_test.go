@@ -481,6 +481,21 @@ func TestSeatsStartedAnew(t *testing.T) {
 	}
 }
 
+// What the organisations demand of the hardware of one of them, clients outside the mesh demand
+// of that one's nodes too, and of no others.
+func TestListOfChipsBindsClients(t *testing.T) {
+	m := newMesh(t, "chips", orgs...)
+	n, other := serve(t, m, bob, "one"), serve(t, m, identity.NodeRef{Org: orgs[0], Name: bob.Name}, "one")
+	m.propose(consensus.Action{LimitHardware: &consensus.LimitHardware{HardwareScope: consensus.HardwareScope{Organisation: bob.Org}, Chips: []string{strings.Repeat("ab", 32)}}})
+	tr := transport(t, m, client.Policy{}, nil)
+	if _, _, err := ask(tr, n.address, "a secret"); code(err) != attest.CodeChipNotAllowed || n.requests.Load() != 0 {
+		t.Errorf("got %v, %d requests", err, n.requests.Load())
+	}
+	if _, _, err := ask(tr, other.address, "x"); err != nil {
+		t.Errorf("another organisation's node: %v", err)
+	}
+}
+
 // slowBody lets its test see and time every read.
 type slowBody struct {
 	chunks []string

@@ -139,8 +139,9 @@ func TestSupersededReleaseEnds(t *testing.T) {
 		}
 		a.order("gamma/n1", consensus.Action{AddEntry: &consensus.AddEntry{Entry: newer}})
 		a.do("expect phase member of beta/n2\nstart gamma/n2 old\nexpect phase member of rest\nexpect linked rest\ncrash gamma/n2\n")
-		for _, e := range a.policy("gamma/n1").Entries {
-			if ends := map[bool]time.Time{true: at}[e.ID == old.ID]; !e.Ends.Equal(ends) || e.Provenance != "UNPROVENANCED" {
+		shown := a.policy("gamma/n1")
+		for _, e := range shown.Entries {
+			if ends := map[bool]time.Time{true: at}[e.ID == old.ID]; !shown.Ends[e.ID].Equal(ends) || e.DescribeProvenance() != "UNPROVENANCED" {
 				a.Errorf("policy show: %+v", e)
 			}
 		}

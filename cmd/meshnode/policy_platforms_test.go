@@ -38,7 +38,7 @@ hardware:
 	if b.String() != want {
 		t.Errorf("got %s\nwant %s", b.String(), want)
 	}
-	if entryEnd(node.EntryView{}) != "-" || entryEnd(node.EntryView{Ends: from}) != "2026-10-01T00:00:00Z" {
+	if entryEnd(time.Time{}) != "-" || entryEnd(from) != "2026-10-01T00:00:00Z" {
 		t.Error("the ends of entries")
 	}
 }
