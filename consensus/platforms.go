@@ -248,14 +248,11 @@ func (s *PolicyState) demandsPlatform(e *Entry) bool {
 }
 
 // platformKnown reports whether the hardware of a node that matched one entry is known to be
-// good enough for e.
+// good enough for e. Whether its chip is on a list of e is not: a list of the other entry may be
+// newer than the match.
 func (s *PolicyState) platformKnown(e, matched *Entry) bool {
-	if l, ok := s.platforms.hardware[HardwareScope{Entry: e.ID}]; ok {
-		if other, ok := s.platforms.hardware[HardwareScope{Entry: matched.ID}]; !ok || !admitsLess(other, l) {
-			return false
-		}
-	}
-	return matched.coversPlatform(e)
+	_, listed := s.platforms.hardware[HardwareScope{Entry: e.ID}]
+	return !listed && matched.coversPlatform(e)
 }
 
 // Floors returns the least TCBs, in the order of their JSON.

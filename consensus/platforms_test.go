@@ -453,7 +453,7 @@ func TestNarrowIsSubset(t *testing.T) {
 			p := m.propose()
 			for range 1 + rng.IntN(3) {
 				if rng.IntN(2) == 0 {
-					p.Actions = append(p.Actions, randomNarrow(rng, s.Entries()))
+					p.Actions = append(p.Actions, randomNarrow(rng, append(s.Entries(), s.Revoked()...)))
 				} else {
 					p.Actions = append(p.Actions, randomWiden(rng, t, s))
 				}
@@ -464,6 +464,13 @@ func TestNarrowIsSubset(t *testing.T) {
 				continue
 			}
 			class := widest(p.Class(), classify(s, next))
+			for _, e := range append(next.Entries(), next.Revoked()...) {
+				at := start.Add(time.Duration(rng.IntN(7)) * time.Hour)
+				run := measured{e.Kind, e.Measurement, e.ID}
+				if class == ClassNarrow && next.allows(run, allRoles, at) == "" && s.allows(run, allRoles, at) != "" {
+					t.Fatalf("narrow, but the state allows %+v only after:\n%s", run, strings.Join(p.Describe(), "\n"))
+				}
+			}
 			for _, c := range randomClaims(rng, 40) {
 				of := identity.NodeRef{Org: []identity.OrgID{"alpha", "beta"}[rng.IntN(2)], Name: "n1"}
 				at := start.Add(time.Duration(rng.IntN(7)) * time.Hour)
@@ -481,10 +488,6 @@ func TestNarrowIsSubset(t *testing.T) {
 					narrowed++
 				case after.Affirming():
 					affirmed++
-				}
-				run := measured{c.Kind, c.Measurement, before.Reference}
-				if class == ClassNarrow && before.Reference != "" && next.allows(run, allRoles, at) == "" && s.allows(run, allRoles, at) != "" {
-					t.Fatalf("narrow, but the state allows %+v only after:\n%s", run, strings.Join(p.Describe(), "\n"))
 				}
 			}
 			s = next
@@ -623,5 +626,75 @@ func TestClassifyPlatforms(t *testing.T) {
 	any, fewer := attest.HardwareList{Any: true, Removed: set("a", "b")}, attest.HardwareList{Any: true, Removed: set("a")}
 	if !admitsLess(any, fewer) || admitsLess(fewer, any) || admitsLess(any, attest.HardwareList{Listed: set("c")}) {
 		t.Error("lists of any chip but those removed")
+	}
+}
+
+// When the entry that a node matched is removed, another one of its measurement keeps it in the
+// ordered state only if what the first demanded of hardware is known to be enough.
+func TestHardwareDecidesBetweenEntries(t *testing.T) {
+	line := func(snp uint8, lines ...string) func(*Entry) {
+		return func(e *Entry) {
+			e.MinimumTCB = map[string]attest.TCB{}
+			for _, l := range lines {
+				e.MinimumTCB[l] = attest.TCB{SNP: snp}
+			}
+		}
+	}
+	statuses := func(s ...string) func(*Entry) {
+		return func(e *Entry) { e.TDX = &attest.TDXDemand{TCBStatuses: s} }
+	}
+	none := func(*Entry) {}
+	for name, tc := range map[string]struct {
+		kind          string
+		matched, kept func(*Entry)
+		want          attest.Code
+	}{
+		"nothing demanded, floor kept":      {attest.KindSEVSNP, none, line(9, "Milan"), attest.CodeRevoked},
+		"floor, nothing kept":               {attest.KindSEVSNP, line(9, "Milan"), none, ""},
+		"higher floor":                      {attest.KindSEVSNP, line(10, "Milan"), line(9, "Milan"), ""},
+		"lower floor":                       {attest.KindSEVSNP, line(8, "Milan"), line(9, "Milan"), attest.CodeRevoked},
+		"another line":                      {attest.KindSEVSNP, line(10, "Milan", "Genoa"), line(9, "Milan"), attest.CodeRevoked},
+		"one line of two":                   {attest.KindSEVSNP, line(10, "Milan"), line(9, "Milan", "Genoa"), ""},
+		"more statuses than the strict one": {attest.KindTDX, statuses("OutOfDate", "UpToDate"), none, attest.CodeRevoked},
+		"the strict one":                    {attest.KindTDX, none, statuses("OutOfDate", "UpToDate"), ""},
+		"other statuses":                    {attest.KindTDX, statuses("OutOfDate"), statuses("SWHardeningNeeded", "UpToDate"), attest.CodeRevoked},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := hardware(t, 3)
+			matched, kept := hardEntry(t, tc.kind, "y", tc.matched), hardEntry(t, tc.kind, "y", tc.kept)
+			m.ok(m.order(m.propose(add(matched), add(kept)), 3))
+			run := measured{tc.kind, matched.Measurement, matched.ID}
+			if code := m.s.allows(run, allRoles, m.at); code != "" {
+				t.Fatalf("before: %q", code)
+			}
+			m.ok(m.order(m.propose(removeID(matched.ID)), 2))
+			if code := m.s.allows(run, allRoles, m.at); code != tc.want {
+				t.Errorf("got %q, want %q", code, tc.want)
+			}
+			run.Reference = kept.ID
+			if code := m.s.allows(run, allRoles, m.at); code != "" {
+				t.Errorf("who matched the one that is left: %q", code)
+			}
+			if unknown := m.s.allows(measured{tc.kind, matched.Measurement, strings.Repeat("0", 16)}, allRoles, m.at); (unknown == "") != (kept.MinimumTCB == nil && kept.TDX == nil) {
+				t.Errorf("who matched nobody knows what: %q", unknown)
+			}
+		})
+	}
+	m := hardware(t, 3)
+	a, b := hardEntry(t, attest.KindSEVSNP, "y"), hardEntry(t, attest.KindSEVSNP, "y", func(e *Entry) { e.Provenance = sha256Hex(nil) })
+	m.ok(m.order(m.propose(add(a), add(b)), 3))
+	run := measured{attest.KindSEVSNP, a.Measurement, a.ID}
+	for _, step := range []struct {
+		action Action
+		want   attest.Code
+	}{
+		{Action{RemoveEntry: &RemoveEntry{ID: a.ID}}, ""},
+		{limit(HardwareScope{Entry: b.ID}, "a", "b"), attest.CodeRevoked}, // which chip it is on is not known
+		{limit(HardwareScope{Entry: a.ID}, "a"), attest.CodeRevoked},      // nor does a later list of the other one say it
+	} {
+		m.ok(m.order(m.propose(act(step.action)), 2))
+		if code := m.s.allows(run, allRoles, m.at); code != step.want {
+			t.Errorf("%+v: got %q, want %q", step.action, code, step.want)
+		}
 	}
 }
