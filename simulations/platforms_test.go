@@ -58,6 +58,15 @@ func (a *actor) policy(at string) node.PolicyView {
 	return v
 }
 
+func (a *actor) entry(release string) consensus.Entry {
+	a.Helper()
+	e, err := entryOf(release)
+	if err != nil {
+		a.Fatal(err)
+	}
+	return e
+}
+
 func (a *actor) warned(name, text string) bool {
 	return slices.ContainsFunc(a.status(name).Warnings, func(w string) bool { return strings.Contains(w, text) })
 }
@@ -119,22 +128,41 @@ func TestFloorWithGraceSparesTheQuorum(t *testing.T) {
 	})
 }
 
+// Where nobody has moved by then, the seats keep their vote and their links, and a member on the
+// old release goes. What was meant can still be ordered: here, to keep the old release.
+func TestSupersededQuorumStays(t *testing.T) {
+	stage(t, three+"start alpha/n2 new\nexpect phase member of rest\nexpect linked rest\n", nil, func(a *actor) {
+		at := time.Now().Add(time.Minute).UTC().Truncate(time.Millisecond)
+		next, old := a.entry("next"), a.entry("new")
+		next.ID, next.Supersedes, next.SupersedeAt = "", []string{old.ID}, at
+		next, err := consensus.NewEntry(next)
+		if err != nil {
+			a.Fatal(err)
+		}
+		a.order("gamma/n1", consensus.Action{AddEntry: &consensus.AddEntry{Entry: next}})
+		time.Sleep(time.Until(at) + 3*consensus.TickInterval)
+		seats := "alpha/n1 beta/n1 gamma/n1"
+		a.do("expect phase refused code expired of alpha/n2\nexpect kept " + seats + " within 1s\nexpect voters " + seats + " at " + seats + "\n")
+		time.Sleep(10 * time.Minute) // over two windows: their links are attested again
+		a.do("expect linked " + seats + " within 1s\nexpect voters " + seats + " at " + seats + "\n")
+		if v := a.policy("beta/n1"); strings.Join(v.Platforms.Spared, " ") != seats {
+			a.Errorf("spared %v", v.Platforms.Spared)
+		}
+		a.order("beta/n1", consensus.Action{AddEntry: &consensus.AddEntry{Entry: old, Readmit: true}})
+		a.do("expect phase member of " + seats + " alpha/n2\nexpect equal " + seats + " alpha/n2\n")
+	})
+}
+
 // A release gives way to the next one: both may join until the time that the new entry says,
 // and then the old one is out at every node within two ticks, with nobody proposing anything.
 // What moved in time does not notice, and what is late comes back with the new release.
 func TestSupersededReleaseEnds(t *testing.T) {
 	stage(t, three+"start alpha/n2 old\nexpect phase member of rest\nstart beta/n2 newer\nexpect phase refused code measurement_not_allowed of beta/n2\n", nil, func(a *actor) {
 		at := time.Now().Add(time.Minute).UTC().Truncate(time.Millisecond)
-		newer, err := entryOf("newer")
-		if err != nil {
-			a.Fatal(err)
-		}
-		old, err := entryOf("old")
-		if err != nil {
-			a.Fatal(err)
-		}
+		newer, old := a.entry("newer"), a.entry("old")
 		newer.ID, newer.Supersedes, newer.SupersedeAt = "", []string{old.ID}, at
-		if newer, err = consensus.NewEntry(newer); err != nil {
+		newer, err := consensus.NewEntry(newer)
+		if err != nil {
 			a.Fatal(err)
 		}
 		a.order("gamma/n1", consensus.Action{AddEntry: &consensus.AddEntry{Entry: newer}})
