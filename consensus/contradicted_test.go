@@ -67,6 +67,11 @@ func TestContradictedSeatLeaves(t *testing.T) {
 	if n, _ := m.s.Node(peerOf("beta/n1", 1)); n.Standing != StandingEvicted {
 		t.Errorf("after a tick: %+v", n)
 	}
+	for _, e := range m.s.Affirming(peerOf("alpha/n1", 1), m.at) {
+		if e.Verifier.Node.Org == "beta" {
+			t.Error("what it found of others still counts")
+		}
+	}
 	if m.s.N() != 5 {
 		t.Error("its organisation lost its vote")
 	}
