@@ -237,7 +237,11 @@ func (n *Node) takeSeat(ctx context.Context) {
 }
 
 // becomeReady has the newest tick that Raft has delivered here confirmed, and the Ready ordered.
+// That is this boot's start-up proof as well: seats of a majority of organisations have signed
+// its new identity with a state that it has reached. So whoever holds a seat has proved itself,
+// and seats that are started anew one after the other can never come to wait for each other.
 func (n *Node) becomeReady(ctx context.Context) {
+	worth := n.began()
 	k, ok := n.machine.newestMark()
 	if !ok || !n.raft().Hears(deafAfter) {
 		return
@@ -283,7 +287,7 @@ func (n *Node) becomeReady(ctx context.Context) {
 		return
 	}
 	n.log.Info("this node holds the seat of its organisation", "command", k.seq)
-	n.changed.notify()
+	n.completed(worth)
 }
 
 // askLogKey gets the key with which leaders sign checkpoints from a seat that has it.
@@ -345,6 +349,8 @@ func (n *Node) handleSeat(link mesh.Link, s mesh.Stream) {
 	switch {
 	case !n.holdsSeat(n.self):
 		err = errors.New("this node holds no seat")
+	case n.silent() != nil:
+		err = errors.New("this node hears no ticks") // what it has may be old
 	case req.Ready != nil:
 		reply.Ready, err = n.confirm(link.Peer(), req.Ready, deadline)
 	case req.LogKey && n.holdsSeat(link.Peer()) && n.logKey() != nil:
