@@ -26,10 +26,11 @@ import (
 //
 //	Credential and edges ordered ──► a candidate in the state of every node
 //	  leader (reconcile.go): non-voter in the Raft configuration ──► the log is replicated here
+//	  log key from a holder
 //	  at a tick q that Raft has delivered here:
 //	     Ready {q, digest of state, rounds and log} ──► every seat: is that my own digest at q?
 //	     ◄── one signature each; ⌊n/2⌋+1 organisations' and its own are ordered as "ready"
-//	holder in the state ──► log key from another holder
+//	holder in the state
 //	  leader: voter; then the server of the boot before leaves the configuration
 //
 // A seat that does not hear Raft (cut off, or not added yet) follows the ordered commands as
@@ -43,6 +44,8 @@ const (
 	deafAfter     = 6 * time.Second
 	deafEvery     = 500 * time.Millisecond
 	confirmWithin = 3 * time.Second
+	// logKeyWithin is how long a candidate waits for the log key.
+	logKeyWithin = 30 * time.Second
 	// maxMarks are the ticks at which digests are remembered: half a minute.
 	maxMarks = 16
 )
@@ -206,6 +209,7 @@ func (n *Node) isFounder() bool {
 // takeSeat starts Raft on a node with the role seat that is no founder, and does what is this
 // node's part whenever its organisation's seat is vacant.
 func (n *Node) takeSeat(ctx context.Context) {
+	var asked time.Time // since when this node has asked for the log key
 	for ; ctx.Err() == nil; n.pause(ctx, deafEvery) {
 		var bootstrap *consensus.Bootstrap
 		var candidate, holder, knows bool
@@ -227,11 +231,20 @@ func (n *Node) takeSeat(ctx context.Context) {
 				return
 			}
 		}
-		switch {
-		case candidate:
-			n.becomeReady(ctx)
-		case holder && n.logKey() == nil:
+		if !candidate && !holder {
+			asked = time.Time{}
+			continue
+		}
+		if n.logKey() == nil {
+			if asked.IsZero() {
+				asked = n.now()
+			}
 			n.askLogKey(ctx)
+		}
+		// Whoever takes a seat has the key before, so that it never ends with a seat that is
+		// stopped. If nobody has it any more, votes are needed all the same.
+		if candidate && (n.logKey() != nil || n.now().Sub(asked) > logKeyWithin) {
+			n.becomeReady(ctx)
 		}
 	}
 }
@@ -335,7 +348,7 @@ func (n *Node) askSeat(ctx context.Context, l mesh.Link, req seatRequest) (seatR
 }
 
 // handleSeat is a holder's part: it confirms what it has itself, and hands the log key to
-// whoever holds a seat.
+// whoever holds a seat or may take a vacant one.
 func (n *Node) handleSeat(link mesh.Link, s mesh.Stream) {
 	defer s.Close()
 	deadline := n.now().Add(confirmWithin)
@@ -353,7 +366,7 @@ func (n *Node) handleSeat(link mesh.Link, s mesh.Stream) {
 		err = errors.New("this node hears no ticks") // what it has may be old
 	case req.Ready != nil:
 		reply.Ready, err = n.confirm(link.Peer(), req.Ready, deadline)
-	case req.LogKey && n.holdsSeat(link.Peer()) && n.logKey() != nil:
+	case req.LogKey && (n.holdsSeat(link.Peer()) || n.isCandidate(link.Peer())) && n.logKey() != nil:
 		reply.LogKey = n.logKey().Seed()
 	default:
 		err = errors.New("nothing for this peer")

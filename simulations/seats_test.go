@@ -289,19 +289,19 @@ func TestSeatStreamGivesStrangersNothing(t *testing.T) {
 	})
 }
 
-// Seats are started anew so fast that none has had time for a start-up proof of its own before
-// the last one that had one is gone: the taking of a seat is one.
+// Seats are started anew so fast that some have no time for a start-up proof of their own before
+// the last one that had one is gone: the taking of a seat is one, or all would wait for each
+// other for ever.
 func TestSeatsNeverWaitForEachOthersProof(t *testing.T) {
 	stage(t, `
-mesh alpha beta gamma
+mesh alpha beta
 allow new
 start alpha/n1 new seat
 start beta/n1 new seat
-start gamma/n1 new seat
 expect phase member of rest
 `, nil, func(a *actor) {
-		for range 2 {
-			for _, n := range []string{"alpha/n1", "beta/n1", "gamma/n1"} {
+		for range 6 {
+			for _, n := range []string{"alpha/n1", "beta/n1"} {
 				a.do(fmt.Sprintf("drain %s\nstop %s\nreboot %s new seat\nexpect voting rest", n, n, n))
 			}
 		}
