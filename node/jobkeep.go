@@ -81,16 +81,7 @@ func (n *Node) keepJobs(ctx context.Context) {
 // resubmitJobs submits the kept jobs again, once this incarnation, if it is one above 0, has
 // begun and this node is fresh in it.
 func (n *Node) resubmitJobs(ctx context.Context) {
-	for !n.machine.Started() || !n.provenOnce() {
-		changed := n.changed.wait()
-		select {
-		case <-changed:
-		case <-time.After(recoverEvery):
-		case <-ctx.Done():
-			return
-		}
-	}
-	if n.jobDir == nil || n.incarnation() == 0 {
+	if n.waitFresh(ctx) != nil || n.jobDir == nil || n.incarnation() == 0 {
 		return
 	}
 	entries, err := os.ReadDir(n.jobDir.Path())
@@ -105,6 +96,22 @@ func (n *Node) resubmitJobs(ctx context.Context) {
 		}
 		if err := n.resubmitJob(ctx, e.Name()); err != nil && ctx.Err() == nil {
 			n.log.Warn("kept job not submitted again", "job", id, "error", err)
+		}
+	}
+}
+
+// waitFresh waits until this node may serve data.
+func (n *Node) waitFresh(ctx context.Context) error {
+	for {
+		changed := n.changed.wait()
+		if n.stale() == nil {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-time.After(recoverEvery):
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 	}
 }
