@@ -103,7 +103,7 @@ func (n *Node) handleSnapshot(_ mesh.Link, s mesh.Stream) {
 	default:
 		return // it asks again, or somebody else
 	}
-	encode, err := n.machine.Snapshot()
+	encode, err := n.machine.Give()
 	if err != nil {
 		return
 	}
@@ -144,7 +144,7 @@ func (n *Node) catchUp(ctx context.Context, link mesh.Link) error {
 	if err != nil {
 		return fmt.Errorf("snapshot: %w", err)
 	}
-	if err := n.machine.restore(raw); err != nil {
+	if err := n.machine.CatchUp(raw); err != nil {
 		return err
 	}
 	n.log.Info("started from a copy of the state", "of", n.nameOf(link.Peer()), "bytes", len(raw), "commands", n.machine.Seq())

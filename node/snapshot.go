@@ -128,12 +128,31 @@ func (m *Machine) published(size uint64, note []byte) {
 	}
 }
 
-var errNoState = errors.New("no published copy of the state yet")
+var (
+	errNoState  = errors.New("no published copy of the state yet")
+	errNotLevel = errors.New("this node has followed commands that Raft has still to deliver")
+)
 
-// Snapshot returns what encodes a snapshot of this moment.
+// Snapshot returns what encodes a snapshot of this moment, as Raft knows it: a machine that has
+// come further by following others is not what Raft's log led to.
 func (m *Machine) Snapshot() (encode func() ([]byte, error), err error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
+	if m.ordered != m.seq() {
+		return nil, errNotLevel
+	}
+	return m.snapshot()
+}
+
+// Give returns what encodes a snapshot of this moment for a member.
+func (m *Machine) Give() (encode func() ([]byte, error), err error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.snapshot()
+}
+
+// snapshot is Give. The caller holds m.mu.
+func (m *Machine) snapshot() (encode func() ([]byte, error), err error) {
 	p := m.states.published
 	if m.halted != nil {
 		return nil, m.halted
@@ -166,6 +185,8 @@ type restored struct {
 	machine  *Machine
 	saved    *savedState
 	edge     transparency.Edge
+	size     uint64 // of the checkpoint …
+	root     transparency.Hash
 	leaves   [][]byte // after edge
 	commands [][]byte
 }
@@ -281,7 +302,7 @@ func (r *restored) replay(note []byte) error {
 	if v.Level < transparency.Published {
 		return fmt.Errorf("its checkpoint of size %d is cosigned by %v only, want %d organisations", c.Size, v.Orgs, policy.Quorum.Published)
 	}
-	r.saved.checkpoint = note
+	r.saved.checkpoint, r.size, r.root = note, c.Size, c.Root
 	for i := r.edge.Size; i < m.tree.Size(); i++ {
 		leaf, err := m.tree.Leaf(i)
 		if err != nil {
@@ -317,77 +338,81 @@ func (m *Machine) CheckSnapshot(raw []byte, servers []identity.PeerID) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if err := m.continues(r); err != nil {
+	if err := m.agrees(r); err != nil {
 		return err
 	}
 	m.states.restored = r
 	return nil
 }
 
-// continues demands that r goes beyond what this machine has, and is of the same history as far
-// as that is known. The caller holds m.mu.
-func (m *Machine) continues(r *restored) error {
-	if end := r.machine.seq(); end <= m.seq() {
-		return fmt.Errorf("snapshot: of %d commands, %d were applied here already", end, m.seq())
+// agrees demands that r is of the same history as far as that is known. The caller holds m.mu.
+func (m *Machine) agrees(r *restored) error {
+	if root, err := m.tree.RootAt(r.size); err == nil && root != r.root {
+		return fmt.Errorf("snapshot: its log has root %s at size %d, this one %s: two histories", r.root, r.size, root)
 	}
 	first := r.machine.base
-	for seq := max(first, m.base); seq < m.seq(); seq++ {
+	for seq := max(first, m.base); seq < min(m.seq(), r.machine.seq()); seq++ {
 		if !bytes.Equal(m.history[seq-m.base], r.commands[seq-first]) {
 			return fmt.Errorf("snapshot: its command %d is another than the one applied here: two histories", seq+1)
 		}
 	}
-	if m.state.Started() && m.tree.Size() > r.machine.tree.Size() {
-		return fmt.Errorf("snapshot: its log has %d leaves, this one %d", r.machine.tree.Size(), m.tree.Size())
-	}
 	return nil
 }
 
-// Restore is restore of a snapshot that Raft delivers in place of the commands up to its end.
+// Restore takes a snapshot in place of the commands that Raft has not delivered up to its end. A
+// machine that has followed others beyond that stays as it is.
 func (m *Machine) Restore(raw []byte) error {
-	r, err := m.restored(raw)
+	r, err := m.verified(raw)
 	if err != nil {
-		return err
-	}
-	if err := m.become(r); err != nil {
 		return err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.ordered = r.machine.base + uint64(len(r.commands))
+	if err := m.become(r); err != nil {
+		return err
+	}
+	m.ordered = r.machine.seq()
 	return nil
 }
 
-// restore makes this machine that of a snapshot: by the commands it lacks, where it has come as
-// far as the copy, else by the copy.
-func (m *Machine) restore(raw []byte) error {
-	r, err := m.restored(raw)
+// CatchUp takes a snapshot that a member was given.
+func (m *Machine) CatchUp(raw []byte) error {
+	r, err := m.verified(raw)
 	if err != nil {
 		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if end := r.machine.seq(); end <= m.seq() {
+		return fmt.Errorf("snapshot: of %d commands, %d were applied here already", end, m.seq())
 	}
 	return m.become(r)
 }
 
-// restored returns the machine of a snapshot, which CheckSnapshot may have made already.
-func (m *Machine) restored(raw []byte) (*restored, error) {
+// verified returns the machine of a snapshot, which CheckSnapshot may have made already.
+func (m *Machine) verified(raw []byte) (*restored, error) {
 	m.mu.Lock()
 	r := m.states.restored
 	m.states.restored = nil
 	m.mu.Unlock()
-	if r == nil || r.sum != sha256.Sum256(raw) {
-		return m.open(raw)
+	if r != nil && r.sum == sha256.Sum256(raw) {
+		return r, nil
 	}
-	return r, nil
+	return m.open(raw)
 }
 
+// become makes this machine that of a snapshot: by the commands it lacks, where it has come as far
+// as the copy, else by the copy. The caller holds m.mu.
 func (m *Machine) become(r *restored) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	defer m.changed.notify()
 	if m.halted != nil {
 		return m.halted
 	}
-	if err := m.continues(r); err != nil {
+	if err := m.agrees(r); err != nil {
 		return err
+	}
+	if m.seq() >= r.machine.seq() {
+		return nil
 	}
 	if m.seq() >= r.machine.base && m.base <= r.machine.base {
 		for _, raw := range r.commands[m.seq()-r.machine.base:] {

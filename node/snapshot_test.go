@@ -2,6 +2,7 @@ package node
 
 import (
 	"bytes"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -111,7 +112,7 @@ func aged(t testing.TB) *crowd {
 
 func snapshotOf(t testing.TB, m *Machine) []byte {
 	t.Helper()
-	encode, err := m.Snapshot()
+	encode, err := m.Give()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -183,8 +184,8 @@ func TestSnapshotStartsMachine(t *testing.T) {
 			if a.Seq != b.Seq || a.Reason != nil || b.Reason != nil {
 				t.Fatalf("the next command: %+v and %+v", a, b)
 			}
-			if err := m.Restore(raw); err == nil || !strings.Contains(err.Error(), "applied here already") {
-				t.Errorf("restored twice: %v", err)
+			if err := m.CatchUp(raw); err == nil || !strings.Contains(err.Error(), "applied here already") {
+				t.Errorf("caught up twice: %v", err)
 			}
 		})
 	}
@@ -192,6 +193,75 @@ func TestSnapshotStartsMachine(t *testing.T) {
 	m := c.fresh()
 	if err := m.Restore(snapshotOf(t, seat)); err != nil || m.Seq() != seat.Seq() {
 		t.Fatalf("%v at command %d", err, m.Seq())
+	}
+}
+
+// A seat that hears no Raft follows others. What Raft delivers later, a snapshot of the past among it, is
+// what it has already; and it stores no snapshot before Raft has come as far as itself.
+func TestSnapshotOfThePast(t *testing.T) {
+	c := aged(t)
+	seat := c.nodes[0].machine
+	raw := snapshotOf(t, seat)
+	m := c.fresh()
+	follow := func(upTo int) {
+		history, _ := seat.Since(0, upTo)
+		for i, command := range history {
+			if err := m.follow(uint64(i)+1, command); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	end := seat.Seq()
+	for range 3 {
+		c.order(consensus.KindTick)
+	}
+	follow(int(seat.Seq()))
+	if err := m.CheckSnapshot(raw, []identity.PeerID{c.nodes[3].self}); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Restore(raw); err != nil {
+		t.Fatal(err)
+	}
+	same(t, seat, m)
+	if m.ordered != end {
+		t.Fatalf("Raft has delivered %d commands, want %d", m.ordered, end)
+	}
+	note := seat.states.published.checkpoint
+	m.published(m.tree.Size(), note)
+	if _, err := m.Snapshot(); !errors.Is(err, errNotLevel) {
+		t.Fatalf("a snapshot of what Raft has not delivered: %v", err)
+	}
+	rest, _ := seat.Since(end, 10)
+	for _, command := range rest {
+		if out := m.Apply(0, 0, command).(Applied); !errors.Is(out.Err, errFollowed) {
+			t.Fatalf("delivered again: %+v", out)
+		}
+	}
+	if _, err := m.Snapshot(); errors.Is(err, errNotLevel) {
+		t.Fatal(err)
+	}
+	tick, err := command(consensus.KindTick)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, b := seat.apply(tick), m.Apply(0, 0, tick).(Applied); a.Seq != b.Seq || b.Err != nil {
+		t.Fatalf("the next command: %+v and %+v", a, b)
+	}
+	same(t, seat, m)
+
+	// Of another history it is refused, however old it is.
+	other := c.fresh()
+	history, _ := seat.Since(0, int(seat.Seq()))
+	history[5] = history[6] // the first samples of the clock are in the log of neither
+	other.mu.Lock()
+	other.history, other.base = history, 0
+	other.mu.Unlock()
+	if err := other.CheckSnapshot(raw, nil); err != nil {
+		t.Fatalf("a difference long before the copy: %v", err)
+	}
+	history[end-1] = tick
+	if err := other.CheckSnapshot(raw, nil); err == nil || !strings.Contains(err.Error(), "two histories") {
+		t.Fatalf("got %v", err)
 	}
 }
 
