@@ -129,8 +129,12 @@ func (n *Node) handleSnapshot(_ mesh.Link, s mesh.Stream) {
 // catchUp starts this node's machine from a peer's snapshot. One that is cut off leaves nothing
 // behind.
 func (n *Node) catchUp(ctx context.Context, link mesh.Link) error {
-	n.catching.Lock()
-	defer n.catching.Unlock()
+	select {
+	case n.catching <- struct{}{}:
+		defer func() { <-n.catching }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	ctx, cancel := context.WithTimeout(ctx, snapshotWithin)
 	defer cancel()
 	s, err := n.open(ctx, link, n.protocols.snapshot)

@@ -85,7 +85,10 @@ type Deps struct {
 	Data *TrainingData
 	// InMemory keeps everything off the disk and opens no listener: simulations. The node
 	// then serves on Control, Public and HTTPS, where they are set, and closes them.
-	InMemory               bool
+	InMemory bool
+	// Keep is how many commands, and entries of Raft's log, are kept behind a published copy of
+	// the state; zero means the usual number. For simulations, which are short.
+	Keep uint64
 	Control, Public, HTTPS net.Listener
 	// Clock reads this machine's clock; nil: time.Now. Simulations set it wrong. Intervals are
 	// never measured by it.
@@ -149,7 +152,8 @@ type Node struct {
 	logDir      string               // of this boot; "" in simulations
 	givers      chan struct{}        // holds a token for each snapshot that is being given
 	petitions   *petitions           // what this seat watches
-	catching    sync.Mutex           // held while a snapshot is fetched and restored
+	keep        uint64               // Deps.Keep
+	catching    chan struct{}        // holds a token while a snapshot is fetched and restored
 	evidenceDir *durable.Dir         // private: salted evidence behind this node's results; nil in simulations
 
 	mu              sync.Mutex
@@ -197,6 +201,9 @@ func Run(ctx context.Context, cfg Config, deps Deps) error {
 		return &ConfigError{Field: "data", Err: err, Remedy: "give the node a directory of its own"}
 	}
 	n.machine = newMachine(n.genesis, tree, n.changed, n.now)
+	if n.keep = deps.Keep; n.keep > 0 {
+		n.machine.keep = n.keep
+	}
 	n.machine.pulled = deps.Policy
 	n.blobs, n.work = newBlobs(dirs.blobs), newWorkbench()
 	n.blobs.older = dirs.older
@@ -273,7 +280,7 @@ func newNode(ctx context.Context, cfg Config, deps Deps) (*Node, error) {
 		data: deps.Data, keys: keys, key: keys.Peer, self: identity.PeerIDFromKey(public), log: deps.Log, strangers: capped(deps.Log),
 		protocols: newProtocols(deps.Genesis.MeshID()), kind: deps.Attester.Kind(), changed: newNotifier(),
 		peers: newPeerBook(), addresses: newAddressBook(!deps.InMemory), badCredentials: map[identity.PeerID]error{}, phase: PhaseEnrolling, refusals: newRefusals(),
-		attester: deps.Attester, outages: map[string]outage{}, runtime: &runtimelog.Log{}, proofs: newPendingProofs(), gossip: newGossip(), asleep: stoodStill, givers: make(chan struct{}, maxGivers), petitions: newPetitions(),
+		attester: deps.Attester, outages: map[string]outage{}, runtime: &runtimelog.Log{}, proofs: newPendingProofs(), gossip: newGossip(), asleep: stoodStill, givers: make(chan struct{}, maxGivers), petitions: newPetitions(), catching: make(chan struct{}, 1),
 	}
 	n.headLimiter = &throttle.Requests{Rate: headRate, Burst: headBurst, Remotes: maxVisitors}
 	if n.wall = deps.Clock; n.wall == nil {

@@ -24,7 +24,7 @@ func (n *Node) newReplica(servers []identity.PeerID, join bool) (*replica.Replic
 		founders[s] = true
 	}
 	return replica.New(replica.Config{
-		Self: n.self, Peers: raftPeers{n}, Machine: n.machine, Store: store, Servers: servers, Join: join, Log: n.log,
+		Self: n.self, Peers: raftPeers{n}, Machine: n.machine, Store: store, Servers: servers, Join: join, Trailing: n.keep, Log: n.log,
 		Member:  func(p identity.PeerID) bool { return n.mayVote(p, founders) },
 		Learner: n.mayLearn,
 		Fatal:   func(err error) { n.fail(fmt.Errorf("raft: %w", err)) },

@@ -78,8 +78,11 @@ type StateStatus struct {
 
 // LogStatus is the transparency log as this node built it and as it was last published.
 type LogStatus struct {
-	Size      uint64          `json:"size"`
-	Root      string          `json:"root"`
+	Size uint64 `json:"size"`
+	Root string `json:"root"`
+	// Copied is how many commands came before the newest published copy of the state that this
+	// node holds; it can start others from there.
+	Copied    uint64          `json:"copied,omitempty"`
 	Published PublishedStatus `json:"published"`
 }
 

@@ -68,7 +68,7 @@ func seatStatuses(st *consensus.State) []SeatStatus {
 
 func (n *Node) logStatus() LogStatus {
 	size, root := n.machine.tree.Head()
-	out := LogStatus{Size: size, Root: root.String(), Published: PublishedStatus{Cosigners: []string{}, Level: transparency.Unpublished.String()}}
+	out := LogStatus{Size: size, Root: root.String(), Copied: n.machine.SavedSeq(), Published: PublishedStatus{Cosigners: []string{}, Level: transparency.Unpublished.String()}}
 	if p, _ := n.lastPublished(); p.note != nil {
 		out.Published = PublishedStatus{Size: p.Size, Root: p.Root.String(), Cosigners: []string{}, Level: p.Level.String()}
 		for _, org := range p.Orgs {

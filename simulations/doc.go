@@ -13,6 +13,7 @@
 //
 //	mesh ORG[:seat]...                           first line: the founding organisations; neutral ones have a seat only
 //	allow RELEASE...                             what genesis allows, in every role
+//	keep N                                       of commands and Raft entries behind a published state, nodes keep so few
 //	start NODE RELEASE [ROLE...]                 start a node that runs a release
 //	reboot NODE RELEASE [ROLE...]                start a newer boot elsewhere; the older runs on as NODE'
 //	name WORD NODE                               the node's further name, as "victim leader"
@@ -40,6 +41,7 @@
 //	expect voting NODES [within TIME]            each has a vote and hears the leader, by its own view
 //	expect equal NODES [within TIME]             commands, state digests, log sizes and roots
 //	expect published NODES [within TIME]         a published checkpoint over the whole log
+//	expect copied NODES [within TIME]            each can start others from a copy of the state
 //
 // An expectation that is not met within its time (30 s if it names none) ends the scenario
 // with an error that names file and line. The seed draws times and what clients do; the

@@ -190,6 +190,20 @@ func (p *player) checkLogs(names []string, published bool) error {
 	return nil
 }
 
+// checkCopied demands that nodes hold a published copy of the state, behind which they keep little.
+func (p *player) checkCopied(names []string) error {
+	all, err := p.statuses(names)
+	if err != nil {
+		return err
+	}
+	for _, s := range all {
+		if s.Log.Copied == 0 {
+			return fmt.Errorf("%s holds no published copy of the state after %d commands", s.Node, s.State.Commands)
+		}
+	}
+	return nil
+}
+
 func where(s node.Status) string {
 	return fmt.Sprintf("command %d (%.8s), leaf %d (%.8s)", s.State.Commands, s.State.Digest, s.Log.Size, s.Log.Root)
 }

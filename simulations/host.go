@@ -89,7 +89,7 @@ func (w *world) start(name, release string, roles []string) error {
 	deps := node.Deps{
 		Genesis: w.genesis, Policy: w.policy, Attester: h.attester, Schemes: w.hardware.schemes,
 		Enroller:  func(k node.Keys) node.Enroller { return &desk{enroller: e, name: ref.Name, roles: roles, keys: k} },
-		Directory: node.NewHTTPDirectory(w.client(machine).Transport), NewMesh: w.meshOf(h), InMemory: true,
+		Directory: node.NewHTTPDirectory(w.client(machine).Transport), NewMesh: w.meshOf(h), InMemory: true, Keep: w.keep,
 		Log: w.watch.logger(name, w.opts.NodeLog),
 	}
 	if w.clock != nil {

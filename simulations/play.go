@@ -75,6 +75,7 @@ func (s *Script) Play(seed uint64, opts Options) (_ *Result, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", s.name, err)
 	}
+	w.keep = s.keep
 	if opts.prepare != nil {
 		opts.prepare(w)
 	}

@@ -22,6 +22,7 @@ type Script struct {
 	name     string
 	orgs     []string
 	releases []string
+	keep     uint64
 	steps    []step
 }
 
@@ -57,7 +58,7 @@ func Parse(name, text string) (*Script, error) {
 
 // parse returns what a command does; nil for those that are read before the start.
 func (s *Script) parse(command string, args []string) (func(*player) error, error) {
-	if (command == "mesh" || command == "allow") && len(s.steps) > 0 {
+	if (command == "mesh" || command == "allow" || command == "keep") && len(s.steps) > 0 {
 		return nil, fmt.Errorf("belongs before every other command")
 	}
 	switch command {
@@ -67,6 +68,13 @@ func (s *Script) parse(command string, args []string) (func(*player) error, erro
 	case "allow":
 		s.releases = append(s.releases, args...)
 		return nil, nil
+	case "keep":
+		if len(args) != 1 {
+			return nil, fmt.Errorf("want a number")
+		}
+		n, err := strconv.ParseUint(args[0], 10, 32)
+		s.keep = n
+		return nil, err
 	case "start":
 		if len(args) < 2 {
 			return nil, fmt.Errorf("want NODE RELEASE [ROLE...]")
@@ -296,6 +304,8 @@ func parseCheck(what string, args []string, limit time.Duration) (func(*player) 
 		return func(p *player) error { return p.checkVoters(voters, at) }, nil
 	case "voting":
 		return func(p *player) error { return p.checkVoting(args) }, nil
+	case "copied":
+		return func(p *player) error { return p.checkCopied(args) }, nil
 	case "equal", "published":
 		return func(p *player) error { return p.checkLogs(args, what == "published") }, nil
 	}

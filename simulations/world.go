@@ -37,6 +37,7 @@ type hardware struct {
 // clients need of it is immutable once they run.
 type world struct {
 	opts      Options
+	keep      uint64 // see the scenario's line "keep"
 	hardware  hardware
 	rnd       *rand.Rand
 	wire      *memtransport.Network
