@@ -88,7 +88,7 @@ type Deps struct {
 	InMemory bool
 	// Keep is how many commands, and entries of Raft's log, are kept behind a published copy of
 	// the state; zero means the usual number. For simulations, which are short.
-	Keep uint64
+	Keep                   uint64
 	Control, Public, HTTPS net.Listener
 	// Clock reads this machine's clock; nil: time.Now. Simulations set it wrong. Intervals are
 	// never measured by it.

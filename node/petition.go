@@ -110,8 +110,9 @@ func (p *petitions) ordered(commands [][]byte) {
 	}
 }
 
-// overdue returns the commands that leader has left out for censorAfter while it ordered others.
-func (p *petitions) overdue(leader identity.PeerID, seq uint64, now time.Time) []commandID {
+// overdue returns the commands that leader has left out for censorAfter while it ordered others, and
+// while nothing excused that: quotas oblige a leader to leave commands out.
+func (p *petitions) overdue(leader identity.PeerID, seq uint64, now time.Time, excused func(raw []byte) bool) []commandID {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var out []commandID
@@ -119,7 +120,7 @@ func (p *petitions) overdue(leader identity.PeerID, seq uint64, now time.Time) [
 		switch {
 		case now.Sub(x.first) > petitionFor:
 			delete(p.open, id)
-		case leader == "" || x.leader != leader:
+		case leader == "" || x.leader != leader || excused(x.raw):
 			x.leader, x.since, x.seq = leader, now, seq // it has its time, too
 		case now.Sub(x.since) >= censorAfter && seq > x.seq+1:
 			out = append(out, id)
@@ -261,11 +262,15 @@ func (n *Node) runPetitions(ctx context.Context) {
 		if leader == n.self {
 			continue
 		}
-		for _, id := range n.petitions.overdue(leader, n.machine.Seq(), n.now()) {
+		for _, id := range n.petitions.overdue(leader, n.machine.Seq(), n.now(), n.overQuota) {
 			n.tellComplaint(ctx, id, leader)
 		}
 	}
 }
+
+// overQuota reports whether a quota keeps a leader from ordering raw at this moment. It is asked
+// twice a second: an organisation that floods is over its quota at some of these moments.
+func (n *Node) overQuota(raw []byte) bool { return n.machine.overQuota(raw) != nil }
 
 // tellComplaint tells the other seats that leader leaves a command out.
 func (n *Node) tellComplaint(ctx context.Context, id commandID, leader identity.PeerID) {

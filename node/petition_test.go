@@ -19,6 +19,7 @@ import (
 func TestPetitions(t *testing.T) {
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	p := newPetitions()
+	never, always := func([]byte) bool { return false }, func([]byte) bool { return true }
 	waits := []byte("waits")
 	id := commandID(sha256.Sum256(waits))
 	if !p.add(waits, "alpha", "L", 10, now) || p.add(waits, "beta", "L", 10, now) {
@@ -41,7 +42,7 @@ func TestPetitions(t *testing.T) {
 		"one other was on its way":      {"L", 11, censorAfter, 0},
 		"others were ordered meanwhile": {"L", 12, censorAfter, maxPetitionsOf},
 	} {
-		if got := p.overdue(c.leader, c.seq, now.Add(c.after)); len(got) != c.want {
+		if got := p.overdue(c.leader, c.seq, now.Add(c.after), never); len(got) != c.want {
 			t.Errorf("%s: %d are overdue", name, len(got))
 		}
 	}
@@ -65,14 +66,23 @@ func TestPetitions(t *testing.T) {
 		t.Error("old complaints counted")
 	}
 	// A new leader has its time, too.
-	if got := p.overdue("M", 20, now.Add(censorAfter)); len(got) != 0 {
+	if got := p.overdue("M", 20, now.Add(censorAfter), never); len(got) != 0 {
 		t.Errorf("%d are overdue under a new leader", len(got))
+	}
+	if got := p.overdue("M", 30, now.Add(2*censorAfter+time.Second), never); len(got) != maxPetitionsOf {
+		t.Errorf("%d are overdue under the new leader", len(got))
+	}
+	if got := p.overdue("M", 30, now.Add(2*censorAfter+time.Second), always); len(got) != 0 {
+		t.Errorf("%d are overdue though quotas excuse it", len(got))
+	}
+	if got := p.overdue("M", 40, now.Add(3*censorAfter), never); len(got) != 0 {
+		t.Errorf("%d are overdue soon after an excuse", len(got))
 	}
 	p.ordered([][]byte{waits})
 	if p.complain(id, "zeta", "L", 1, now) || p.add(waits, "beta", "L", 10, now) {
 		t.Error("what was ordered is still waited for")
 	}
-	if p.overdue("M", 20, now.Add(petitionFor+time.Second)); len(p.open) != 0 {
+	if p.overdue("M", 20, now.Add(petitionFor+time.Second), never); len(p.open) != 0 {
 		t.Errorf("%d petitions are kept for ever", len(p.open))
 	}
 	for i := range 3 * recentCommands {
