@@ -390,7 +390,8 @@ func (s *State) loadSuspensions(w *wireImage) error {
 		if err != nil {
 			return err
 		}
-		if err := s.checkStatement("suspension", x.MeshID, x.Incarnation, fsmSuspensions); err != nil {
+		// A recovery ends no suspension: it may be of a lower incarnation.
+		if err := s.checkStatement("suspension", x.MeshID, max(x.Incarnation, s.incarnation), fsmSuspensions); err != nil {
 			return err
 		}
 		if _, err := env.Verify(s.everKeys(x.Organisation, KeyEmergency)); err != nil {

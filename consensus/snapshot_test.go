@@ -379,3 +379,32 @@ func TestReplayState(t *testing.T) {
 		t.Errorf("in an old mesh: %v", err)
 	}
 }
+
+// An image of a recovered mesh: what was suspended in the incarnation before is suspended still.
+func TestImageAfterRecovery(t *testing.T) {
+	m := governed(t, 5)
+	leaves := m.leavesOf()
+	at, s := place(leaves), m.replayed(leaves)
+	recovery := m.recovery(m.draft(s, at), 4)
+	if err := s.Recover(recovery, at, m.at); err != nil {
+		t.Fatal(err)
+	}
+	m.s, m.log = s, nil
+	m.ok(m.command(KindRecovery, recovery, m.rebirth(s, 2)))
+	m.at = m.at.Add(time.Minute)
+	var samples [][]byte
+	for _, o := range m.orgs() {
+		samples = append(samples, m.sample(string(o)+"/n1", 2, func(x *TimeSample) { x.Incarnation = 1 }))
+	}
+	m.ok(m.command(KindTick, samples...))
+	restored, err := Restore(m.g, imageOf(t, m.s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if restored.Digest() != m.s.Digest() || restored.Continues() != m.s.Continues() || len(restored.Suspensions(m.at)) != 1 {
+		t.Fatalf("restored: continues %+v, %d suspensions", restored.Continues(), len(restored.Suspensions(m.at)))
+	}
+	if !m.s.LogStateDue(DigestEvery) {
+		t.Error("the state is not logged in the new incarnation")
+	}
+}
