@@ -3,6 +3,7 @@ package federated
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/attestmesh/meshnode/attest"
@@ -25,6 +26,7 @@ type wireLedger struct {
 	Version int
 	Mesh    []byte
 	Jobs    []wireJobState
+	Resumed [][][]byte // the round leaves of each job that Resume took up and nobody has submitted again
 }
 
 type wireJobState struct {
@@ -98,6 +100,13 @@ func (l *Ledger) Image() ([]byte, error) {
 		}
 		w.Jobs = append(w.Jobs, wj)
 	}
+	for _, j := range l.resumed {
+		var leaves [][]byte
+		for _, c := range j.committed {
+			leaves = append(leaves, c.Leaf)
+		}
+		w.Resumed = append(w.Resumed, leaves)
+	}
 	raw, err := imageEncode.Marshal(w)
 	if err != nil {
 		return nil, fmt.Errorf("ledger image: %w", err)
@@ -168,6 +177,11 @@ func restoreLedger(mesh identity.MeshID, raw []byte) (*Ledger, error) {
 		return nil, fmt.Errorf("%d jobs, the limit is %d", len(w.Jobs), MaxJobs)
 	}
 	l := NewLedger(mesh)
+	for _, leaf := range slices.Concat(w.Resumed...) {
+		if err := l.Resume(leaf); err != nil {
+			return nil, err
+		}
+	}
 	for i, wj := range w.Jobs {
 		j, err := l.unpackJob(wj)
 		if err != nil {
@@ -276,6 +290,9 @@ func (l *Ledger) unpackCommitted(job Job, round uint32, base chunk.Root, w wireC
 	}
 	if st.predicate.Turn != o.Turn {
 		return CommittedRound{}, fmt.Errorf("the leaf is of %s, want %s", st.predicate.name(), o.name())
+	}
+	if o.Closed == nil { // of a log that Resume took up, which holds no closes
+		o.Closed = &ClosedRound{Accepted: st.predicate.Accepted, Rejected: st.predicate.Rejected}
 	}
 	if why := (&jobState{job: job, open: o}).checkLeaf(st.predicate); why != nil {
 		return CommittedRound{}, fmt.Errorf("leaf: %s", why)

@@ -99,7 +99,7 @@ func TestLedgerImageAltered(t *testing.T) {
 	if _, err := RestoreLedger(testMeshID, make([]byte, MaxImage+1)); err == nil || !strings.Contains(err.Error(), "limit") {
 		t.Errorf("got %v, want the size limit", err)
 	}
-	wide := bytes.Replace(raw, []byte{0x83, 1}, []byte{0x83, 0x18, 1}, 1)
+	wide := append([]byte{raw[0], 0x18, 1}, raw[2:]...)
 	if _, err := RestoreLedger(testMeshID, wide); err == nil || !strings.Contains(err.Error(), canonical.ErrForm.Error()) {
 		t.Errorf("a number of two bytes: %v", err)
 	}
