@@ -242,9 +242,25 @@ func (n *Node) considerChain(url string, chain [][]byte) {
 		n.log.Warn("policy not believed", "url", url, "error", bad)
 	case p.Incarnation() > n.incarnation() && p.Started():
 		n.superseded(p)
+	case p.Incarnation() == n.incarnation() && n.machine.await(p):
 	default:
 		n.log.Debug("policy not extended", "url", url, "error", err)
 	}
+}
+
+// await keeps a policy chain of the incarnation that this machine waits for. It may hold steps
+// of the lower one that the machine's own log, which align replaces then, is too short for.
+func (m *Machine) await(p *consensus.PolicyState) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.state.Recovering() || !p.Started() || p.Incarnation() != m.state.Incarnation() {
+		return false
+	}
+	if m.pulled == nil || m.pulled.Steps() < p.Steps() {
+		m.pulled = p
+		m.changed.notify()
+	}
+	return true
 }
 
 // superseded ends this process: the mesh goes on without it.
