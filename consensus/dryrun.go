@@ -69,7 +69,7 @@ type Departure struct {
 	Node        identity.NodeRef `json:"node"`
 	Peer        identity.PeerID  `json:"peer"`
 	Measurement string           `json:"measurement"`
-	// Entry is what its verifiers matched.
+	// Entry is what its verifiers matched; empty where nobody has found anything yet.
 	Entry string      `json:"entry"`
 	Code  attest.Code `json:"code"`
 	// At is zero for at once; else the first tick that is not before it decides.
@@ -112,6 +112,9 @@ func (s *State) DryRun(raw []byte) Prediction {
 		if gone := out.Withdrawn; s.N()-len(gone) < out.Signatures.Want {
 			return out.refuse(refuse(attest.CodeThreshold, "proposal", fmt.Sprintf("%d of %d organisations have withdrawn", len(gone), s.N()), fmt.Sprintf("%d to %s", out.Signatures.Want, c.class)))
 		}
+	}
+	if err := s.checkProposalQuota(c); err != nil && out.AsIs == nil {
+		out.AsIs = ReasonOf(err) // until the next tick: no property of the proposal
 	}
 	after := s.clone()
 	if !s.enactFor(&out, after, c) {

@@ -254,12 +254,13 @@ func (r *drawn) compare(i int, m *mesh, p Prediction, out Outcome, seats []Node)
 	for _, d := range p.Departures {
 		if d.At.IsZero() {
 			want = append(want, d.Peer)
-			if n, _ := m.s.Node(d.Peer); n.Code != d.Code || n.Reference != d.Entry {
+			n, known := m.s.Node(d.Peer)
+			if known && (n.Code != d.Code || n.Reference != d.Entry) || !known && d.Code != attest.CodeOrganisationRemoved {
 				r.t.Fatalf("change %d: %s went with %s, predicted %s", i, d.Node, n.Code, d.Code)
 			}
 		}
 	}
-	if !slices.Equal(out.Evicted, want) {
+	if !slices.Equal(slices.Sorted(slices.Values(out.Evicted)), slices.Sorted(slices.Values(want))) {
 		r.t.Fatalf("change %d: evicted %v, predicted %v", i, out.Evicted, want)
 	}
 	after := m.s.Seats()
@@ -331,4 +332,115 @@ func (r *drawn) later(i int, m *mesh, p Prediction, seen map[string]int) bool {
 		r.t.Fatalf("change %d: evicted %v after all that was predicted", i, out.Evicted)
 	}
 	return true
+}
+
+// constitutional are kinds of random changes of organisations, keys and limits.
+var constitutional = []func(r *drawn, m *mesh) func(*Proposal){
+	func(r *drawn, m *mesh) func(*Proposal) {
+		return addKey(r.org(m) + " " + r.one("govern", "enroll", "emergency") + " 3")
+	},
+	func(r *drawn, m *mesh) func(*Proposal) {
+		return removeKey(r.org(m) + " " + r.one("govern", "govern 2", "enroll", "emergency", "govern 3"))
+	},
+	func(r *drawn, m *mesh) func(*Proposal) {
+		org, role := r.org(m), r.one("govern", "enroll", "emergency")
+		return rotate(org+" "+role, org+" "+role+" 4")
+	},
+	func(r *drawn, _ *mesh) func(*Proposal) { return addOrg(r.one("new-a", "new-b", "alpha")) },
+	func(r *drawn, m *mesh) func(*Proposal) { return removeOrg(r.org(m)) },
+	func(r *drawn, m *mesh) func(*Proposal) { return removeOrg(r.org(m)) },
+	func(r *drawn, _ *mesh) func(*Proposal) {
+		return setLimits(Limits{Nodes: 1 + r.IntN(4), Proposals: r.IntN(3)})
+	},
+	func(r *drawn, m *mesh) func(*Proposal) { return act(actions[r.IntN(len(actions))](r, m)) },
+}
+
+// org is an organisation of m, or seldom one that is none.
+func (r *drawn) org(m *mesh) string {
+	orgs := m.s.Organisations()
+	if r.IntN(12) == 0 {
+		return "nobody"
+	}
+	return string(orgs[r.IntN(len(orgs))].ID)
+}
+
+// governs are the labels of the govern keys in force and of those that p adds.
+func (m *mesh) governs(p *Proposal) []string {
+	labels := map[string]string{}
+	for _, org := range append(slices.Clone(orgNames), "new-a", "new-b", "nobody") {
+		for _, n := range []string{"", " 2", " 3", " 4"} {
+			labels[keyIDOf(string(org)+" govern"+n)] = string(org) + " govern" + n
+		}
+	}
+	var out []string
+	take := func(k Key) {
+		if k.Role == KeyGovern && !slices.Contains(out, labels[k.ID()]) {
+			out = append(out, labels[k.ID()])
+		}
+	}
+	for _, o := range m.s.Organisations() {
+		for _, k := range o.Keys {
+			take(k)
+		}
+	}
+	for _, a := range p.Actions {
+		switch {
+		case a.AddKey != nil:
+			take(a.AddKey.Key)
+		case a.RotateKey != nil:
+			take(a.RotateKey.key())
+		case a.AddOrganisation != nil:
+			for _, k := range a.AddOrganisation.Keys {
+				take(k)
+			}
+		}
+	}
+	return out
+}
+
+// The same for changes of the constitution, which drop organisations with their nodes and
+// seats, and for what a quota holds back until the next tick.
+func TestDryRunPredictsConstitution(t *testing.T) {
+	r := &drawn{Rand: rand.New(rand.NewPCG(7, 8)), t: t}
+	seen := map[string]int{}
+	var m *mesh
+	for i := range 400 {
+		if i%6 == 0 || len(m.s.Seats()) < m.s.Quorum() || len(m.s.Entries()) == 0 {
+			m = r.mesh()
+		}
+		p := m.propose(func(p *Proposal) {
+			p.Nonce, p.ConfirmQuorumLoss = fmt.Sprintf("%032x", i), r.IntN(4) == 0
+			for range 1 + r.IntN(2) {
+				constitutional[r.IntN(len(constitutional))](r, m)(p)
+			}
+		})
+		labels := m.governs(p)
+		if r.IntN(3) == 0 {
+			labels = labels[:1+r.IntN(len(labels))]
+		}
+		raw := m.sign(m.payload(p), labels...)
+		before, seats := m.s.Digest(), m.s.Seats()
+		want := m.s.DryRun(raw)
+		if m.s.Digest() != before {
+			t.Fatalf("change %d: the dry run changed the state", i)
+		}
+		out := m.command(KindProposal, raw)
+		seen[string(codeOf(out.Reason))]++
+		if got := codeOf(out.Reason); got != codeOf(want.AsIs) {
+			t.Fatalf("change %d: refused with %q, predicted %q", i, got, codeOf(want.AsIs))
+		}
+		if out.Reason == nil {
+			r.compare(i, m, want, out, seats)
+			seen["ordered "+string(out.Proposal.Class)]++
+			for _, d := range want.Departures {
+				seen["went "+string(d.Code)]++
+			}
+		}
+	}
+	t.Log(seen)
+	for _, want := range []string{"", "threshold", "quorum_loss", "quota", "ordered constitution", "ordered narrow", "went organisation_removed", "went revoked"} {
+		if seen[want] == 0 {
+			t.Errorf("no change was %q: the draw is too narrow to test it", want)
+		}
+	}
 }

@@ -192,12 +192,20 @@ func (s *State) orderProposal(raw []byte) (Outcome, error) {
 	if err != nil {
 		return Outcome{}, err
 	}
-	for _, org := range c.orgs {
-		if err := s.checkQuota(quotaProposals, org); err != nil {
-			return Outcome{}, err
-		}
+	if err := s.checkProposalQuota(c); err != nil {
+		return Outcome{}, err
 	}
 	return s.enact(c)
+}
+
+// checkProposalQuota refuses a proposal by whom has had too many ordered since the last tick.
+func (s *State) checkProposalQuota(c *change) error {
+	for _, org := range c.orgs {
+		if err := s.checkQuota(quotaProposals, org); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // enact has a proposal take effect that was judged on s, unless it would stop the mesh
