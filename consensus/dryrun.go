@@ -248,6 +248,20 @@ func (s *State) forecast() []Departure {
 	return out
 }
 
+// Ahead shows visit the state as it is now and at every moment to come at which something in
+// the policy begins or ends, if nothing but time passes. visit must not keep what it is shown;
+// s stays as it is.
+func (s *State) Ahead(visit func(*State)) {
+	later := s.clone()
+	visit(later)
+	for _, at := range s.moments() {
+		if _, err := later.pass(at); err != nil {
+			return
+		}
+		visit(later)
+	}
+}
+
 // moments returns the times to come at which something in the policy begins or ends, in order.
 func (s *State) moments() []time.Time {
 	var out []time.Time

@@ -12,6 +12,7 @@ import (
 	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/federated"
 	"github.com/attestmesh/meshnode/internal/identity"
+	"github.com/attestmesh/meshnode/mesh"
 )
 
 // A dry run asks three rooms what a proposal would do, and changes nothing:
@@ -25,9 +26,10 @@ import (
 // DryRun is the answer: what would happen if the proposal were ordered now.
 type DryRun struct {
 	consensus.Prediction
-	// Refuses are linked peers whose last claims this node affirms now and would refuse: it
-	// would close its link to them and say so in the log. Other verifiers have other claims of
-	// the same nodes; where they agree the node is in no round any more.
+	// Refuses are linked peers whose last claims this node affirms now and would refuse, at
+	// once or from a time on: it would close its link to them and say so in the log. Other
+	// verifiers have other claims of the same nodes; where they agree the node is in no round
+	// any more. Those that the present policy will refuse by then as well are left out.
 	Refuses []ClaimsForecast `json:"refuses"`
 	// Unjudged are nodes of which this node has no claims, itself among them: what is said
 	// of them follows from what others found them to run. Ask a node that is linked to them.
@@ -41,6 +43,7 @@ type ClaimsForecast struct {
 	Node   string        `json:"node"`
 	Peer   string        `json:"peer"`
 	Reason attest.Reason `json:"reason"`
+	At     time.Time     `json:"at,omitzero"` // zero is at once
 }
 
 // dryRun predicts what the proposal in raw would do.
@@ -49,26 +52,25 @@ func (n *Node) dryRun(raw []byte) (DryRun, error) {
 		return DryRun{}, malformed(err)
 	}
 	out := DryRun{Refuses: []ClaimsForecast{}, Unjudged: []string{}, Rounds: []federated.RoundForecast{}}
+	var sessions []*mesh.Session
+	judged := map[identity.PeerID]bool{}
+	for _, l := range n.links() {
+		sessions = append(sessions, l.Session())
+		judged[l.Peer()] = true
+	}
 	var nodes []consensus.Node
+	var was []stage
 	n.machine.View(func(s *consensus.State, _ *federated.Ledger) {
 		out.Prediction, out.Time, nodes = s.DryRun(raw), s.Now(), s.Nodes()
+		if out.After() != nil {
+			was = stages(s, sessions)
+		}
 	})
 	after := out.After()
 	if after == nil {
 		return out, nil
 	}
-	judged := map[identity.PeerID]bool{}
-	for _, l := range n.links() {
-		s := l.Session()
-		judged[s.Peer] = true
-		if !attest.Appraise(s.Claims, n.policyFor(s.Subject), n.now()).Affirming() {
-			continue // refused already
-		}
-		if r := attest.Appraise(s.Claims, after.AttestPolicy(s.Node, s.Roles...), n.now()); !r.Affirming() && len(r.Reasons) > 0 {
-			out.Refuses = append(out.Refuses, ClaimsForecast{s.Node.String(), s.Peer.String(), r.Reasons[0]})
-		}
-	}
-	slices.SortFunc(out.Refuses, func(a, b ClaimsForecast) int { return strings.Compare(a.Node, b.Node) })
+	out.Refuses = refuses(n.now(), sessions, was, stages(after, sessions))
 	for _, v := range nodes {
 		if !judged[v.Peer] {
 			out.Unjudged = append(out.Unjudged, v.Ref.String())
@@ -80,14 +82,73 @@ func (n *Node) dryRun(raw []byte) (DryRun, error) {
 	return out, nil
 }
 
-// without is a membership less those whose claims would be refused.
+// stage is what a state demands of each of some subjects from a time on.
+type stage struct {
+	from     time.Time
+	policies []attest.Policy
+}
+
+// stages returns what s demands of the subjects of sessions, now and later.
+func stages(s *consensus.State, sessions []*mesh.Session) []stage {
+	var out []stage
+	s.Ahead(func(later *consensus.State) {
+		st := stage{from: later.Now()}
+		for _, x := range sessions {
+			st.policies = append(st.policies, later.AttestPolicy(x.Node, x.Roles...))
+		}
+		out = append(out, st)
+	})
+	return out
+}
+
+// refuses returns of which sessions the claims are affirmed under the stages of was, and
+// refused under those of will from some time on. now is that of the claims' age.
+func refuses(now time.Time, sessions []*mesh.Session, was, will []stage) []ClaimsForecast {
+	out := []ClaimsForecast{}
+	for i, s := range sessions {
+		for k, st := range will {
+			at := now
+			if k > 0 {
+				at = later(now, st.from)
+			}
+			before := was[0]
+			for _, b := range was[1:] {
+				if !b.from.After(at) {
+					before = b
+				}
+			}
+			if !attest.Appraise(s.Claims, before.policies[i], at).Affirming() {
+				break // without the proposal too
+			}
+			if r := attest.Appraise(s.Claims, st.policies[i], at); !r.Affirming() && len(r.Reasons) > 0 {
+				c := ClaimsForecast{Node: s.Node.String(), Peer: s.Peer.String(), Reason: r.Reasons[0]}
+				if k > 0 {
+					c.At = at
+				}
+				out = append(out, c)
+				break
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b ClaimsForecast) int { return strings.Compare(a.Node, b.Node) })
+	return out
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+// without is a membership less those whose claims would be refused at once.
 type without struct {
 	memberView
 	refused []ClaimsForecast
 }
 
 func (w without) lost(peer identity.PeerID) bool {
-	return slices.ContainsFunc(w.refused, func(c ClaimsForecast) bool { return c.Peer == peer.String() })
+	return slices.ContainsFunc(w.refused, func(c ClaimsForecast) bool { return c.At.IsZero() && c.Peer == peer.String() })
 }
 
 // Node implements federated.Members.

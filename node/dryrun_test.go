@@ -8,6 +8,7 @@ import (
 
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/attest/attesttest"
+	"github.com/attestmesh/meshnode/attest/sevsnp"
 	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/internal/envelope"
 )
@@ -15,9 +16,14 @@ import (
 // unsignedRemoval is a draft that nobody has signed.
 func (c *crowd) unsignedRemoval(release string) []byte {
 	c.t.Helper()
+	return c.unsigned(consensus.Action{RemoveEntry: &consensus.RemoveEntry{Measurement: attesttest.Measurement(release)}})
+}
+
+func (c *crowd) unsigned(a consensus.Action) []byte {
+	c.t.Helper()
 	now := time.Now().UTC().Truncate(time.Second)
 	p := consensus.Proposal{MeshID: c.genesis.MeshID(), Base: c.base, Nonce: strings.Repeat("5", 32), Created: now, Expires: now.Add(time.Hour),
-		Actions: []consensus.Action{{RemoveEntry: &consensus.RemoveEntry{Measurement: attesttest.Measurement(release)}}}}
+		Actions: []consensus.Action{a}}
 	payload, err := p.Payload()
 	if err != nil {
 		c.t.Fatal(err)
@@ -90,5 +96,40 @@ func TestDryRunJudgesClaims(t *testing.T) {
 	}
 	if _, err := hub.dryRun([]byte("{}")); err == nil {
 		t.Error("junk was judged")
+	}
+}
+
+// What an ordered demand on hardware hits is in claims alone, which are not ordered: the node
+// says whom, with which code, and from when on.
+func TestDryRunForeseesDemands(t *testing.T) {
+	const floored, denied = 8, 10
+	h := newHardwareCrowd(t, 12, []int{denied}, []int{floored})
+	defer h.close()
+	h.found()
+	h.link(0)
+	hub := h.nodes[0]
+	for end := time.Now().Add(30 * time.Second); len(hub.mesh.Links()) < len(h.nodes)-1; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d links at the hub", len(hub.mesh.Links()))
+		}
+	}
+	milan, from := attest.TCB{BootLoader: 3, SNP: 8, Microcode: 115}, time.Now().Add(time.Hour).UTC().Truncate(time.Second)
+	for name, tc := range map[string]struct {
+		action consensus.Action
+		victim int
+		code   attest.Code
+		at     time.Time
+	}{
+		"floor":       {consensus.Action{RaiseFloor: &consensus.RaiseFloor{Floor: attest.Floor{Product: sevsnp.Milan, SEVSNP: &milan}}}, floored, attest.CodeTCBBelowFloor, time.Time{}},
+		"floor ahead": {consensus.Action{RaiseFloor: &consensus.RaiseFloor{Floor: attest.Floor{Product: sevsnp.Milan, SEVSNP: &milan, From: from}}}, floored, attest.CodeTCBBelowFloor, from},
+		"product":     {consensus.Action{DenyProduct: &consensus.DenyProduct{Product: attest.Product{Line: sevsnp.Genoa}}}, denied, attest.CodePlatformDenied, time.Time{}},
+	} {
+		got, err := hub.dryRun(h.unsigned(tc.action))
+		if err != nil || got.Refused != nil || len(got.Departures) != 0 {
+			t.Fatalf("%s: %+v, %v", name, got, err)
+		}
+		if len(got.Refuses) != 1 || got.Refuses[0].Node != h.nodes[tc.victim].ref.String() || got.Refuses[0].Reason.Code != tc.code || !got.Refuses[0].At.Equal(tc.at) {
+			t.Errorf("%s: %+v", name, got.Refuses)
+		}
 	}
 }

@@ -100,7 +100,11 @@ func showDryRun(w io.Writer, p *node.DryRun) error {
 		fmt.Fprintf(&b, "enrol anew %s: out until their enroller has signed under another key\n", joinRefs(p.Reenrol))
 	}
 	for _, c := range p.Refuses {
-		fmt.Fprintf(&b, "claims     this node would refuse %s: %s\n", c.Node, &c.Reason)
+		when := ""
+		if !c.At.IsZero() {
+			when = "from " + c.At.Format(time.RFC3339) + " on "
+		}
+		fmt.Fprintf(&b, "claims     %sthis node would refuse %s: %s\n", when, c.Node, &c.Reason)
 	}
 	if len(p.Unjudged) > 0 && p.Refused == nil {
 		fmt.Fprintf(&b, "not judged by claims, which this node has none of: %s\n", strings.Join(p.Unjudged, ", "))
