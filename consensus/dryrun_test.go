@@ -116,6 +116,16 @@ var actions = []func(r *drawn, m *mesh) Action{
 	func(r *drawn, m *mesh) Action {
 		return Action{AddEntry: &AddEntry{Entry: r.entry(m.s.Now()), Readmit: r.IntN(2) == 0}}
 	},
+	func(r *drawn, m *mesh) Action { // one that takes over at some time
+		e, all := r.entry(m.s.Now()), m.s.Entries()
+		e.ID, e.Supersedes = "", []string{all[r.IntN(len(all))].ID}
+		e.SupersedeAt = canonicalTime(m.s.Now().Add(time.Duration(r.IntN(40)-2) * time.Minute))
+		e, err := NewEntry(e)
+		if err != nil {
+			return Action{AddEntry: &AddEntry{Entry: r.entry(m.s.Now())}} // its end may be too early
+		}
+		return Action{AddEntry: &AddEntry{Entry: e, Readmit: r.IntN(2) == 0}}
+	},
 	func(r *drawn, m *mesh) Action {
 		all := append(m.s.Entries(), m.s.Revoked()...)
 		return Action{RemoveEntry: &RemoveEntry{ID: all[r.IntN(len(all))].ID}}
