@@ -214,7 +214,7 @@ func (s *State) hearNarrowing(raw []byte) (Heard, error) {
 	if !s.Started() {
 		return Heard{}, refuse(attest.CodeNotStarted, "proposal", "before Bootstrap", "after Bootstrap")
 	}
-	c, err := s.judge(raw, s.now)
+	c, err := s.judgeCounting(raw)
 	if err != nil {
 		return Heard{}, err
 	}

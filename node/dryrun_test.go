@@ -11,6 +11,7 @@ import (
 	"github.com/attestmesh/meshnode/attest/sevsnp"
 	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/internal/envelope"
+	"github.com/attestmesh/meshnode/internal/identity"
 )
 
 // unsignedRemoval is a draft that nobody has signed.
@@ -131,5 +132,42 @@ func TestDryRunForeseesDemands(t *testing.T) {
 		if len(got.Refuses) != 1 || got.Refuses[0].Node != h.nodes[tc.victim].ref.String() || got.Refuses[0].Reason.Code != tc.code || !got.Refuses[0].At.Equal(tc.at) {
 			t.Errorf("%s: %+v", name, got.Refuses)
 		}
+	}
+}
+
+// A narrowing acts where it is heard; once one of those who signed it withdraws and too few are
+// left, it acts nowhere any more.
+func TestWithdrawnNarrowingActsNoMore(t *testing.T) {
+	c := newCrowd(t, 8, func(i int) string { return map[bool]string{true: "old", false: "new"}[i == 7] })
+	defer c.close()
+	c.found()
+	hub := c.nodes[0]
+	draft, err := envelope.Parse(c.unsignedRemoval("old"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, org := range crowdOrgs[:4] { // just enough: ⌊7/2⌋+1
+		if err := draft.Sign(crowdSigner(t, org, consensus.KeyGovern)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, fresh, err := hub.machine.Hear(draft.Marshal()); err != nil || !fresh || !hub.machine.Hears() {
+		t.Fatalf("heard %v, %v", fresh, err)
+	}
+	p, err := consensus.DecodeProposal(draft.Payload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	openings := hub.machine.Openings()
+	w, err := consensus.SignWithdrawal(crowdSigner(t, crowdOrgs[1], consensus.KeyGovern), consensus.WithdrawalOf(p, identity.OrgID(crowdOrgs[1]), time.Now()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.order(consensus.KindWithdrawal, w)
+	if hub.machine.Hears() || hub.machine.Openings() == openings {
+		t.Errorf("it acts still: %v", hub.machine.Heard())
+	}
+	if _, _, err := hub.machine.Hear(draft.Marshal()); err == nil || consensus.ReasonOf(err).Code != attest.CodeThreshold {
+		t.Errorf("heard again: %v", err)
 	}
 }

@@ -192,7 +192,7 @@ func (m *Machine) dispatch(raw []byte) ([][]byte, Applied, error) {
 	if out.SuspensionsChanged {
 		m.changes++
 	}
-	m.settle(out.EpochChanged || out.SuspensionsChanged || c.Kind == consensus.KindBootstrap)
+	m.settle(out.EpochChanged || out.SuspensionsChanged || c.Kind == consensus.KindBootstrap || c.Kind == consensus.KindWithdrawal)
 	if out.Reason == nil && c.Kind == consensus.KindTick {
 		m.clockAt = m.now()
 	}
