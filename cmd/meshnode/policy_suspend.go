@@ -112,7 +112,7 @@ func (f *suspendFlags) suspension(ctx context.Context, args []string) ([]byte, e
 	if err != nil {
 		return nil, err
 	}
-	x.MeshID, x.Organisation = g.MeshID(), org
+	x.MeshID, x.Incarnation, x.Organisation = g.MeshID(), policy.Incarnation(), org
 	raw, err := consensus.SignSuspension(s, x)
 	if err != nil {
 		return nil, usageError("see meshnode policy suspend --help", "%v", err)
@@ -160,7 +160,7 @@ func (f *suspendFlags) statement(now time.Time) (consensus.Suspension, error) {
 }
 
 // chainHelp explains --chain where keys are compared.
-const chainHelp = "file of the policy's signed history (/.well-known/meshnode/policy), where the key came in after genesis"
+const chainHelp = "file of the policy's signed history (/.well-known/meshnode/policy), where the key came in after genesis or the mesh was recovered"
 
 // keysInForce returns the policy that the history at chain leads to; without one it is genesis's.
 func keysInForce(chain string, g *consensus.Genesis) (*consensus.PolicyState, error) {
@@ -258,7 +258,11 @@ func (f *liftFlags) lift(args []string) (*envelope.Envelope, *consensus.Suspensi
 			if err != nil {
 				return nil, nil, err
 			}
-			payload, err := consensus.SuspensionLift{MeshID: g.MeshID(), Suspension: id}.Payload()
+			policy, err := keysInForce(f.chain, g)
+			if err != nil {
+				return nil, nil, err
+			}
+			payload, err := consensus.SuspensionLift{MeshID: g.MeshID(), Incarnation: policy.Incarnation(), Suspension: id}.Payload()
 			if err != nil {
 				return nil, nil, usageError("take the id from meshnode policy show", "%v", err)
 			}
