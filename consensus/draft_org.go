@@ -90,7 +90,7 @@ func (s constitutionSpec) fill(a *Action) error {
 }
 
 func (s limitsSpec) limits() Limits {
-	return Limits{Nodes: s.Nodes, Results: s.Results, Credentials: s.Credentials, Proposals: s.Proposals, Suspensions: s.Suspensions}
+	return Limits(s)
 }
 
 func (s keySpec) key() (Key, error) {

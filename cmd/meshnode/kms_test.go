@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto"
-	"crypto/ecdh"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
@@ -13,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"os"
 	"strings"
 	"testing"
@@ -68,13 +66,11 @@ func trialKey(mode, name string) crypto.Signer {
 	switch mode {
 	case "p256":
 		seed[0] = 1 // below the order of the group
-		public, err := ecdh.P256().NewPrivateKey(seed[:])
+		key, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), seed[:])
 		if err != nil {
 			panic(err)
 		}
-		raw := public.PublicKey().Bytes()
-		return &ecdsa.PrivateKey{D: new(big.Int).SetBytes(seed[:]), PublicKey: ecdsa.PublicKey{Curve: elliptic.P256(),
-			X: new(big.Int).SetBytes(raw[1:33]), Y: new(big.Int).SetBytes(raw[33:])}}
+		return key
 	case "rsa":
 		key, err := rsa.GenerateKey(rand.Reader, 2048)
 		if err != nil {

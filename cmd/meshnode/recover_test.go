@@ -161,19 +161,6 @@ func (m *lostMesh) kill(name string) {
 	delete(m.running, name)
 }
 
-// stop ends a process as an operator does.
-func (m *lostMesh) stop(name string) {
-	m.t.Helper()
-	cmd := m.running[name]
-	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		m.t.Fatal(err)
-	}
-	if err := cmd.Wait(); err != nil {
-		m.t.Errorf("%s: %v", name, err)
-	}
-	delete(m.running, name)
-}
-
 func (m *lostMesh) signal(sig syscall.Signal, names ...string) {
 	m.t.Helper()
 	for _, name := range names {

@@ -162,7 +162,7 @@ func TestDeposedLeaderStoresNothing(t *testing.T) {
 		defer successor.Close()
 		harmed := func() bool {
 			term := r.CurrentTerm()
-			if err := successor.AppendEntries("victim", transport.LocalAddr(), &raft.AppendEntriesRequest{RPCHeader: evil("successor"), Term: term + 1, Leader: []byte("successor")},
+			if err := successor.AppendEntries("victim", transport.LocalAddr(), &raft.AppendEntriesRequest{RPCHeader: evil("successor"), Term: term + 1},
 				&raft.AppendEntriesResponse{}); err != nil {
 				t.Fatal(err)
 			}
