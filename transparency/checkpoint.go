@@ -156,19 +156,23 @@ func Merge(checkpoint, line []byte, by Cosigner) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	return merge(checkpoint, line, v)
+}
+
+func merge(checkpoint, line []byte, v *torchwood.CosignatureVerifier) ([]byte, error) {
 	n, err := openNote(checkpoint)
 	if err != nil {
 		return nil, err
 	}
 	if len(line) > maxNote || bytes.Count(line, []byte("\n")) != 1 {
-		return nil, fmt.Errorf("cosignature of %s: want one line, got %d bytes", by.Name, len(line))
+		return nil, fmt.Errorf("cosignature of %s: want one line, got %d bytes", v.Name(), len(line))
 	}
 	one, err := openNote(append([]byte(n.Text+"\n"), line...), v)
 	if err != nil {
-		return nil, fmt.Errorf("cosignature of %s: %w", by.Name, err)
+		return nil, fmt.Errorf("cosignature of %s: %w", v.Name(), err)
 	}
 	if len(one.Sigs) != 1 || len(one.UnverifiedSigs) != 0 {
-		return nil, fmt.Errorf("cosignature of %s: the line is signed by another name or key", by.Name)
+		return nil, fmt.Errorf("cosignature of %s: the line is signed by another name or key", v.Name())
 	}
 	sigs := n.UnverifiedSigs[:0:0]
 	for _, s := range n.UnverifiedSigs {

@@ -143,7 +143,7 @@ func TestCosignaturesThatDoNotCount(t *testing.T) {
 		"too short":           {"— " + a.Name + " " + base64.StdEncoding.EncodeToString([]byte("12345678")) + "\n", CodeCosignatureKey},
 	} {
 		cp := append(bytes.Clone(base), x.line...)
-		v, err := Verify(cp, Policy{testOrigin, public("log"), []Cosigner{a, b, c}, QuorumOf(3), now})
+		v, err := Verify(cp, Policy{Origin: testOrigin, LogKey: public("log"), Cosigners: []Cosigner{a, b, c}, Quorum: QuorumOf(3), At: now})
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -156,7 +156,7 @@ func TestCosignaturesThatDoNotCount(t *testing.T) {
 		}
 	}
 	stranger := cosigner("zeta", "n1")
-	v, err := Verify(signHead(t, head, stranger, b), Policy{testOrigin, public("log"), []Cosigner{a, b, c}, QuorumOf(3), now})
+	v, err := Verify(signHead(t, head, stranger, b), Policy{Origin: testOrigin, LogKey: public("log"), Cosigners: []Cosigner{a, b, c}, Quorum: QuorumOf(3), At: now})
 	if err != nil || v.Strangers != 1 || len(v.Orgs) != 1 {
 		t.Errorf("a stranger's signature: %+v, %v", v, err)
 	}

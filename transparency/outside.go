@@ -3,15 +3,54 @@ package transparency
 import (
 	"encoding/base64"
 	"fmt"
+	"time"
 
 	"filippo.io/torchwood"
-	"golang.org/x/mod/sumdb/note"
 )
 
-// Witnessed returns the checkpoint of a note that an outside witness has cosigned, and the
-// name of that witness. keys are C2SP verifier keys (c2sp.org/tlog-cosignature); the log's own
-// signature is not looked at, since a witness signs only what the log key has signed.
-func Witnessed(signed []byte, keys []string) (Checkpoint, string, error) {
+// Outside is a witness that belongs to no organisation of the mesh: it vouches that it has
+// seen one append-only history, which is all that it can know. It is no part of a Level, so
+// that one that is down holds up nothing; that its cosignature is there, and how new it is,
+// is for auditors to judge. The zero value verifies nothing and no policy accepts it.
+type Outside struct {
+	verifier *torchwood.CosignatureVerifier
+}
+
+// Witnessed is a cosignature of an outside witness that holds.
+type Witnessed struct {
+	Name string    `json:"name"`
+	At   time.Time `json:"at"`
+}
+
+// ParseOutside decodes a verifier key of c2sp.org/tlog-cosignature (Ed25519, type 0x04):
+// "<name>+<key hash, 8 hex>+<base64>".
+func ParseOutside(vkey string) (Outside, error) {
+	v, err := torchwood.NewCosignatureVerifier(vkey)
+	if err != nil {
+		return Outside{}, fmt.Errorf("witness %.100q: %w", vkey, err)
+	}
+	return Outside{v}, nil
+}
+
+// Name is the name under which it cosigns.
+func (w Outside) Name() string {
+	if w.verifier == nil {
+		return ""
+	}
+	return w.verifier.Name()
+}
+
+// MergeOutside is Merge for the line of an outside witness.
+func MergeOutside(checkpoint, line []byte, by Outside) ([]byte, error) {
+	if by.verifier == nil {
+		return nil, fmt.Errorf("cosignature of an outside witness without a key")
+	}
+	return merge(checkpoint, line, by.verifier)
+}
+
+// WitnessedBy returns the checkpoint of a note that one of witnesses has cosigned, and its name. The
+// log's own signature is not looked at, since a witness signs only what the log key has signed.
+func WitnessedBy(signed []byte, witnesses []Outside) (Checkpoint, string, error) {
 	n, err := openNote(signed)
 	if err != nil {
 		return Checkpoint{}, "", err
@@ -20,21 +59,15 @@ func Witnessed(signed []byte, keys []string) (Checkpoint, string, error) {
 	if err != nil {
 		return Checkpoint{}, "", err
 	}
-	for _, key := range keys {
-		v, err := torchwood.NewCosignatureVerifier(key)
-		if err != nil {
-			return Checkpoint{}, "", fmt.Errorf("witness key %.60q: %w", key, err)
+	for _, w := range witnesses {
+		if w.verifier == nil {
+			return Checkpoint{}, "", fmt.Errorf("an outside witness without a key")
 		}
 		for _, s := range n.UnverifiedSigs {
-			if s.Name == v.Name() && cosigned(v, n.Text, s) {
+			if raw, err := base64.StdEncoding.DecodeString(s.Base64); err == nil && len(raw) > 4 && s.Name == w.Name() && s.Hash == w.verifier.KeyHash() && w.verifier.Verify([]byte(n.Text), raw[4:]) {
 				return c, s.Name, nil
 			}
 		}
 	}
-	return Checkpoint{}, "", fmt.Errorf("checkpoint of size %d: no cosignature by any of %d witnesses", c.Size, len(keys))
-}
-
-func cosigned(v *torchwood.CosignatureVerifier, text string, s note.Signature) bool {
-	raw, err := base64.StdEncoding.DecodeString(s.Base64)
-	return err == nil && len(raw) > 4 && s.Hash == v.KeyHash() && v.Verify([]byte(text), raw[4:])
+	return Checkpoint{}, "", fmt.Errorf("checkpoint of size %d: no cosignature by any of %d witnesses", c.Size, len(witnesses))
 }

@@ -63,12 +63,13 @@ type Cosigner struct {
 	Key  ed25519.PublicKey
 }
 
-// Policy is what Verify holds a checkpoint against. All fields are required.
+// Policy is what Verify holds a checkpoint against. All fields but Outside are required.
 type Policy struct {
 	Origin    string
 	LogKey    ed25519.PublicKey
 	Cosigners []Cosigner
 	Quorum    Quorum
+	Outside   []Outside // witnesses that belong to no organisation of the mesh
 	At        time.Time // the verifier's time; cosignatures more than 2 min ahead do not count
 }
 
@@ -92,6 +93,7 @@ type Verified struct {
 	Level     Level
 	Orgs      []identity.OrgID // distinct organisations with a valid cosignature, sorted
 	Fresh     time.Time        // when the published quorum was last complete; zero if it is not
+	Outside   []Witnessed      // by the policy's outside witnesses, in its order; no part of Level
 	Problems  []Problem
 	Strangers int // signatures by names the policy does not know; they count for nothing
 }
@@ -123,7 +125,7 @@ func Verify(checkpoint []byte, p Policy) (Verified, error) {
 		return Verified{}, fmt.Errorf("checkpoint: size %d is not signed by the log key", c.Size)
 	}
 	out := Verified{Checkpoint: c}
-	times := map[identity.OrgID]time.Time{}
+	times, outside := map[identity.OrgID]time.Time{}, map[string]time.Time{}
 	for _, s := range n.UnverifiedSigs {
 		signer, ok := known[s.Name]
 		if !ok {
@@ -135,11 +137,20 @@ func Verify(checkpoint []byte, p Policy) (Verified, error) {
 			out.Problems = append(out.Problems, *problem)
 			continue
 		}
+		if signer.Org == "" {
+			outside[s.Name] = at
+			continue
+		}
 		if at.After(times[signer.Org]) {
 			times[signer.Org] = at
 		}
 	}
 	out.count(times, p.Quorum)
+	for _, w := range p.Outside {
+		if at, ok := outside[w.Name()]; ok {
+			out.Outside = append(out.Outside, Witnessed{w.Name(), at})
+		}
+	}
 	return out, nil
 }
 
@@ -165,6 +176,7 @@ func (v *Verified) count(times map[identity.OrgID]time.Time, q Quorum) {
 	}
 }
 
+// knownCosigner is a seat's key, or an outside witness's, whose Org is empty.
 type knownCosigner struct {
 	Cosigner
 	verifier *torchwood.CosignatureVerifier
@@ -173,7 +185,7 @@ type knownCosigner struct {
 func (k knownCosigner) check(text string, s note.Signature, now time.Time) (time.Time, *Problem) {
 	raw, err := base64.StdEncoding.DecodeString(s.Base64)
 	if err != nil || len(raw) < 4 || s.Hash != k.verifier.KeyHash() {
-		return time.Time{}, &Problem{CodeCosignatureKey, s.Name, "signed with another key or signature type than its Credential names"}
+		return time.Time{}, &Problem{CodeCosignatureKey, s.Name, "signed with another key or signature type than the one known for it"}
 	}
 	if !k.verifier.Verify([]byte(text), raw[4:]) {
 		return time.Time{}, &Problem{CodeCosignatureInvalid, s.Name, "the signature is not over this checkpoint"}
@@ -217,6 +229,18 @@ func (p Policy) verifiers() (map[string]knownCosigner, error) {
 			return nil, fmt.Errorf("checkpoint policy: cosigner %s uses the log key", c.Name)
 		}
 		out[c.Name], keys[string(c.Key)] = knownCosigner{c, v}, c.Name
+	}
+	for _, w := range p.Outside {
+		if w.verifier == nil {
+			return nil, errors.New("checkpoint policy: an outside witness without a key")
+		}
+		if strings.HasPrefix(w.Name(), p.Origin+"/") || w.Name() == p.Origin {
+			return nil, fmt.Errorf("checkpoint policy: the outside witness %s has a name of this log", w.Name())
+		}
+		if _, ok := out[w.Name()]; ok {
+			return nil, fmt.Errorf("checkpoint policy: outside witness %s is listed twice", w.Name())
+		}
+		out[w.Name()] = knownCosigner{Cosigner{Name: w.Name()}, w.verifier}
 	}
 	return out, nil
 }
