@@ -187,8 +187,10 @@ func (a *auditor) laterIncarnation() bool {
 // policy is what the checkpoint is held against, in the state that the leaves lead to.
 func (a *auditor) policy(cosigners []transparency.Cosigner) transparency.Policy {
 	s := a.replay.state
-	return transparency.Policy{Origin: s.Origin(), LogKey: s.LogKey(), Cosigners: cosigners,
+	p := transparency.Policy{Origin: s.Origin(), LogKey: s.LogKey(), Cosigners: cosigners,
 		Quorum: transparency.Quorum{Published: s.Quorum(), Strong: s.StrongQuorum()}, At: a.opts.At}
+	p.Outside = transparency.OutsideOf(s.Witnesses())
+	return p
 }
 
 // cosigners are the seats whose Credential and affirming result the leaves so far hold.
@@ -247,6 +249,7 @@ func (a *auditor) judgeCheckpoint(head transparency.Checkpoint) {
 	}
 	a.report.Cosigners = append(a.report.Cosigners, v.Orgs...)
 	a.report.Level, a.report.Fresh = v.Level, v.Fresh
+	a.report.Outside, a.report.Witnesses = append(a.report.Outside, v.Outside...), len(a.replay.state.Witnesses())
 	if v.Level == transparency.Unpublished {
 		a.found(head.Size, CodeUnpublished, fmt.Sprintf("cosigned by %d organisations with an affirmed seat in the log, want %d; %d signatures by others do not count", len(v.Orgs), s.Quorum(), v.Strangers))
 		return

@@ -41,6 +41,10 @@ type Report struct {
 
 	// State is what the leaves lead to; nil where they do not hold.
 	State *consensus.State `json:"-"`
+	// Outside are the witnesses of no organisation that have cosigned the checkpoint, of Witnesses
+	// that the policy names.
+	Outside   []transparency.Witnessed `json:"outside,omitempty"`
+	Witnesses int                      `json:"-"`
 
 	Origin       string    `json:"-"` // of the checkpoint
 	Size         uint64    `json:"-"` // of the checkpoint
@@ -88,6 +92,9 @@ func (r *Report) Proves() []string {
 	if r.Rounds > 0 {
 		out = append(out, fmt.Sprintf("each of the %d training rounds was signed by a member that could aggregate it, over updates of members that could take part, and continues the round before", r.Rounds))
 	}
+	for _, w := range r.Outside {
+		out = append(out, fmt.Sprintf("%s, which belongs to no organisation of the mesh, had seen this history and no other by %s", w.Name, w.At.Format(time.RFC3339)))
+	}
 	if !r.GenesisGiven {
 		out = append(out, "the organisations are those that the log itself names: compare its mesh id, or give --genesis")
 	}
@@ -103,6 +110,13 @@ func (r *Report) ProvesNot() []string {
 	}
 	if len(r.Recoveries) > 0 {
 		out = append(out, "that nothing was ordered between a recovered checkpoint and the end of its incarnation: that is given up, by the organisations that signed the Recovery")
+	}
+	if len(r.Outside) == 0 {
+		why := "the policy names no outside witness"
+		if r.Witnesses > 0 {
+			why = fmt.Sprintf("none of the %d outside witnesses has cosigned it", r.Witnesses)
+		}
+		out = append(out, "that a majority of the organisations has not shown somebody else another history together: "+why)
 	}
 	if r.Rounds > 0 {
 		out = append(out, "that the training sums are right: job verify adds them up again from the job's certificates")

@@ -64,6 +64,9 @@ type Config struct {
 	Attester AttesterConfig `yaml:"attester"`
 	// Training is this node's own data; a trainer needs it.
 	Training TrainingConfig `yaml:"training"`
+	// Witnesses says where the outside witnesses that the policy names are reached. Their keys
+	// are in the policy; a seat without this shows its checkpoints to none.
+	Witnesses []WitnessConfig `yaml:"witnesses"`
 	// Services says for whom this node runs programs. What runs is decided by those owners,
 	// recorded in the runtime log and judged by clients.
 	Services []ServiceConfig `yaml:"services"`
@@ -74,6 +77,14 @@ type ServiceConfig struct {
 	Name string `yaml:"name"`
 	// Owner is an Ed25519 public key as meshnode keygen --role service prints it.
 	Owner string `yaml:"owner"`
+}
+
+// WitnessConfig is where one outside witness takes checkpoints (c2sp.org/tlog-witness).
+type WitnessConfig struct {
+	// Name is that of its verifier key.
+	Name string `yaml:"name"`
+	// URL is its submission prefix, to which /add-checkpoint is added.
+	URL string `yaml:"url"`
 }
 
 // EnrollerConfig names an enroller by address and pinned key.
@@ -156,6 +167,7 @@ func (c *Config) Validate() *ConfigError {
 		{"enroller.spki", checkSPKI(c.Enroller.SPKI), "copy spki from enroll serve's ready line"},
 		{"attester", c.Attester.check(), "name one of sevsnp: true, tdx: true, tpm: {}, or for trials sim: SOCKET of sim-platform's ready line"},
 		{"training.data", c.checkTraining(), "a trainer needs its own CSV file"},
+		{"witnesses", c.checkWitnesses(), "list each witness that genesis names once, with its submission prefix"},
 		{"services", c.checkServices(), "list each service once, with the public key that meshnode keygen --role service printed"},
 	} {
 		if check.err != nil {

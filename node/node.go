@@ -176,6 +176,7 @@ type Node struct {
 	outages         map[string]outage // guarded by mu; "attester", "enroller"
 	draining        *drain            // guarded by mu; nil while this node is not drained
 	newer           outage            // guarded by mu; who last sent a command that this release does not know, and when
+	shown           map[string]shown  // guarded by mu; how showing the log to outside witnesses goes, by name
 }
 
 // Run runs a node until ctx ends, and then stops everything it started. Mistakes that the

@@ -191,7 +191,18 @@ func (n *Node) handleCheckpoint(link mesh.Link, s mesh.Stream) {
 // acceptCheckpoint verifies a checkpoint against this node's members and tree and, if it
 // is published and newer, serves it.
 func (n *Node) acceptCheckpoint(note []byte) error {
-	v, err := transparency.Verify(note, n.checkpointPolicy())
+	policy := n.checkpointPolicy()
+	n.mu.Lock()
+	before := n.newest.note
+	n.mu.Unlock()
+	if before != nil {
+		kept, err := transparency.KeepOutside(before, note, policy.Outside)
+		if err != nil {
+			return err
+		}
+		note = kept
+	}
+	v, err := transparency.Verify(note, policy)
 	if err != nil {
 		return err
 	}
@@ -243,6 +254,7 @@ func (n *Node) checkpointPolicy() transparency.Policy {
 	for _, c := range n.cosigners() {
 		p.Cosigners = append(p.Cosigners, c)
 	}
+	p.Outside = n.outsideKeys()
 	return p
 }
 

@@ -190,7 +190,7 @@ func (n *Node) startReplica(b *consensus.Bootstrap, own *consensus.Credential, l
 		return err
 	}
 	n.replica, n.founder, n.logPrivate, n.cosignerWitness = r, founder, logKey, w
-	tasks := []func(context.Context){n.reconcile, n.runClock, n.runPublisher, n.orderHeard, n.runStateLog, n.runSnapshots, n.runComparison, n.runPetitions}
+	tasks := []func(context.Context){n.reconcile, n.runClock, n.runPublisher, n.orderHeard, n.runStateLog, n.runSnapshots, n.runComparison, n.runPetitions, n.runOutside}
 	if founder {
 		tasks = append(tasks, func(ctx context.Context) { n.orderBootstrap(ctx, b) })
 	}

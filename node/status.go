@@ -82,7 +82,9 @@ type LogStatus struct {
 	Root string `json:"root"`
 	// Copied is how many commands came before the newest published copy of the state that this
 	// node holds; it can start others from there.
-	Copied    uint64          `json:"copied,omitempty"`
+	Copied uint64 `json:"copied,omitempty"`
+	// Key is the log's verifier key (c2sp.org/signed-note): what an outside witness is told.
+	Key       string          `json:"key"`
 	Published PublishedStatus `json:"published"`
 }
 
@@ -92,6 +94,17 @@ type PublishedStatus struct {
 	Root      string   `json:"root"`
 	Cosigners []string `json:"cosigners"`
 	Level     string   `json:"level"`
+	// Outside says what the outside witnesses that the policy names have cosigned of it.
+	Outside []OutsideStatus `json:"outside"`
+}
+
+// OutsideStatus is one outside witness: At is when it cosigned the newest published checkpoint, if
+// it has; Error is why this node, as leader, could not show it one, since when.
+type OutsideStatus struct {
+	Name  string     `json:"name"`
+	At    *time.Time `json:"at"`
+	Error string     `json:"error,omitempty"`
+	Since *time.Time `json:"since,omitempty"`
 }
 
 // PeerStatus is one other node as this node sees it.

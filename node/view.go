@@ -56,7 +56,7 @@ func (n *Node) Status() Status {
 
 func seatStatuses(st *consensus.State) []SeatStatus {
 	out := []SeatStatus{}
-	for _, o := range st.Genesis().Organisations {
+	for _, o := range st.Organisations() {
 		seat := SeatStatus{Organisation: string(o.ID)}
 		if holder, held := st.Holder(o.ID); held {
 			seat.Node = holder.Ref.String()
@@ -69,12 +69,16 @@ func seatStatuses(st *consensus.State) []SeatStatus {
 func (n *Node) logStatus() LogStatus {
 	size, root := n.machine.tree.Head()
 	out := LogStatus{Size: size, Root: root.String(), Copied: n.machine.SavedSeq(), Published: PublishedStatus{Cosigners: []string{}, Level: transparency.Unpublished.String()}}
+	if key := n.checkpointPolicy(); key.LogKey != nil {
+		out.Key, _ = transparency.VerifierKey(key.Origin, key.LogKey) // an Ed25519 key since Bootstrap
+	}
 	if p, _ := n.lastPublished(); p.note != nil {
 		out.Published = PublishedStatus{Size: p.Size, Root: p.Root.String(), Cosigners: []string{}, Level: p.Level.String()}
 		for _, org := range p.Orgs {
 			out.Published.Cosigners = append(out.Published.Cosigners, string(org))
 		}
 	}
+	out.Published.Outside = n.outsideStatus()
 	return out
 }
 

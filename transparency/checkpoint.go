@@ -112,10 +112,20 @@ func logSigner(origin string, key ed25519.PrivateKey) (note.Signer, error) {
 	return s, nil
 }
 
-func logVerifier(origin string, key ed25519.PublicKey) (note.Verifier, error) {
-	vkey, err := note.NewEd25519VerifierKey(origin, key)
+// VerifierKey is the log key as c2sp.org/signed-note writes it, for witnesses and for readers that
+// others wrote: "<origin>+<key hash, 8 hex>+<base64>".
+func VerifierKey(origin string, logKey ed25519.PublicKey) (string, error) {
+	vkey, err := note.NewEd25519VerifierKey(origin, logKey)
 	if err != nil {
-		return nil, fmt.Errorf("checkpoint: log key: %w", err)
+		return "", fmt.Errorf("checkpoint: log key: %w", err)
+	}
+	return vkey, nil
+}
+
+func logVerifier(origin string, key ed25519.PublicKey) (note.Verifier, error) {
+	vkey, err := VerifierKey(origin, key)
+	if err != nil {
+		return nil, err
 	}
 	v, err := note.NewVerifier(vkey)
 	if err != nil {

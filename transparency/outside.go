@@ -3,9 +3,11 @@ package transparency
 import (
 	"encoding/base64"
 	"fmt"
+	"slices"
 	"time"
 
 	"filippo.io/torchwood"
+	"golang.org/x/mod/sumdb/note"
 )
 
 // Outside is a witness that belongs to no organisation of the mesh: it vouches that it has
@@ -38,6 +40,40 @@ func (w Outside) Name() string {
 		return ""
 	}
 	return w.verifier.Name()
+}
+
+// KeepOutside returns newer with the cosignatures of outside witnesses that only older has, where
+// both are signatures of one text.
+func KeepOutside(older, newer []byte, by []Outside) ([]byte, error) {
+	from, err := openNote(older)
+	if err != nil {
+		return nil, err
+	}
+	to, err := openNote(newer)
+	if err != nil || from.Text != to.Text {
+		return newer, err
+	}
+	for _, w := range by {
+		has := func(s note.Signature) bool { return s.Name == w.Name() }
+		if i := slices.IndexFunc(from.UnverifiedSigs, has); i >= 0 && !slices.ContainsFunc(to.UnverifiedSigs, has) {
+			line := "\u2014 " + w.Name() + " " + from.UnverifiedSigs[i].Base64 + "\n"
+			if newer, err = MergeOutside(newer, []byte(line), w); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return newer, nil
+}
+
+// OutsideOf decodes verifier keys. One that is none counts for nothing: what it is to have signed is
+// missing.
+func OutsideOf(vkeys []string) (out []Outside) {
+	for _, vkey := range vkeys {
+		if w, err := ParseOutside(vkey); err == nil {
+			out = append(out, w)
+		}
+	}
+	return out
 }
 
 // MergeOutside is Merge for the line of an outside witness.

@@ -57,9 +57,27 @@ func TestOutside(t *testing.T) {
 	if v.Level != Unpublished || len(v.Orgs) != 1 || v.Strangers != 0 || len(v.Problems) != 0 {
 		t.Errorf("got level %s, %v, %d strangers, %v: witnesses count for no organisation", v.Level, v.Orgs, v.Strangers, v.Problems)
 	}
+	// A checkpoint that was cosigned again keeps what only the older one has, once.
+	again, err := KeepOutside(bare, sign(t, tree, a, b), policy.Outside)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err = KeepOutside(bare, again, policy.Outside); err != nil {
+		t.Fatal(err)
+	}
+	if v, err := Verify(again, policy); err != nil || len(v.Outside) != 2 || len(v.Orgs) != 2 || len(v.Problems) != 0 {
+		t.Errorf("got %+v, %v", v, err)
+	}
+	if _, err := KeepOutside(again[:len(again)-9], again, policy.Outside); err == nil {
+		t.Error("a broken note was accepted")
+	}
+
 	// A line over another checkpoint is no cosignature of this one.
 	appendLeaves(t, tree, 9, 12)
 	larger := sign(t, tree, a)
+	if kept, err := KeepOutside(again, larger, policy.Outside); err != nil || string(kept) != string(larger) {
+		t.Errorf("cosignatures of another size were kept: %v\n%s", err, kept)
+	}
 	if _, err := MergeOutside(larger, nearLine(bare), near); err == nil {
 		t.Error("a line over another checkpoint was merged")
 	}

@@ -58,6 +58,8 @@ type admitted struct {
 	entries  string
 	releases string
 	nodes    string
+	witness  string // verifier key of an outside witness
+	config   string // of every seat
 }
 
 // startTrial founds a mesh and waits until it is published.
@@ -87,6 +89,9 @@ func startTrialOf(t *testing.T, also admitted) *trial {
 			spec += fmt.Sprintf("      - {role: %s, public: %s}\n", role, key.Public)
 		}
 	}
+	if also.witness != "" {
+		spec += fmt.Sprintf("witnesses: [%q]\n", also.witness)
+	}
 	spec += fmt.Sprintf("kinds: {member: [sim%s], seat: [sim], aggregator: [sim]}\nroots: {sim: [%s]%s}\nentries:\n"+
 		"  - {kind: sim, measurement: %s, roles: [member, seat]}\n%s", also.kinds, platform.Root, also.roots, version.Measurement, also.entries)
 	m.write("spec.yaml", spec)
@@ -100,7 +105,7 @@ func startTrialOf(t *testing.T, also admitted) *trial {
 		m.public[org], m.https[org] = loopback.Address(t), loopback.Address(t)
 	}
 	for _, org := range trialOrgs {
-		m.startSeat(org, platform.Socket)
+		m.startSeat(org, platform.Socket, also.config)
 	}
 	m.await(func() bool {
 		for _, org := range trialOrgs {
@@ -119,7 +124,7 @@ func (m *trial) status(dir string) (s node.Status, ok bool) {
 	return s, err == nil && json.Unmarshal(out, &s) == nil
 }
 
-func (m *trial) startSeat(org, platform string) {
+func (m *trial) startSeat(org, platform, more string) {
 	m.t.Helper()
 	var enroller enrollerReady
 	m.start(&enroller, "enroll", "serve", "--genesis", m.path("genesis.json"), "--key", m.path(org+"-enroll.pem"), "--releases", m.path("releases.yaml"),
@@ -133,7 +138,7 @@ func (m *trial) startSeat(org, platform string) {
 	}
 	port := loopback.Port(m.t)
 	m.write(org+".yaml", fmt.Sprintf("genesis: genesis.json\norganisation: %s\nnode: n1\nroles: [seat]\ndata: %s\nlisten: [/ip4/127.0.0.1/tcp/%s]\npublic: %s\nhttps: %s\n"+
-		"peers: [%s]\nenroller: {url: %s, spki: %s}\nattester: {sim: %s}\n", org, org, port, m.public[org], m.https[org], strings.Join(peers, ", "), enroller.URL, enroller.SPKI, platform))
+		"peers: [%s]\nenroller: {url: %s, spki: %s}\nattester: {sim: %s}\n%s", org, org, port, m.public[org], m.https[org], strings.Join(peers, ", "), enroller.URL, enroller.SPKI, platform, more))
 	var ready struct{ HTTPS string }
 	m.nodes[org] = m.start(&ready, "run", "--config", m.path(org+".yaml"), "--json")
 	if ready.HTTPS != "https://"+m.https[org] {

@@ -153,11 +153,11 @@ func inspectLog(cmd *cobra.Command, location string, opts audit.Options) (keptLo
 	}
 	digest := s.PolicyDigest()
 	k.MeshID, k.Incarnation, k.Epoch, k.Base, k.Policy = s.MeshID().String(), uint64(s.Incarnation()), uint64(s.Epoch()), s.Base(), hex.EncodeToString(digest[:])
-	k.Witnesses = len(s.Genesis().Witnesses)
+	k.Witnesses = len(s.Witnesses())
 	if reader, err := openLog(cmd.Context(), location); err == nil {
 		defer reader.Close()
 		if note, err := reader.Checkpoint(cmd.Context()); err == nil && k.Witnesses > 0 {
-			if _, name, err := transparency.Witnessed(note, s.Genesis().Witnesses); err == nil {
+			if _, name, err := transparency.WitnessedBy(note, transparency.OutsideOf(s.Witnesses())); err == nil {
 				k.Witness = name
 			}
 		}

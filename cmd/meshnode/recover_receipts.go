@@ -209,7 +209,7 @@ func seenBefore(path string, f *consensus.RecoveryFile) (consensus.CheckpointSee
 
 // askWitness demands that no witness of genesis has cosigned a longer log.
 func askWitness(f *consensus.RecoveryFile, flags signFlags) error {
-	r, keys := f.Recovery, f.Policy.Genesis().Witnesses
+	r, keys := f.Recovery, f.Policy.Witnesses()
 	switch {
 	case flags.witness == "" && len(keys) > 0 && !flags.noWitness:
 		return usageError("fetch the newest checkpoint that a witness has cosigned and name it with --witness; --without-witness signs all the same", "genesis names %d witnesses", len(keys))
@@ -220,7 +220,7 @@ func askWitness(f *consensus.RecoveryFile, flags signFlags) error {
 	if err != nil {
 		return err
 	}
-	c, name, err := transparency.Witnessed(note, keys)
+	c, name, err := transparency.WitnessedBy(note, transparency.OutsideOf(keys))
 	if err != nil {
 		return refusedError(string(attest.CodeBadSignature), "fetch the checkpoint from the witness again", "%s: %v", flags.witness, err)
 	}

@@ -97,6 +97,10 @@ func showStatus(w io.Writer, s node.Status) {
 	}
 	fmt.Fprintf(w, "  log          %d entries, published %d (%s, cosigned by %s)\n", s.Log.Size, s.Log.Published.Size,
 		orDash(s.Log.Published.Level), orDash(strings.Join(s.Log.Published.Cosigners, " ")))
+	fmt.Fprintf(w, "  log key      %s\n", orDash(s.Log.Key))
+	for _, o := range s.Log.Published.Outside {
+		fmt.Fprintf(w, "  witness      %s: %s\n", printable(o.Name), witnessed(o))
+	}
 	for _, j := range s.Jobs {
 		fmt.Fprintf(w, "  job          %s %s: %s, round %d of %d", j.ID, printable(j.Name), j.State, j.Round, j.Rounds)
 		if j.WaitingFor != "" {
@@ -111,6 +115,17 @@ func showStatus(w io.Writer, s node.Status) {
 		fmt.Fprintln(w)
 		showPeers(w, s)
 	}
+}
+
+// witnessed says in words what an outside witness has done.
+func witnessed(o node.OutsideStatus) string {
+	switch {
+	case o.At != nil && o.Error == "":
+		return "cosigned the published log at " + o.At.Format(time.RFC3339)
+	case o.Error != "" && o.Since != nil:
+		return fmt.Sprintf("not since %s: %s", o.Since.Format(time.RFC3339), printable(o.Error))
+	}
+	return "has not cosigned the published log"
 }
 
 func showPeers(w io.Writer, s node.Status) {

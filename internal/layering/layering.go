@@ -93,6 +93,7 @@ func Forbidden() []Edge {
 			Reason: "a forger of evidence must not be linked with what decides by evidence"},
 		{From: everything, To: "attest/vtpm/vtpmtest",
 			Reason: "it starts software TPMs for tests, whose keys prove nothing"},
+		{From: everything, To: "transparency/tlogwitness/witnesstest", Reason: "it starts a witness for tests"},
 		{From: everything, Except: "simulations/...", To: "simulations/...",
 			Reason: "the simulator's clocks and networks must not be in the measured binary"},
 		{From: "simulations/...", To: "cmd/...", Reason: "a simulation builds nodes by their Go API, not by the command line"},

@@ -1,0 +1,185 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/attestmesh/meshnode/consensus"
+	"github.com/attestmesh/meshnode/federated"
+	"github.com/attestmesh/meshnode/transparency"
+	"github.com/attestmesh/meshnode/transparency/tlogwitness"
+)
+
+// Outside witnesses see every published checkpoint, so that organisations which together could
+// cosign two histories would be found out. The leader shows it to each, after it is published: what
+// a witness does or does not do holds up nothing. Who has its cosignature says so in the checkpoint.
+
+const (
+	witnessWithin  = 5 * time.Second
+	witnessSlowest = 10 * time.Second // between two attempts while it fails
+	maxWitnesses   = consensus.MaxWitnesses
+)
+
+// shown is how showing the log to one witness goes.
+type shown struct {
+	size  uint64
+	at    time.Time
+	err   error
+	since time.Time // when err began
+}
+
+// checkWitnesses wants each witness once.
+func (c *Config) checkWitnesses() error {
+	if len(c.Witnesses) > maxWitnesses {
+		return fmt.Errorf("%d witnesses, the limit is %d", len(c.Witnesses), maxWitnesses)
+	}
+	for i, w := range c.Witnesses {
+		if w.Name == "" {
+			return errors.New("a witness without a name")
+		}
+		if slices.ContainsFunc(c.Witnesses[:i], func(o WitnessConfig) bool { return o.Name == w.Name }) {
+			return fmt.Errorf("witness %q is listed twice", w.Name)
+		}
+		u, err := url.Parse(w.URL)
+		if err != nil {
+			return fmt.Errorf("witness %s: url: %w", w.Name, err)
+		}
+		if u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+			return fmt.Errorf("witness %s: url: %q is not http(s)://ADDRESS[:PORT][/PATH]", w.Name, w.URL)
+		}
+	}
+	return nil
+}
+
+// outsideKeys are the witnesses of the policy. A key that cannot be one counts for nothing.
+func (n *Node) outsideKeys() []transparency.Outside {
+	var vkeys []string
+	n.machine.View(func(s *consensus.State, _ *federated.Ledger) { vkeys = s.Witnesses() })
+	return transparency.OutsideOf(vkeys)
+}
+
+// runOutside shows the log to every witness of the configuration, until ctx ends.
+func (n *Node) runOutside(ctx context.Context) {
+	var tasks sync.WaitGroup
+	defer tasks.Wait()
+	for _, w := range n.cfg.Witnesses {
+		tasks.Go(func() { n.showTo(ctx, w) })
+	}
+}
+
+// showTo shows the log to one witness while this node leads: each published checkpoint, or the
+// newest of those that came while the witness was busy, and one a minute while nothing grows.
+func (n *Node) showTo(ctx context.Context, w WitnessConfig) {
+	var client *tlogwitness.Client
+	var pause time.Duration
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		changed := n.changed.wait()
+		newest, _ := n.lastPublished()
+		last := n.shownTo(w.Name)
+		due := newest.note != nil && n.leads() && (newest.Size != last.size || n.now().Sub(last.at) >= republishEvery)
+		if due {
+			err := n.showNewest(ctx, w, &client, newest)
+			if ctx.Err() != nil {
+				return
+			}
+			n.recordShown(w.Name, newest.Size, err)
+			if err != nil {
+				pause = min(max(time.Second, 2*pause), witnessSlowest)
+				timer.Reset(pause)
+				changed = nil // what changed does not mend the witness
+			} else {
+				pause = 0
+			}
+		}
+		if changed != nil {
+			timer.Reset(republishEvery)
+		}
+		select {
+		case <-changed:
+		case <-timer.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (n *Node) showNewest(ctx context.Context, w WitnessConfig, client **tlogwitness.Client, newest published) error {
+	ctx, cancel := context.WithTimeout(ctx, witnessWithin)
+	defer cancel()
+	if *client == nil {
+		keys := n.outsideKeys()
+		i := slices.IndexFunc(keys, func(k transparency.Outside) bool { return k.Name() == w.Name })
+		if i < 0 {
+			return fmt.Errorf("the policy names no witness %q, so that its cosignature would count for nothing", w.Name)
+		}
+		c, err := tlogwitness.New(keys[i], w.URL, n.machine.tree)
+		if err != nil {
+			return err
+		}
+		*client = c
+	}
+	note, err := (*client).Cosign(ctx, newest.note)
+	if err != nil {
+		return err
+	}
+	if err := n.acceptCheckpoint(note); err != nil {
+		return err
+	}
+	n.announceCheckpoint(ctx, note)
+	return nil
+}
+
+func (n *Node) shownTo(name string) shown {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.shown[name]
+}
+
+// recordShown keeps how it went, and tells the operator when that changes.
+func (n *Node) recordShown(name string, size uint64, err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.shown == nil {
+		n.shown = map[string]shown{}
+	}
+	s := n.shown[name]
+	switch {
+	case err == nil:
+		if s.err != nil {
+			n.log.Info("the outside witness cosigns again", "witness", name)
+		}
+		s = shown{size: size, at: n.now()}
+	case s.err == nil || s.err.Error() != err.Error():
+		n.log.Warn("not cosigned by the outside witness", "witness", name, "error", err)
+		if s.err == nil {
+			s.since = n.now()
+		}
+		s.err = err
+	}
+	n.shown[name] = s
+}
+
+func (n *Node) outsideStatus() []OutsideStatus {
+	newest, _ := n.lastPublished()
+	out := []OutsideStatus{}
+	for _, w := range n.outsideKeys() {
+		o := OutsideStatus{Name: w.Name()}
+		for _, by := range newest.Outside {
+			if by.Name == w.Name() {
+				o.At = &by.At
+			}
+		}
+		if s := n.shownTo(w.Name()); s.err != nil && n.leads() {
+			o.Error, o.Since = s.err.Error(), &s.since
+		}
+		out = append(out, o)
+	}
+	return out
+}
