@@ -197,7 +197,8 @@ func (m *Machine) dispatch(raw []byte) ([][]byte, Applied, error) {
 		m.clockAt = m.now()
 	}
 	// A tick that no majority has signed shows nobody that the mesh goes on: one node can make it.
-	if out.Reason == nil && c.Kind == consensus.KindTick && out.Sampled >= m.state.Quorum() {
+	// Where fewer seats than that are held, all of them have to sign.
+	if out.Reason == nil && c.Kind == consensus.KindTick && out.Sampled >= m.state.ReadyQuorum() {
 		now := m.now()
 		if !m.tickAt.IsZero() && now.Sub(m.tickAt) > maxStaleness {
 			m.gaps++

@@ -572,7 +572,8 @@ func TestQuarantine(t *testing.T) {
 	prepare := func(w *world) {
 		w.judge = func(h *host, j mesh.Judge) mesh.Judge {
 			return opinion{j, func(s *mesh.Session, p mesh.Protocol, answer *attest.Reason) *attest.Reason {
-				if h.name != "alpha/n2" && s.Node.String() == "alpha/n2" && block.Load() && strings.HasSuffix(string(p), "/submit/1") {
+				submits := strings.HasSuffix(string(p), "/submit/1") || strings.HasSuffix(string(p), "/petition/1")
+				if h.name != "alpha/n2" && s.Node.String() == "alpha/n2" && block.Load() && submits {
 					r := attest.NewReason(attest.CodeBusy, "submit", "the test says no", "")
 					return &r
 				}
