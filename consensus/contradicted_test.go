@@ -112,6 +112,22 @@ func TestContradictedMember(t *testing.T) {
 	}
 }
 
+// A candidate that is contradicted is out like any other node: it catches up for nothing, and takes
+// no seat even where some confirm it.
+func TestContradictedTakesNoSeat(t *testing.T) {
+	m := hardware(t, 3)
+	m.attestAll(allNew)
+	m.reboots("beta/n1", 2)
+	ready := m.ready(m.readyOf("beta/n1", 2), boot("beta/n1", 2), "alpha/n1 1", "gamma/n1 1")
+	m.find("beta/n1", refusing, "alpha/n1", "gamma/n1")
+	if got := m.s.Candidates(); len(got) != 0 || m.s.IsCandidate(peerOf("beta/n1", 2)) {
+		t.Errorf("candidates %s", names(got))
+	}
+	m.refused(m.command(KindReady, ready), attest.CodeTCBBelowFloor)
+	m.find("beta/n1", later1(time.Second), "alpha/n1", "gamma/n1")
+	m.ok(m.command(KindReady, ready))
+}
+
 // Seats that have left make the quorum smaller, and not what it takes to put out another one: two
 // of five organisations, whose own seats are gone, put out nobody.
 func TestContradictionTakesAMajority(t *testing.T) {

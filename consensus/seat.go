@@ -149,6 +149,9 @@ func (s *State) checkCandidate(n *node) error {
 	if code := s.allows(*n.run, n.cred.Roles, s.now); code != "" {
 		return refuse(code, claim, n.run.Measurement, "an allowed measurement")
 	}
+	if n.contradicted != "" {
+		return refuse(n.contradicted, claim, ref.String()+" is refused by enough other organisations", "a node that is not contradicted")
+	}
 	if _, ok := s.Organisation(ref.Org); !ok {
 		return refuse(attest.CodeNotSeat, claim, "no organisation of this mesh", "an organisation of this mesh")
 	}
