@@ -95,7 +95,8 @@ func (s *PolicyState) after(p *Proposal) (*PolicyState, error) {
 	if len(next.entries) > MaxEntries || len(next.revoked) > MaxRevoked {
 		return nil, refuse(attest.CodeLimit, "entries", fmt.Sprintf("%d and %d revoked", len(next.entries), len(next.revoked)), fmt.Sprintf("at most %d and %d", MaxEntries, MaxRevoked))
 	}
-	if classifyConstitution(s, next) == ClassConstitution {
+	// Whatever was done and undone: a key that goes and comes back in one proposal is former too.
+	if p.Class() == ClassConstitution {
 		if err := next.checkConstitution(); err != nil {
 			return nil, err
 		}

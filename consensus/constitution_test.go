@@ -309,6 +309,21 @@ func TestKeysAreUnique(t *testing.T) {
 	}
 }
 
+// A key has one life within a proposal too: put back where it was, it would be in force and
+// removed at once, its votes passed over, and every later change of the constitution refused.
+func TestKeyDoesNotReturnWithinAProposal(t *testing.T) {
+	for name, changes := range map[string][]func(*Proposal){
+		"key":          {removeKey("alpha emergency"), addKey("alpha emergency")},
+		"organisation": {removeOrg("gamma"), act(Action{AddOrganisation: &AddOrganisation{genesisOf(t, 3).Organisations[2]}})},
+	} {
+		m := governing(t, 3)
+		m.refused(m.vote(m.propose(changes...), by("alpha", "beta", "gamma")...), attest.CodeReplayed)
+		if len(m.s.FormerKeys()) != 0 {
+			t.Errorf("%s: %v", name, m.s.FormerKeys())
+		}
+	}
+}
+
 // A key that was rotated out has signed what was ordered, and signs nothing more; nor does it
 // come back.
 func TestRotatedKeyIsOut(t *testing.T) {
