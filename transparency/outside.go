@@ -3,7 +3,6 @@ package transparency
 import (
 	"encoding/base64"
 	"fmt"
-	"slices"
 	"time"
 
 	"filippo.io/torchwood"
@@ -42,8 +41,9 @@ func (w Outside) Name() string {
 	return w.verifier.Name()
 }
 
-// KeepOutside returns newer with the cosignatures of outside witnesses that only older has, where
-// both are signatures of one text.
+// KeepOutside returns newer with the cosignatures of outside witnesses that hold in older alone, where
+// both are signatures of one text. A line that does not verify by the witness's key of today counts as
+// none in either: it neither stands in the way of a good one nor of newer.
 func KeepOutside(older, newer []byte, by []Outside) ([]byte, error) {
 	from, err := openNote(older)
 	if err != nil {
@@ -54,15 +54,30 @@ func KeepOutside(older, newer []byte, by []Outside) ([]byte, error) {
 		return newer, err
 	}
 	for _, w := range by {
-		has := func(s note.Signature) bool { return s.Name == w.Name() }
-		if i := slices.IndexFunc(from.UnverifiedSigs, has); i >= 0 && !slices.ContainsFunc(to.UnverifiedSigs, has) {
-			line := "\u2014 " + w.Name() + " " + from.UnverifiedSigs[i].Base64 + "\n"
-			if newer, err = MergeOutside(newer, []byte(line), w); err != nil {
-				return nil, err
+		if w.lineIn(to) != nil {
+			continue
+		}
+		if line := w.lineIn(from); line != nil {
+			if kept, err := MergeOutside(newer, line, w); err == nil { // else there is no room for it
+				newer = kept
 			}
 		}
 	}
 	return newer, nil
+}
+
+// lineIn returns the line by which w cosigns a note, or nil.
+func (w Outside) lineIn(n *note.Note) []byte {
+	if w.verifier == nil {
+		return nil
+	}
+	for _, s := range n.UnverifiedSigs {
+		raw, err := base64.StdEncoding.DecodeString(s.Base64)
+		if err == nil && len(raw) > 4 && s.Name == w.Name() && s.Hash == w.verifier.KeyHash() && w.verifier.Verify([]byte(n.Text), raw[4:]) {
+			return []byte("\u2014 " + s.Name + " " + s.Base64 + "\n")
+		}
+	}
+	return nil
 }
 
 // OutsideOf decodes verifier keys. One that is none counts for nothing: what it is to have signed is
@@ -99,10 +114,8 @@ func WitnessedBy(signed []byte, witnesses []Outside) (Checkpoint, string, error)
 		if w.verifier == nil {
 			return Checkpoint{}, "", fmt.Errorf("an outside witness without a key")
 		}
-		for _, s := range n.UnverifiedSigs {
-			if raw, err := base64.StdEncoding.DecodeString(s.Base64); err == nil && len(raw) > 4 && s.Name == w.Name() && s.Hash == w.verifier.KeyHash() && w.verifier.Verify([]byte(n.Text), raw[4:]) {
-				return c, s.Name, nil
-			}
+		if w.lineIn(n) != nil {
+			return c, w.Name(), nil
 		}
 	}
 	return Checkpoint{}, "", fmt.Errorf("checkpoint of size %d: no cosignature by any of %d witnesses", c.Size, len(witnesses))

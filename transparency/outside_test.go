@@ -1,6 +1,7 @@
 package transparency
 
 import (
+	"bytes"
 	"testing"
 	"time"
 
@@ -70,6 +71,20 @@ func TestOutside(t *testing.T) {
 	}
 	if _, err := KeepOutside(again[:len(again)-9], again, policy.Outside); err == nil {
 		t.Error("a broken note was accepted")
+	}
+
+	// A line that does not verify, by another key or over another text, displaces no good one and is none.
+	other := append([]byte("\u2014 "+near.Name()), farLine(again)[len("\u2014 "+far.Name()):]...)
+	bad := append(sign(t, tree, a, b), other...)
+	kept, err := KeepOutside(again, bad, policy.Outside)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v, err := Verify(kept, policy); err != nil || len(v.Outside) != 2 {
+		t.Errorf("a bad line displaced a good one: %+v, %v", v, err)
+	}
+	if kept, err := KeepOutside(bad, sign(t, tree, a, b), policy.Outside); err != nil || bytes.Contains(kept, other) {
+		t.Errorf("a bad line was kept, or nothing: %v", err)
 	}
 
 	// A line over another checkpoint is no cosignature of this one.
