@@ -54,6 +54,7 @@ type Applied struct {
 // stream of the same commands. Given the same commands it has the same state everywhere;
 // the wall clock enters only as the local record of when something was applied.
 type Machine struct {
+	genesis *consensus.Genesis
 	now     func() time.Time
 	changed *notifier
 	news    *notifier // wakes who passes on policy steps and what was heard
@@ -85,7 +86,7 @@ type Machine struct {
 
 func newMachine(g *consensus.Genesis, tree *transparency.Tree, changed *notifier, now func() time.Time) *Machine {
 	return &Machine{
-		now: now, changed: changed, news: newNotifier(), tree: tree, keep: keepHistory,
+		genesis: g, now: now, changed: changed, news: newNotifier(), tree: tree, keep: keepHistory,
 		state: consensus.NewState(g), ledger: federated.NewLedger(g.MeshID()),
 		leaves: map[transparency.Hash]uint64{}, applied: map[identity.Epoch]time.Time{},
 	}

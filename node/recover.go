@@ -162,6 +162,7 @@ func (m *Machine) resume(l *oldLog) error {
 	if m.pulled != nil && m.pulled.Incarnation() != m.state.Incarnation() {
 		m.pulled = nil
 	}
+	m.resettle()
 	return nil
 }
 
@@ -258,7 +259,10 @@ func (m *Machine) await(p *consensus.PolicyState) bool {
 	}
 	if m.pulled == nil || m.pulled.Steps() < p.Steps() {
 		m.pulled = p
+		m.resettle()
+		m.moved++
 		m.changed.notify()
+		m.news.notify()
 	}
 	return true
 }

@@ -223,12 +223,12 @@ func (m *Machine) openSnapshot(raw []byte) (*restored, error) {
 	if err := tree.Resume(r.edge); err != nil {
 		return nil, err
 	}
-	next := newMachine(m.state.Genesis(), tree, newNotifier(), m.now)
+	next := newMachine(m.genesis, tree, newNotifier(), m.now)
 	next.base, next.states.pending = c.Seq, &savedState{} // there is a copy already
-	if next.state, err = consensus.Restore(m.state.Genesis(), c.State); err != nil {
+	if next.state, err = consensus.Restore(m.genesis, c.State); err != nil {
 		return nil, err
 	}
-	if next.ledger, err = federated.RestoreLedger(m.state.Genesis().MeshID(), c.Ledger); err != nil {
+	if next.ledger, err = federated.RestoreLedger(m.genesis.MeshID(), c.Ledger); err != nil {
 		return nil, err
 	}
 	if err := next.place(c.Places); err != nil {
@@ -451,6 +451,8 @@ func (m *Machine) adopt(r *restored) error {
 	m.tickAt, m.clockAt = m.now(), m.now()
 	m.moved++
 	m.changes++
+	// What was heard may have been ordered, and ended, in what the copy has passed over.
+	m.settle(true)
 	return nil
 }
 

@@ -385,3 +385,52 @@ func TestSnapshotAltered(t *testing.T) {
 		})
 	}
 }
+
+// What a machine has heard, and a copy of the state shows as ordered, acts by itself no longer.
+func TestSnapshotSettlesWhatWasHeard(t *testing.T) {
+	c := newCrowd(t, len(crowdOrgs)+1, func(int) string { return "new" })
+	t.Cleanup(c.close)
+	c.found()
+	c.affirm()
+	m, seat := c.fresh(), c.nodes[0].machine
+	first, _ := seat.Since(0, 1<<10)
+	for i, raw := range first {
+		if err := m.follow(uint64(i+1), raw); err != nil {
+			t.Fatal(err)
+		}
+	}
+	raw := c.removal("old", crowdOrgs[:4]...)
+	if _, fresh, err := m.Hear(raw); err != nil || !fresh {
+		t.Fatalf("%v, %v", fresh, err)
+	}
+	c.order(consensus.KindProposal, raw)
+	c.idle(consensus.DigestEvery)
+	c.order(consensus.KindDigest)
+	c.order(consensus.KindCredential, c.nodes[len(crowdOrgs)].credential())
+	seat.published(seat.tree.Size(), c.checkpointAt(seat.tree.Size(), len(crowdOrgs)))
+	if err := m.CatchUp(snapshotOf(t, seat)); err != nil {
+		t.Fatal(err)
+	}
+	same(t, m, seat)
+	if m.Hears() || m.Openings() != seat.Openings() {
+		t.Errorf("it still acts on %d statements, openings %d and %d", len(m.Heard()), m.Openings(), seat.Openings())
+	}
+}
+
+// Two snapshots that are verified at the same time as a third replaces the state are no race.
+func TestSnapshotsAreVerifiedAside(t *testing.T) {
+	c := aged(t)
+	raw, m := snapshotOf(t, c.nodes[0].machine), c.fresh()
+	verified := make(chan error)
+	for range 2 {
+		go func() { verified <- m.CheckSnapshot(raw, nil) }()
+	}
+	if err := m.CatchUp(raw); err != nil {
+		t.Error(err)
+	}
+	for range 2 {
+		if err := <-verified; err != nil {
+			t.Error(err)
+		}
+	}
+}
