@@ -9,6 +9,7 @@ import re
 import unittest
 
 import meshnode_protocol as p
+import meshnode_service as s
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -391,6 +392,140 @@ class TestDocument(unittest.TestCase):
         for name, limit in (("HELLO_I, HELLO_R", p.MAX_HELLO), ("ATT_I, ATT_R", p.MAX_ATTESTATION), ("REFUSAL", p.MAX_REFUSAL), ("FAST_I, FAST_R", p.MAX_FAST)):
             row, = re.findall(rf"^\| [\d, ]+ \| {name} \|.*\| ([\d,]+)", self.text, re.M)
             self.assertEqual(int(row.replace(",", "")), limit, name)
+
+
+class TestStatements(unittest.TestCase):
+    """consensus/testdata/golden, by §20 of docs/PROTOCOL.md: the one spelling of each Statement,
+    fields and actions as the page lists them, signatures by whoever it names"""
+
+    GOLDEN = ROOT / "consensus/testdata/golden"
+    BASE = "https://attestmesh.github.io/meshnode/"
+    # Which of the page's types a golden is of, and how many of how many keys are known here.
+    SIGNED = {"bootstrap": 2, "bootstrap-recovery": 2, "recovery": 2, "ready": 1, "drain": 1, "retirement": 1, "withdrawal": 1, "suspension": 1,
+              "suspension-entry": 1, "suspension-lift": 1, "time-sample": 1, "state-digest": 1, "state": 0, "membership": 0, "membership-taken": 0,
+              "proposal": 2, "proposal-ima": 2, "proposal-constitution": 2, "proposal-platforms": 2}
+
+    @classmethod
+    def setUpClass(cls):
+        genesis = json.loads(base64.b64decode(load("consensus/testdata/golden/genesis.json")["payload"]))
+        cls.keys = {}
+        for org in genesis["predicate"]["organisations"]:
+            for key in org["keys"]:
+                der = base64.b64decode(key["public"])
+                cls.keys[p.sha256(der).hex()] = der[-32:], key["role"]
+        section = TestDocument.text.split("\n### 20.2")[1].split("\n### 20.4")[0]
+        rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in section.splitlines() if line.startswith("| `")]
+        cls.types = {row[0].strip("`"): row for row in rows if row[1] in ("mesh", "node")}
+        cls.actions = {row[0].strip("`"): row for row in rows if row[2] in ("narrow", "widen", "constitution")}
+
+    def statement(self, name):
+        raw = (self.GOLDEN / (name + ".json")).read_bytes()
+        env = json.loads(raw)
+        self.assertEqual(list(env), ["payloadType", "payload", "signatures"])
+        self.assertEqual(s.canonical(env), raw, "another spelling")
+        self.assertLessEqual(len(raw), 61440)
+        payload = base64.b64decode(env["payload"], validate=True)
+        st = json.loads(payload)
+        self.assertEqual(s.canonical(st), payload, "another spelling")
+        self.assertEqual(list(st), ["_type", "subject", "predicateType", "predicate"])
+        self.assertEqual(st["_type"], "https://in-toto.io/Statement/v1")
+        return env, payload, st
+
+    def test_all(self):
+        goldens = {f.stem for f in self.GOLDEN.glob("*.json")}
+        self.assertEqual(goldens - set(self.SIGNED), {"genesis", "credential", "credential-ak", "attestation-result"})
+        told = {st["predicateType"].removeprefix(self.BASE).removesuffix("/v1") for _, _, st in map(self.statement, self.SIGNED)}
+        self.assertEqual(told, set(self.types) - {"head"} | {"proposal"})
+
+    def test_signatures(self):
+        for name, known in self.SIGNED.items():
+            with self.subTest(name):
+                env, payload, st = self.statement(name)
+                kind = env["payloadType"].encode()
+                pae = b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
+                ids = [sig["keyid"] for sig in env["signatures"]]
+                self.assertEqual(len(set(ids)), len(ids))
+                keys = {i: key for i, (key, _) in self.keys.items()}
+                if known and "peer" in st["predicate"]:
+                    own = s.peer_key(st["predicate"]["peer"])
+                    keys[s.key_id(own)] = own
+                checked = 0
+                for sig in env["signatures"]:
+                    if sig["keyid"] not in keys:
+                        continue  # of an organisation, or a seat, of that golden's own mesh
+                    signature = base64.b64decode(sig["sig"])
+                    s.ed25519_verify(keys[sig["keyid"]], pae, signature)
+                    with self.assertRaises(s.Refused):
+                        s.ed25519_verify(keys[sig["keyid"]], pae + b" ", signature)
+                    checked += 1
+                self.assertEqual((checked, bool(ids)), (known, known > 0))
+                roles = {self.keys[i][1] for i in ids if i in self.keys}
+                self.assertLessEqual(len(roles), 1, "keys of two roles")
+                for role in roles:
+                    rule = self.types[self.kind(st)][3] if self.kind(st) in self.types else "govern keys"
+                    self.assertRegex(rule, f"{role}( or govern)? key")
+
+    def kind(self, st):
+        self.assertTrue(st["predicateType"].startswith(self.BASE) and st["predicateType"].endswith("/v1"))
+        return st["predicateType"].removeprefix(self.BASE).removesuffix("/v1")
+
+    def test_predicates(self):
+        for name in self.SIGNED:
+            with self.subTest(name):
+                _, _, st = self.statement(name)
+                predicate, kind = st["predicate"], self.kind(st)
+                self.assertEqual(list(predicate)[:2], ["mesh_id", "incarnation"])
+                (subject,) = st["subject"]
+                about = {"name": "mesh", "digest": {"sha256": predicate["mesh_id"]}}
+                if "node" in predicate and kind not in ("suspension",):
+                    id_ = p.peer_id(s.peer_key(predicate["peer"]))
+                    about = {"name": predicate["node"], "digest": {"sha256": p.sha256(id_).hex()}}
+                self.assertEqual(subject, about)
+                if kind == "proposal":
+                    continue
+                row = self.types[kind]
+                self.assertEqual(row[1], "mesh" if about["name"] == "mesh" else "node")
+                fields = list(predicate)[2:]
+                named = [f for f in re.findall(r"`([a-z_]+)`", row[2]) if f in fields]
+                self.assertEqual(named, fields, "the page names other fields, or another order")
+
+    def test_actions(self):
+        self.assertEqual(len(self.actions), 16)
+        found = set()
+        for name in ("proposal", "proposal-ima", "proposal-constitution", "proposal-platforms"):
+            _, _, st = self.statement(name)
+            self.assertEqual(list(st["predicate"]), ["mesh_id", "incarnation", "base", "nonce", "created", "expires", "actions"])
+            for action in st["predicate"]["actions"]:
+                (kind, value), = action.items()
+                found.add(kind)
+                row = self.actions[kind]
+                if kind == "add_entry":
+                    continue  # an entry has fields of its own
+                told = row[1].replace("a key", "`role`, `public`").replace("a scope", "`organisation`, `entry`")
+                self.assertEqual([f for f in re.findall(r"`([a-z_]+)`", told) if f in value], list(value), kind)
+        self.assertEqual(set(self.actions) - found, {"allow_product", "add_hardware", "unlimit_hardware"}, "actions without a golden")
+
+    def test_recovery(self):
+        """A Bootstrap above incarnation 0 names the Recovery by its payload, and where the log goes on."""
+        _, payload, recovery = self.statement("recovery")
+        _, _, bootstrap = self.statement("bootstrap-recovery")
+        b, r = bootstrap["predicate"], recovery["predicate"]
+        self.assertEqual((b["recovery"], b["incarnation"], b["mesh_id"]), (p.sha256(payload).hex(), r["incarnation"], r["mesh_id"]))
+        self.assertGreaterEqual(b["continues"]["size"], r["checkpoint"]["size"])
+
+    def test_command(self):
+        raw = bytes.fromhex((self.GOLDEN / "command.hex").read_text().strip())
+        version, kind, body = p.cbor_decode(raw, 1 << 20)
+        (envelope,) = p.cbor_decode(body, 1 << 20)
+        self.assertEqual((version, kind), (1, "credential"))
+        self.assertEqual(p.cbor_encode([version, kind, p.cbor_encode([envelope])]), raw)
+        payload = base64.b64decode(json.loads(envelope)["payload"])
+        self.assertEqual(self.kind(json.loads(payload)), kind)
+
+    def test_commitment(self):
+        """The commitment to a chip that §6.4 works out."""
+        chip = bytes.fromhex("c0ffee") * 4
+        self.assertIn(p.sha256(p.lp(b"meshnode-hardware/v1", seq(32, 0), b"tdx", chip)).hex(), TestDocument.text)
 
 
 class TestRefusals(unittest.TestCase):
