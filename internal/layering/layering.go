@@ -97,7 +97,7 @@ func Forbidden() []Edge {
 		{From: everything, Except: "simulations/...", To: "simulations/...",
 			Reason: "the simulator's clocks and networks must not be in the measured binary"},
 		{From: "simulations/...", To: "cmd/...", Reason: "a simulation builds nodes by their Go API, not by the command line"},
-		{From: everything, To: "internal/loopback", Reason: "it finds ports for tests, and brings package testing's flags"},
+		{From: everything, Except: "transparency/tlogwitness/witnesstest", To: "internal/loopback", Reason: "it finds ports for tests, and brings package testing's flags"},
 		{From: everything, To: "internal/deps", Reason: "it only keeps dependencies in go.mod and would link all of them"},
 		{From: "audit/...", To: libp2p, Reason: "an auditor must not need, or trust, the mesh's network"},
 		{From: "audit/...", To: raft, Reason: "an auditor replays what was ordered, whoever ordered it"},
