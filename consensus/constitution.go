@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/ed25519"
 	"fmt"
+	"iter"
 	"reflect"
 	"slices"
 	"time"
@@ -238,17 +239,7 @@ func (p *Proposal) Brings(pub crypto.PublicKey) (identity.OrgID, string, bool) {
 	if err != nil {
 		return "", "", false
 	}
-	for _, a := range p.Actions {
-		var org identity.OrgID
-		var keys []Key
-		switch {
-		case a.RotateKey != nil:
-			org, keys = a.RotateKey.Organisation, []Key{{Role: a.RotateKey.Role, Public: a.RotateKey.Public}}
-		case a.AddKey != nil:
-			org, keys = a.AddKey.Organisation, []Key{a.AddKey.Key}
-		case a.AddOrganisation != nil:
-			org, keys = a.AddOrganisation.ID, a.AddOrganisation.Keys
-		}
+	for org, keys := range p.brings() {
 		for _, k := range keys {
 			if k.ID() == id {
 				return org, k.Role, true
@@ -256,6 +247,29 @@ func (p *Proposal) Brings(pub crypto.PublicKey) (identity.OrgID, string, bool) {
 		}
 	}
 	return "", "", false
+}
+
+// brings yields the organisations that get keys by p, and the keys, in the order of the actions.
+func (p *Proposal) brings() iter.Seq2[identity.OrgID, []Key] {
+	return func(yield func(identity.OrgID, []Key) bool) {
+		for _, a := range p.Actions {
+			var org identity.OrgID
+			var keys []Key
+			switch {
+			case a.RotateKey != nil:
+				org, keys = a.RotateKey.Organisation, []Key{a.RotateKey.key()}
+			case a.AddKey != nil:
+				org, keys = a.AddKey.Organisation, []Key{a.AddKey.Key}
+			case a.AddOrganisation != nil:
+				org, keys = a.AddOrganisation.ID, a.AddOrganisation.Keys
+			default:
+				continue
+			}
+			if !yield(org, keys) {
+				return
+			}
+		}
+	}
 }
 
 // rotates returns the organisation whose keys are replaced, if p does nothing else.

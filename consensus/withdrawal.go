@@ -150,17 +150,19 @@ func (s *PolicyState) proposers(end time.Time) []envelope.Key {
 	return s.orgs.keys(KeyGovern, true, end)
 }
 
-// judgeCounting is judge without the signatures of organisations that have withdrawn from the
-// proposal. They stay in what is ordered: its bytes are the leaf.
+// judgeCounting is judge, and judge once more without the signatures of organisations that have
+// withdrawn from the proposal. They stay in what is ordered, whose bytes are the leaf and a step of
+// the chain: members judge those, and know no withdrawals.
 func (s *State) judgeCounting(raw []byte) (*change, error) {
+	c, err := s.judge(raw, s.now)
+	if c == nil || err != nil && !lacksSignatures(raw, err) {
+		return c, err
+	}
 	kept, gone := s.withoutWithdrawn(raw)
 	if len(gone) == 0 {
-		return s.judge(raw, s.now)
+		return c, err
 	}
-	if s.chainBytes+len(raw) > MaxChainBytes {
-		return nil, refuse(attest.CodeLimit, "policy chain", fmt.Sprintf("%d bytes", s.chainBytes), fmt.Sprintf("at most %d", MaxChainBytes))
-	}
-	c, err := s.judge(kept, s.now)
+	c, err = s.judge(kept, s.now)
 	if c == nil {
 		return nil, err
 	}
@@ -193,6 +195,11 @@ func (s *State) withoutWithdrawn(raw []byte) ([]byte, []identity.OrgID) {
 	for _, k := range s.proposers(p.Expires) {
 		if id, err := envelope.KeyID(k.Public); err == nil {
 			owner[id] = k.Org
+		}
+	}
+	for org, keys := range p.brings() { // they sign for it after the change
+		for _, k := range keys {
+			owner[k.ID()] = org
 		}
 	}
 	var gone []identity.OrgID

@@ -55,6 +55,35 @@ func TestWithdrawal(t *testing.T) {
 	m.ok(m.order(m.propose(remove("old")), 2))
 }
 
+// What is not counted is verified all the same: members, who replay the chain without withdrawals,
+// would refuse it for ever.
+func TestWithdrawnSignaturesAreVerified(t *testing.T) {
+	m := governing(t, 3)
+	p := m.propose(add(entry(t, "x")))
+	m.ok(m.command(KindWithdrawal, m.withdraw(p, "gamma", "gamma govern")))
+	raw := m.sign(m.payload(p), "alpha govern", "beta govern", "gamma govern")
+	env := must(envelope.Parse(raw))
+	for i, sig := range env.Signatures {
+		if sig.KeyID == keyIDOf("gamma govern") {
+			env.Signatures[i].Sig[0] ^= 1
+		}
+	}
+	m.refused(m.command(KindProposal, env.Marshal()), attest.CodeWrongSigner)
+	m.ok(m.command(KindProposal, raw))
+	if s, err := ReplayPolicy(m.g, m.s.PolicyChain()); err != nil || s.PolicyDigest() != m.s.PolicyDigest() {
+		t.Errorf("a member's policy differs: %v", err)
+	}
+}
+
+// The key that a proposal brings in for an organisation is its key on that proposal: who has
+// withdrawn is not counted after the change either.
+func TestWithdrawalCoversNewKeys(t *testing.T) {
+	m := governing(t, 3)
+	p := m.propose(addKey("beta govern 9"), removeOrg("gamma"))
+	m.ok(m.command(KindWithdrawal, m.withdraw(p, "beta", "beta govern")))
+	m.refused(m.vote(p, append(by("alpha", "beta", "gamma"), "beta govern 9")...), attest.CodeThreshold)
+}
+
 func TestWithdrawalAttacks(t *testing.T) {
 	for name, tc := range map[string]struct {
 		code attest.Code
