@@ -396,6 +396,37 @@ func TestRemovedEnrollKeyVoidsCredentials(t *testing.T) {
 	m.refused(m.command(KindCredential, stolen), attest.CodeNoCredential)
 }
 
+// Nodes whose Credentials are void are not heard as verifiers: neither what they say from then on
+// nor what they said before puts a node out, keeps one in, or settles what it runs.
+func TestVoidedVerifiersAreNotHeard(t *testing.T) {
+	m := governing(t, 4)
+	m.attestAll(allNew)
+	m.find("delta/n1", refusing, "alpha/n1")
+	m.ok(m.vote(m.propose(rotate("alpha enroll", "alpha enroll 9")), by("alpha", "beta", "gamma")...))
+	m.refused(m.command(KindResults, m.result("alpha/n1", "gamma/n1", "new", refusing)), attest.CodeNoCredential)
+	m.find("delta/n1", refusing, "beta/n1", "gamma/n1")
+	if len(m.s.Seats()) != 4 {
+		t.Error("the word of a void node put out a seat")
+	}
+	again := m.credentialOf("alpha/n1", 1)
+	m.ok(m.command(KindCredential, must(SignCredential(signer(t, "alpha enroll 9"), again))))
+	m.find("delta/n1", later1(time.Minute), "alpha/n1")
+	m.find("delta/n1", func(r *AttestationResult) { refusing(r); r.At = r.At.Add(2 * time.Minute) }, "alpha/n1")
+	if names(m.s.Seats()) != "alpha/n1 beta/n1 gamma/n1" {
+		t.Errorf("seats %s", names(m.s.Seats()))
+	}
+
+	m = governing(t, 4)
+	m.attestAll(allNew)
+	m.ok(m.command(KindCredential, m.credential("beta/n2", 1)))
+	m.find("beta/n2", later1(0), "alpha/n1")
+	m.ok(m.vote(m.propose(rotate("alpha enroll", "alpha enroll 9")), by("alpha", "beta", "gamma")...))
+	m.ok(m.command(KindResults, m.result("gamma/n1", "beta/n2", "old")))
+	if n, _ := m.s.Node(peerOf("beta/n2", 1)); n.Measurement != measurement("old") {
+		t.Errorf("beta/n2 runs what a void node said: %+v", n)
+	}
+}
+
 // A key signs nothing that outlives it, which needs no clock.
 func TestKeysEnd(t *testing.T) {
 	end := start.Add(2 * time.Hour)

@@ -14,7 +14,7 @@ import (
 // ordered state cannot tell whom a floor, a denial or a list of chips hits. It takes the word
 // of those who can: a node is contradicted while organisations that are a quorum of the seats,
 // and enough to narrow, its own not counted, refuse it by their newest findings and none of
-// their nodes affirms it. Seats that have left must not make it fewer than a majority.
+// their nodes affirms it. Nodes whose Credentials are void are not heard. Seats that have left must not make it fewer than a majority.
 // This needs no clock, so that auditors derive the same. A contradicted node is evicted; a seat's
 // node leaves the Raft configuration where the rest is a quorum. A demand that comes due by
 // time, as a floor does, is announced by a note (attest.CodeFloorAhead) in the findings before.
@@ -42,6 +42,9 @@ func (s *State) contradict(out *Outcome, r *AttestationResult) error {
 		if !n.inRaft() || n.contradicted == "" || len(s.Seats())-1 < s.Quorum() {
 			continue
 		}
+		if n.contradicted = s.contradiction(n); n.contradicted == "" { // who refused it may be gone
+			continue
+		}
 		if err := s.removeSeat(out, n, n.contradicted, "result "+sha256Hex(r.raw)); err != nil {
 			return err
 		}
@@ -58,7 +61,7 @@ func (s *State) contradiction(n *node) attest.Code {
 	for _, e := range s.Edges(n.cred.Peer) {
 		org := e.Verifier.Node.Org
 		switch {
-		case org == n.cred.Organisation:
+		case org == n.cred.Organisation || !s.heard(e):
 		case e.Verdict == attest.VerdictAffirming:
 			affirming[org] = true
 		case e.Verdict == attest.VerdictContraindicated && len(e.Codes) > 0:
@@ -78,7 +81,7 @@ func (s *State) forewarned(n *node) bool {
 	orgs := map[identity.OrgID]bool{}
 	for _, e := range s.edges[n.cred.Peer] {
 		org := e.Verifier.Node.Org
-		if org != n.cred.Organisation && (e.Verdict == attest.VerdictContraindicated || slices.Contains(e.Codes, attest.CodeFloorAhead)) {
+		if org != n.cred.Organisation && s.heard(e) && (e.Verdict == attest.VerdictContraindicated || slices.Contains(e.Codes, attest.CodeFloorAhead)) {
 			orgs[org] = true
 		}
 	}

@@ -151,6 +151,34 @@ func TestContradictionTakesAMajority(t *testing.T) {
 	}
 }
 
+// A seat that had to stay is judged anew when there is room for it to leave: who refused it may have
+// rebooted since.
+func TestContradictionEndsWithItsFindings(t *testing.T) {
+	m := hardware(t, 5)
+	m.attestAll(allNew)
+	for _, n := range []string{"beta/n1", "delta/n1", "epsilon/n1"} {
+		m.reboots(n, 2)
+	}
+	if names(m.s.Seats()) != "alpha/n1 gamma/n1" {
+		t.Fatalf("seats %s", names(m.s.Seats()))
+	}
+	m.find("gamma/n1", refusing, "alpha/n1", "beta/n1", "delta/n1")
+	if names(m.s.Seats()) != "alpha/n1 gamma/n1" {
+		t.Fatalf("seats %s", names(m.s.Seats()))
+	}
+	m.reboots("beta/n1", 3)
+	m.reboots("delta/n1", 3)
+	m.ok(m.command(KindReady, m.ready(m.readyOf("epsilon/n1", 2), boot("epsilon/n1", 2), "alpha/n1 1", "gamma/n1 1")))
+	m.find("alpha/n1", later1(time.Minute), "epsilon/n1")
+	if names(m.s.Seats()) != "alpha/n1 epsilon/n1 gamma/n1" {
+		t.Errorf("seats %s: one organisation refuses gamma", names(m.s.Seats()))
+	}
+	m.find("gamma/n1", func(r *AttestationResult) { refusing(r); r.At = r.At.Add(time.Minute) }, "beta/n1", "delta/n1")
+	if names(m.s.Seats()) != "alpha/n1 epsilon/n1" {
+		t.Errorf("seats %s: three refuse gamma", names(m.s.Seats()))
+	}
+}
+
 // Seats go only while the rest is a quorum: the last ones stay, whoever refuses them.
 func TestContradictedQuorumStays(t *testing.T) {
 	m := hardware(t, 3)

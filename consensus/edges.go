@@ -70,6 +70,9 @@ func (s *State) admitEdge(r *AttestationResult) error {
 	if !s.now.IsZero() && (!s.now.Before(r.Expires) || r.At.After(s.now.Add(ClockSkew))) {
 		return refuse(attest.CodeStale, "result on "+r.Subject.Node.String(), "made "+r.At.Format(time.RFC3339)+", expires "+r.Expires.Format(time.RFC3339), "in force at "+s.now.Format(time.RFC3339))
 	}
+	if !s.heard(r) {
+		return refuse(attest.CodeNoCredential, "result by "+r.Verifier.Node.String(), "a Credential by a key that was removed", "one by a key in force; enrol anew")
+	}
 	subject := s.nodes[r.Subject.Node]
 	if r.Verdict == attest.VerdictAffirming {
 		if code := s.allows(edgeFinding(r), subject.cred.Roles, s.now); code != "" {
@@ -98,6 +101,9 @@ func (s *State) admitEdge(r *AttestationResult) error {
 	return s.checkQuota(quotaResults, r.Verifier.Node.Org)
 }
 
+// heard reports whether the Credential of an edge's verifier is by a key that is still in force.
+func (s *State) heard(e *AttestationResult) bool { return s.stands(s.nodes[e.Verifier.Node].cred) }
+
 func edgeFinding(r *AttestationResult) measured {
 	return measured{r.Kind, r.Measurement, r.Reference}
 }
@@ -109,7 +115,7 @@ func (s *State) remeasure(n *node, verifiers map[identity.PeerID]*AttestationRes
 	orgs := map[measured]map[identity.OrgID]bool{}
 	for _, e := range verifiers {
 		m := edgeFinding(e)
-		if e.Verdict != attest.VerdictAffirming || e.Verifier.Node.Org == n.cred.Organisation {
+		if e.Verdict != attest.VerdictAffirming || e.Verifier.Node.Org == n.cred.Organisation || !s.heard(e) {
 			continue
 		}
 		if (n.run == nil || m != *n.run) && s.allows(m, n.cred.Roles, s.now) != "" {

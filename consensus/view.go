@@ -168,7 +168,7 @@ func (s *State) Affirming(subject identity.PeerID, now time.Time) []*Attestation
 		if e.Verdict != attest.VerdictAffirming || e.Verifier.Node.Org == ref.Org || !now.Before(e.Expires) {
 			continue
 		}
-		if v := s.nodes[e.Verifier.Node]; s.allowed(v, now) && s.stands(v.cred) && s.allows(edgeFinding(e), n.cred.Roles, now) == "" {
+		if s.allowed(s.nodes[e.Verifier.Node], now) && s.heard(e) && s.allows(edgeFinding(e), n.cred.Roles, now) == "" {
 			out = append(out, e)
 		}
 	}
