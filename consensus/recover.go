@@ -44,11 +44,7 @@ func (s *PolicyState) Founders() []identity.OrgID {
 	if s.recovery != nil {
 		return slices.Clone(s.recovery.Organisations)
 	}
-	var out []identity.OrgID
-	for _, o := range s.orgs {
-		out = append(out, o.ID)
-	}
-	return out
+	return s.OrganisationIDs()
 }
 
 // recover is Recover of the policy alone.
@@ -247,6 +243,9 @@ func (s *PolicyState) replayStep(rest [][]byte) (int, error) {
 		return 0, refuseErr(attest.CodeMalformed, "policy chain", err)
 	}
 	if predicate, err := envelope.PredicateType(env.Payload); err != nil || predicate != envelope.TypeRecovery {
+		if s.bootstrap == nil {
+			return 0, refuse(attest.CodeNotStarted, "policy chain", "a proposal after Recovery", "the Recovery and its Bootstrap")
+		}
 		c, err := s.judge(rest[0], time.Time{})
 		if err != nil {
 			return 0, err
@@ -295,7 +294,7 @@ func (b *Bootstrap) checkRecovered(s *PolicyState) error {
 // OrganisationIDs returns the organisations in force, sorted: those whose seats can found.
 func (s *PolicyState) OrganisationIDs() []identity.OrgID {
 	var out []identity.OrgID
-	for _, o := range s.genesis.Organisations {
+	for _, o := range s.orgs {
 		out = append(out, o.ID)
 	}
 	return out

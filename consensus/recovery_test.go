@@ -177,6 +177,34 @@ func TestRecovery(t *testing.T) {
 	}
 }
 
+// Who can found an incarnation is said by the constitution in force, not by genesis.
+func TestRecoveryByOrganisationsInForce(t *testing.T) {
+	m := governing(t, 3)
+	m.ok(m.vote(m.propose(removeOrg("gamma"), addOrg("zeta")), by("alpha", "beta", "zeta")...))
+	if got := fmt.Sprint(m.s.OrganisationIDs()); got != "[alpha beta zeta]" {
+		t.Errorf("got %s", got)
+	}
+}
+
+// A policy chain has a Bootstrap behind each Recovery: nothing is decided in between.
+func TestNothingBeforeBootstrap(t *testing.T) {
+	m := governed(t, 5)
+	leaves := m.leavesOf()
+	at, s := place(leaves), m.replayed(leaves)
+	recovery := m.recovery(m.draft(s, at), 4)
+	if err := s.Recover(recovery, at, m.at); err != nil {
+		t.Fatal(err)
+	}
+	p := m.propose(func(p *Proposal) { p.Incarnation, p.Base = 1, s.Base() }, remove("new"))
+	raw := m.sign(m.payload(p), m.governors(5)...)
+	if _, err := s.Append([][]byte{raw}); err == nil || ReasonOf(err).Code != attest.CodeNotStarted {
+		t.Errorf("got %v, want not_started", err)
+	}
+	if _, err := s.Append([][]byte{recovery, m.rebirth(s, 2), raw}); err != nil {
+		t.Error(err)
+	}
+}
+
 // A second Recovery goes on from the log of the first, to any higher incarnation.
 func TestRecoveryAgain(t *testing.T) {
 	m := governed(t, 3)
