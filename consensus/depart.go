@@ -193,6 +193,11 @@ func (s *State) applyRetirement(raw []byte) (Outcome, error) {
 		if err := s.checkRetiredRoom(r.Node.Org); err != nil {
 			return Outcome{}, err
 		}
+		// It is remembered like one that had a Credential, and costs as much.
+		if err := s.checkQuota(quotaCredentials, r.Node.Org); err != nil {
+			return Outcome{}, err
+		}
+		s.spend(quotaCredentials, r.Node.Org)
 		s.retired[r.Peer] = r.Node
 		return out, nil
 	}

@@ -20,8 +20,8 @@ import (
 type Limits struct {
 	// Nodes is the largest number of nodes of one organisation.
 	Nodes int `json:"nodes"`
-	// Results (by its nodes as verifiers), Credentials, Proposals (that it has signed) and
-	// Suspensions are how many one organisation may have ordered between two ticks.
+	// Results (by its nodes as verifiers), Credentials (and retirements of boots that have none),
+	// Proposals (that it has signed) and Suspensions are how many one organisation may have ordered between two ticks.
 	Results     int `json:"results,omitempty"`
 	Credentials int `json:"credentials,omitempty"`
 	Proposals   int `json:"proposals,omitempty"`

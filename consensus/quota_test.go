@@ -162,3 +162,15 @@ func heapInUse() int64 {
 	runtime.ReadMemStats(&s)
 	return int64(s.HeapInuse)
 }
+
+// Boots that have no Credential can be retired without end: each is remembered, so each counts.
+func TestQuotaOfRetirements(t *testing.T) {
+	m := governing(t, 3, func(g *Genesis) { g.Limits.Credentials = 2 })
+	m.ok(m.command(KindRetirement, m.retirement("alpha/n7", 1, "alpha enroll")))
+	m.ok(m.command(KindRetirement, m.retirement("alpha/n7", 2, "alpha enroll")))
+	over := m.retirement("alpha/n7", 3, "alpha enroll")
+	m.refused(m.command(KindRetirement, over), attest.CodeQuota)
+	m.ok(m.command(KindRetirement, m.retirement("alpha/n1", 1, "alpha govern"))) // what is in the state can always go
+	m.tick(time.Second)
+	m.ok(m.command(KindRetirement, over))
+}

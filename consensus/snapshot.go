@@ -17,6 +17,10 @@ import (
 // than 3 MiB; what the other limits admit together, an hour of every organisation's worst, stays below.
 const MaxImage = 64 << 20
 
+// maxImageList bounds a list in an image: there can be as many strings as edges, 8 by each of 7
+// organisations on each of 7,168 nodes, and as many names of retired boots as there are boots.
+const maxImageList = MaxOrganisations * max(MaxRetired, MaxOrganisations*MaxNodes*MaxVerifiers)
+
 // imageVersion is the first element of an image.
 const imageVersion = 1
 
@@ -105,7 +109,7 @@ var images = codec{
 		DupMapKey:         cbor.DupMapKeyEnforcedAPF,
 		IndefLength:       cbor.IndefLengthForbidden,
 		TagsMd:            cbor.TagsForbidden,
-		MaxArrayElements:  1 << 16,
+		MaxArrayElements:  maxImageList,
 		MaxMapPairs:       16,
 		MaxNestedLevels:   8,
 		ExtraReturnErrors: cbor.ExtraDecErrorUnknownField,
@@ -118,7 +122,7 @@ func imageEncoding() cbor.EncOptions {
 	return o
 }
 
-// interner numbers strings that recurs.
+// interner numbers strings that recur.
 type interner struct {
 	list    []string
 	index   map[string]uint64
