@@ -300,6 +300,9 @@ func (w *SetWitnesses) apply(next *PolicyState, claim string) error {
 	if slices.Equal(next.witnesses, w.Witnesses) {
 		return refuse(attest.CodeReplayed, claim, "these witnesses are in force already", "other witnesses")
 	}
+	if name := ownWitness(next.genesis.LogOrigin, w.Witnesses); name != "" {
+		return refuse(attest.CodeMalformed, claim, "a witness named "+name, "names outside "+next.genesis.LogOrigin)
+	}
 	next.witnesses = slices.Clone(w.Witnesses)
 	return nil
 }

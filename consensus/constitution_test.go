@@ -291,6 +291,9 @@ func TestKeysAreUnique(t *testing.T) {
 		"in already":      {addOrg("alpha"), attest.CodeReplayed, nil},
 		"same limits":     {setLimits(Limits{Nodes: 3}), attest.CodeReplayed, nil},
 		"same witnesses":  {act(Action{SetWitnesses: &SetWitnesses{[]string{}}}), attest.CodeReplayed, nil},
+		"witness as the log": {func(p *Proposal) {
+			act(Action{SetWitnesses: &SetWitnesses{[]string{strings.Replace(witness, "witness.example.org", genesisOf(t, 2).LogOrigin, 1)}}})(p)
+		}, attest.CodeMalformed, nil},
 		"nine keys": {func(p *Proposal) {
 			for i := range 5 {
 				addKey(fmt.Sprintf("alpha emergency %d", i))(p)
@@ -550,6 +553,7 @@ func TestConstitutionMalformed(t *testing.T) {
 		"a large quota":       {SetLimits: &SetLimits{Limits{Nodes: 3, Results: MaxQuota + 1}}},
 		"no list":             {SetWitnesses: &SetWitnesses{}},
 		"witness twice":       {SetWitnesses: &SetWitnesses{[]string{witness, witness}}},
+		"two keys, one name":  {SetWitnesses: &SetWitnesses{[]string{witness, strings.Replace(witness, "AA", "BB", 1)}}},
 		"no govern key":       {AddOrganisation: &AddOrganisation{Organisation{ID: "eta", Roles: []string{OrgMember}, Keys: []Key{keyOf("eta enroll")}}}},
 		"key twice":           {AddOrganisation: &AddOrganisation{Organisation{ID: "eta", Roles: []string{OrgMember}, Keys: []Key{keyOf("eta govern"), keyOf("eta enroll"), keyOf("eta govern")}}}},
 		"end not in UTC":      {AddKey: &AddKey{"alpha", Key{Role: KeyGovern, Public: public("x"), NotAfter: start.In(time.FixedZone("", 3600))}}},

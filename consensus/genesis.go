@@ -313,6 +313,9 @@ func (g *Genesis) validate() error {
 	if err := g.validateEntries(); err != nil {
 		return err
 	}
+	if name := ownWitness(g.LogOrigin, g.Witnesses); name != "" {
+		return fmt.Errorf("witnesses: %.60q is a name of this mesh's own logs", name)
+	}
 	if err := validateWitnesses(g.Witnesses); err != nil {
 		return err
 	}

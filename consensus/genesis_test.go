@@ -79,10 +79,14 @@ func TestGenesisRefuses(t *testing.T) {
 		"govern P-384":                {func(g *Genesis) { g.Organisations[0].Keys[0].Public.PublicKey = p384.Public() }, "P-256"},
 		"limits":                      {func(g *Genesis) { g.Limits.Nodes = 0 }, "limits.nodes"},
 		"witness":                     {func(g *Genesis) { g.Witnesses = []string{"w"} }, "witnesses"},
-		"entry order":                 {func(g *Genesis) { e := g.Policy.Entries; e[0], e[1] = e[1], e[0] }, "in order"},
-		"entry id":                    {func(g *Genesis) { g.Policy.Entries[0].ID = strings.Repeat("0", 16) }, "has id"},
-		"entry changed":               {func(g *Genesis) { g.Policy.Entries[0].Measurement = measurement("x") }, "has id"},
-		"entry kind not admitted":     {func(g *Genesis) { g.Policy.Entries = []Entry{vtpm} }, "kind_not_allowed"},
+		"two witnesses, one name":     {func(g *Genesis) { g.Witnesses = []string{witness, strings.Replace(witness, "AA", "BB", 1)} }, "named twice"},
+		"witness named as the log": {func(g *Genesis) {
+			g.Witnesses = []string{strings.Replace(witness, "witness.example.org", g.LogOrigin+"/x", 1)}
+		}, "own logs"},
+		"entry order":             {func(g *Genesis) { e := g.Policy.Entries; e[0], e[1] = e[1], e[0] }, "in order"},
+		"entry id":                {func(g *Genesis) { g.Policy.Entries[0].ID = strings.Repeat("0", 16) }, "has id"},
+		"entry changed":           {func(g *Genesis) { g.Policy.Entries[0].Measurement = measurement("x") }, "has id"},
+		"entry kind not admitted": {func(g *Genesis) { g.Policy.Entries = []Entry{vtpm} }, "kind_not_allowed"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := genesisOf(t, 3)

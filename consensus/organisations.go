@@ -241,17 +241,38 @@ func (k Key) check(version int) (string, error) {
 	return id, checkTime("key "+id[:16]+" not_after", k.NotAfter)
 }
 
-// validateWitnesses demands distinct C2SP verifier keys.
+// validateWitnesses demands C2SP verifier keys of distinct names: of two keys under one name no
+// verifier knows which counts, and would believe no checkpoint at all.
 func validateWitnesses(witnesses []string) error {
 	if len(witnesses) > MaxWitnesses {
 		return fmt.Errorf("witnesses: %d, want at most %d", len(witnesses), MaxWitnesses)
 	}
 	for i, w := range witnesses {
-		if !witnessPattern.MatchString(w) || slices.Contains(witnesses[:i], w) {
-			return fmt.Errorf("witnesses: %.60q is no verifier key of the form name+hash+key, or repeated", w)
+		if !witnessPattern.MatchString(w) {
+			return fmt.Errorf("witnesses: %.60q is no verifier key of the form name+hash+key", w)
+		}
+		if slices.ContainsFunc(witnesses[:i], func(o string) bool { return witnessName(o) == witnessName(w) }) {
+			return fmt.Errorf("witnesses: %.60q is named twice; a new key replaces the old one", witnessName(w))
 		}
 	}
 	return nil
+}
+
+func witnessName(vkey string) string {
+	name, _, _ := strings.Cut(vkey, "+")
+	return name
+}
+
+// ownWitness returns a witness among witnesses whose name is one of the logs of a mesh, or of their
+// cosigners, and empty if there is none: as above.
+func ownWitness(logOrigin string, witnesses []string) string {
+	i := slices.IndexFunc(witnesses, func(w string) bool {
+		return witnessName(w) == logOrigin || strings.HasPrefix(w, logOrigin+"/")
+	})
+	if i < 0 {
+		return ""
+	}
+	return witnessName(witnesses[i])
 }
 
 // verify verifies every signature of env by keys, which may sign what ends at a time, and

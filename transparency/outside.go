@@ -3,6 +3,7 @@ package transparency
 import (
 	"encoding/base64"
 	"fmt"
+	"slices"
 	"time"
 
 	"filippo.io/torchwood"
@@ -39,6 +40,14 @@ func (w Outside) Name() string {
 		return ""
 	}
 	return w.verifier.Name()
+}
+
+// Key is the verifier key; empty for the zero value. Under one name there may be one key after the other.
+func (w Outside) Key() string {
+	if w.verifier == nil {
+		return ""
+	}
+	return w.verifier.String()
 }
 
 // KeepOutside returns newer with the cosignatures of outside witnesses that hold in older alone, where
@@ -81,10 +90,11 @@ func (w Outside) lineIn(n *note.Note) []byte {
 }
 
 // OutsideOf decodes verifier keys. One that is none counts for nothing: what it is to have signed is
-// missing.
+// missing. Of several under one name the first counts.
 func OutsideOf(vkeys []string) (out []Outside) {
 	for _, vkey := range vkeys {
-		if w, err := ParseOutside(vkey); err == nil {
+		w, err := ParseOutside(vkey)
+		if err == nil && !slices.ContainsFunc(out, func(o Outside) bool { return o.Name() == w.Name() }) {
 			out = append(out, w)
 		}
 	}

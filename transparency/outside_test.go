@@ -121,6 +121,12 @@ func TestOutsidePolicies(t *testing.T) {
 			t.Errorf("%s: accepted", name)
 		}
 	}
+	// A list that was never to be in force does not keep every checkpoint from being believed.
+	if s, err := torchwood.NewCosignatureSigner(w.Name(), key("another")); err != nil {
+		t.Fatal(err)
+	} else if got := OutsideOf([]string{"x", w.Key(), s.Verifier().String()}); len(got) != 1 || got[0].Key() != w.Key() {
+		t.Errorf("of two keys under one name %v count", got)
+	}
 	if _, err := MergeOutside(cp, nil, Outside{}); err == nil {
 		t.Error("the zero witness merges")
 	}
