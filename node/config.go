@@ -167,7 +167,7 @@ func (c *Config) Validate() *ConfigError {
 		{"enroller.spki", checkSPKI(c.Enroller.SPKI), "copy spki from enroll serve's ready line"},
 		{"attester", c.Attester.check(), "name one of sevsnp: true, tdx: true, tpm: {}, or for trials sim: SOCKET of sim-platform's ready line"},
 		{"training.data", c.checkTraining(), "a trainer needs its own CSV file"},
-		{"witnesses", c.checkWitnesses(), "list each witness that genesis names once, with its submission prefix"},
+		{"witnesses", c.checkWitnesses(), "list each witness that the policy names once, with its submission prefix"},
 		{"services", c.checkServices(), "list each service once, with the public key that meshnode keygen --role service printed"},
 	} {
 		if check.err != nil {

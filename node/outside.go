@@ -75,7 +75,8 @@ func (n *Node) runOutside(ctx context.Context) {
 // showTo shows the log to one witness while this node leads: each published checkpoint, or the
 // newest of those that came while the witness was busy, and one a minute while nothing grows.
 func (n *Node) showTo(ctx context.Context, w WitnessConfig) {
-	var client *tlogwitness.Client
+	client := witnessClient{config: w, log: n.machine.tree}
+	defer client.close()
 	var pause time.Duration
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -85,7 +86,7 @@ func (n *Node) showTo(ctx context.Context, w WitnessConfig) {
 		last := n.shownTo(w.Name)
 		due := newest.note != nil && n.leads() && (newest.Size != last.size || n.now().Sub(last.at) >= republishEvery)
 		if due {
-			err := n.showNewest(ctx, w, &client, newest)
+			err := n.showNewest(ctx, &client, newest)
 			if ctx.Err() != nil {
 				return
 			}
@@ -110,22 +111,14 @@ func (n *Node) showTo(ctx context.Context, w WitnessConfig) {
 	}
 }
 
-func (n *Node) showNewest(ctx context.Context, w WitnessConfig, client **tlogwitness.Client, newest published) error {
+func (n *Node) showNewest(ctx context.Context, w *witnessClient, newest published) error {
 	ctx, cancel := context.WithTimeout(ctx, witnessWithin)
 	defer cancel()
-	if *client == nil {
-		keys := n.outsideKeys()
-		i := slices.IndexFunc(keys, func(k transparency.Outside) bool { return k.Name() == w.Name })
-		if i < 0 {
-			return fmt.Errorf("the policy names no witness %q, so that its cosignature would count for nothing", w.Name)
-		}
-		c, err := tlogwitness.New(keys[i], w.URL, n.machine.tree)
-		if err != nil {
-			return err
-		}
-		*client = c
+	client, err := w.of(n.outsideKeys())
+	if err != nil {
+		return err
 	}
-	note, err := (*client).Cosign(ctx, newest.note)
+	note, err := client.Cosign(ctx, newest.note)
 	if err != nil {
 		return err
 	}
@@ -134,6 +127,55 @@ func (n *Node) showNewest(ctx context.Context, w WitnessConfig, client **tlogwit
 	}
 	n.announceCheckpoint(ctx, note)
 	return nil
+}
+
+// witnessClient is the client of one witness of the configuration, under the key that the policy
+// names for it now.
+type witnessClient struct {
+	config  WitnessConfig
+	log     tlogwitness.Log
+	present *tlogwitness.Client // nil before the first
+}
+
+// of returns the client that believes the witness by its key among keys.
+func (w *witnessClient) of(keys []transparency.Outside) (*tlogwitness.Client, error) {
+	i := slices.IndexFunc(keys, func(k transparency.Outside) bool { return k.Name() == w.config.Name })
+	if i < 0 {
+		w.close()
+		return nil, unknownWitness(w.config.Name)
+	}
+	if w.present != nil && w.present.Key() == keys[i].Key() {
+		return w.present, nil
+	}
+	w.close()
+	client, err := tlogwitness.New(keys[i], w.config.URL, w.log)
+	if err != nil {
+		return nil, err
+	}
+	w.present = client
+	return client, nil
+}
+
+func (w *witnessClient) close() {
+	if w.present != nil {
+		w.present.Close()
+	}
+	w.present = nil
+}
+
+func unknownWitness(name string) error {
+	return fmt.Errorf("the policy names no witness %q, so that its cosignature would count for nothing", name)
+}
+
+// outsideWarnings says which witnesses of the configuration are not shown anything.
+func (n *Node) outsideWarnings() (out []string) {
+	keys := n.outsideKeys()
+	for _, w := range n.cfg.Witnesses {
+		if !slices.ContainsFunc(keys, func(k transparency.Outside) bool { return k.Name() == w.Name }) {
+			out = append(out, fmt.Sprintf("witnesses: %v; take it out of the configuration, or have the policy name it", unknownWitness(w.Name)))
+		}
+	}
+	return out
 }
 
 func (n *Node) shownTo(name string) shown {

@@ -189,19 +189,10 @@ func (n *Node) handleCheckpoint(link mesh.Link, s mesh.Stream) {
 }
 
 // acceptCheckpoint verifies a checkpoint against this node's members and tree and, if it
-// is published and newer, serves it.
+// is published and newer, serves it. Cosignatures of outside witnesses on the one that is served
+// and on this one are kept, whichever of the two is the newer: a witness may be slow.
 func (n *Node) acceptCheckpoint(note []byte) error {
 	policy := n.checkpointPolicy()
-	n.mu.Lock()
-	before := n.newest.note
-	n.mu.Unlock()
-	if before != nil {
-		kept, err := transparency.KeepOutside(before, note, policy.Outside)
-		if err != nil {
-			return err
-		}
-		note = kept
-	}
 	v, err := transparency.Verify(note, policy)
 	if err != nil {
 		return err
@@ -216,6 +207,18 @@ func (n *Node) acceptCheckpoint(note []byte) error {
 	if v.Level < transparency.Published {
 		return fmt.Errorf("size %d is cosigned by %v only", v.Size, v.Orgs)
 	}
+	if before, _ := n.lastPublished(); before.Size == v.Size {
+		older, newer := before.note, note
+		if olderThan(v, before.Verified) {
+			older, newer = note, before.note
+		}
+		if note, err = transparency.KeepOutside(older, newer, policy.Outside); err != nil {
+			return err
+		}
+		if v, err = transparency.Verify(note, policy); err != nil {
+			return err
+		}
+	}
 	if err := n.publishHere(note, v); err != nil {
 		return err
 	}
@@ -223,17 +226,33 @@ func (n *Node) acceptCheckpoint(note []byte) error {
 	return nil
 }
 
-// publishHere serves a checkpoint that was verified, if it is newer.
+// olderThan reports whether a checkpoint is worth less than another one: smaller, cosigned by
+// fewer, or by a quorum that was complete earlier.
+func olderThan(a, b transparency.Verified) bool {
+	switch {
+	case a.Size != b.Size:
+		return a.Size < b.Size
+	case a.Level != b.Level:
+		return a.Level < b.Level
+	}
+	return a.Fresh.Before(b.Fresh)
+}
+
+// publishHere serves a checkpoint that was verified, unless it is older than the one that is served.
+// One that shows no new cosignature of seats does not put off the leader's next.
 func (n *Node) publishHere(note []byte, v transparency.Verified) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if v.Size < n.newest.Size || v.Size == n.newest.Size && v.Level < n.newest.Level {
+	if olderThan(v, n.newest.Verified) {
 		return nil
 	}
 	if err := n.machine.tree.Publish(note); err != nil {
 		return err
 	}
-	n.newest, n.newestAt = published{note, v}, n.now()
+	if olderThan(n.newest.Verified, v) {
+		n.newestAt = n.now()
+	}
+	n.newest = published{note, v}
 	n.changed.notify()
 	return nil
 }

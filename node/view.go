@@ -164,6 +164,7 @@ func (n *Node) explain(s *Status, seats []consensus.Node, quorum, organisations 
 	}
 	s.Warnings = append(s.Warnings, provisionalWarnings(s.Provisional)...)
 	s.Warnings = append(s.Warnings, n.platformWarnings()...)
+	s.Warnings = append(s.Warnings, n.outsideWarnings()...)
 	if err := n.machine.Halted(); err != nil {
 		s.Warnings = append(s.Warnings, err.Error())
 	}

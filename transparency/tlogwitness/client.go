@@ -87,11 +87,15 @@ func New(witness transparency.Outside, prefix string, log Log) (*Client, error) 
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxConnsPerHost = 1
+	transport.MaxResponseHeaderBytes = maxAnswer
 	return &Client{witness: witness, address: u.JoinPath("add-checkpoint").String(), log: log, http: &http.Client{
 		Transport:     transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}, nil
 }
+
+// Key is the verifier key of the witness.
+func (c *Client) Key() string { return c.witness.Key() }
 
 // Name is the name under which the witness cosigns.
 func (c *Client) Name() string { return c.witness.Name() }
