@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -34,6 +35,9 @@ const (
 	// one organisation have brought.
 	maxPetitions   = 64
 	maxPetitionsOf = 8
+	// maxRelayed bounds what a seat passes on for the nodes of other organisations: to the seats that
+	// get it, it is this organisation's, of whose part the rest is for its own.
+	maxRelayed = maxPetitionsOf / 2
 	// recentCommands is how many ordered commands are remembered: a petition may come late.
 	recentCommands = 4096
 	complainWithin = time.Second
@@ -50,6 +54,7 @@ type petition struct {
 	leader identity.PeerID // as this seat knew it
 	seq    uint64          // what had been ordered then
 	heard  map[identity.OrgID]complaint
+	passed bool // on, for another organisation
 }
 
 type complaint struct {
@@ -156,7 +161,7 @@ func (n *Node) petition(ctx context.Context, raw []byte) {
 		return
 	}
 	if n.holdsSeat(n.self) {
-		n.takePetition(raw, n.ref.Org)
+		n.takePetition(raw, n.ref.Org, func() {})
 	}
 	n.petitionSeats(ctx, raw)
 }
@@ -172,21 +177,32 @@ func (n *Node) petitionSeats(ctx context.Context, raw []byte) {
 	})
 }
 
-// handlePetition takes a command that a node waits for.
+// handlePetition takes a command that a node waits for. What it has had refused costs an organisation as
+// much as what it submits (backpressure.go): or junk would come this way.
 func (n *Node) handlePetition(link mesh.Link, s mesh.Stream) {
 	defer s.Close()
 	_ = s.SetDeadline(n.now().Add(forwardWithin))
 	raw, err := readFrame(s, maxCommand)
-	if err != nil || n.machine.Check(raw) != nil {
+	if err != nil {
 		return
 	}
-	if n.takePetition(raw, link.Session().Node.Org) && !n.holdsSeat(link.Peer()) {
+	fromSeat, org := slices.Contains(link.Session().Roles, RoleSeat), link.Session().Node.Org
+	if n.refusals.over(org, fromSeat, n.now()) != nil {
+		return
+	}
+	refused := func() { n.refusals.note(org, fromSeat, len(raw), n.now()) }
+	if n.machine.Check(raw) != nil {
+		refused()
+		return
+	}
+	if n.takePetition(raw, org, refused) && !n.holdsSeat(link.Peer()) && n.petitions.passOn(sha256.Sum256(raw), n.ref.Org) {
 		n.petitionSeats(n.ctx, raw) // a member may be linked to no other seat
 	}
 }
 
-// takePetition watches a command and passes it on to the leader. It reports whether it was new.
-func (n *Node) takePetition(raw []byte, org identity.OrgID) bool {
+// takePetition watches a command and passes it on to the leader; refused is called if that is refused.
+// It reports whether it was new.
+func (n *Node) takePetition(raw []byte, org identity.OrgID, refused func()) bool {
 	r := n.raft()
 	c, err := consensus.DecodeCommand(raw)
 	if r == nil || err != nil || c.Kind == consensus.KindTick || c.Kind == consensus.KindDigest || c.Kind == consensus.KindBootstrap {
@@ -199,9 +215,29 @@ func (n *Node) takePetition(raw []byte, org identity.OrgID) bool {
 	n.tasks.Go(func() {
 		ctx, cancel := context.WithTimeout(n.ctx, forwardWithin)
 		defer cancel()
-		_, _ = n.order(ctx, raw, true, false) // refused or not: it was ordered, or it was not
+		if _, err := n.order(ctx, raw, true, false); isRefused(err) {
+			refused()
+		}
 	})
 	return true
+}
+
+// passOn reports whether a petition may go on to the other seats in the name of the organisation self.
+func (p *petitions) passOn(id commandID, self identity.OrgID) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	x := p.open[id]
+	if x == nil || x.org == self {
+		return x != nil
+	}
+	relayed := 0
+	for _, o := range p.open {
+		if o.passed {
+			relayed++
+		}
+	}
+	x.passed = relayed < maxRelayed
+	return x.passed
 }
 
 // lookAtOrdered forgets the petitions that were granted.

@@ -192,3 +192,88 @@ func TestCensoringLeaderLosesOffice(t *testing.T) {
 		}
 	})
 }
+
+// What a seat passes on for others leaves room for what its own organisation waits for: the seats that
+// get both count them as one organisation's.
+func TestPetitionsOfOthersLeaveRoom(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	p, passed := newPetitions(), 0
+	for _, org := range []identity.OrgID{"mallory", "trudy"} {
+		for i := range maxPetitionsOf {
+			raw := fmt.Append(nil, org, i)
+			if !p.add(raw, org, "L", 10, now) {
+				t.Fatalf("%s %d is not watched", org, i)
+			}
+			if p.passOn(sha256.Sum256(raw), "alpha") {
+				passed++
+			}
+		}
+	}
+	if passed != maxRelayed {
+		t.Errorf("%d were passed on, want %d", passed, maxRelayed)
+	}
+	own := []byte("own")
+	if !p.add(own, "alpha", "L", 10, now) || !p.passOn(sha256.Sum256(own), "alpha") {
+		t.Error("this organisation's own is not passed on")
+	}
+	p.ordered([][]byte{fmt.Append(nil, "mallory", 0)})
+	if !p.passOn(sha256.Sum256(fmt.Append(nil, "trudy", 0)), "alpha") {
+		t.Error("what was granted takes room for ever")
+	}
+	if p.passOn(commandID{1}, "alpha") {
+		t.Error("what is not watched was passed on")
+	}
+}
+
+// verdictLink is a link with nothing but a verdict.
+type verdictLink struct {
+	seatLink
+	session *mesh.Session
+}
+
+func (l verdictLink) Session() *mesh.Session { return l.session }
+
+// Junk that is petitioned for costs its organisation what junk that is submitted costs.
+func TestJunkPetitionsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrowd(t, len(crowdOrgs), func(int) string { return "new" })
+		defer c.close()
+		c.raft()
+		seat := c.leading()
+		link := verdictLink{seatLink{peer: "M"}, &mesh.Session{Subject: mesh.Subject{Node: identity.NodeRef{Org: "mallory", Name: "m1"}}}}
+		petition := func(raw []byte) {
+			var in bytes.Buffer
+			if err := writeFrame(&in, raw); err != nil {
+				t.Fatal(err)
+			}
+			seat.handlePetition(link, pipeStream{Reader: &in})
+		}
+		ordered := func() uint64 { return seat.machine.Seq() }
+		taken := 0
+		for ; seat.refusals.over("mallory", false, time.Now()) == nil && taken < refusalBurst; taken++ {
+			before := ordered()
+			raw, err := command(consensus.KindProposal, bytes.Repeat(fmt.Appendf(nil, "%04d", taken), 64<<10))
+			if err != nil {
+				t.Fatal(err)
+			}
+			petition(raw)
+			synctest.Wait()
+			for end := time.Now().Add(10 * time.Second); ordered() == before && time.Now().Before(end); time.Sleep(time.Millisecond) {
+			}
+		}
+		if taken == refusalBurst {
+			t.Fatal("junk is ordered without end")
+		}
+		seat.lookAtOrdered()
+		raw, err := command(consensus.KindProposal, []byte("one more"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		petition(raw)
+		seat.petitions.mu.Lock()
+		defer seat.petitions.mu.Unlock()
+		if len(seat.petitions.open) != 0 {
+			t.Errorf("%d petitions are watched", len(seat.petitions.open))
+		}
+	})
+}
