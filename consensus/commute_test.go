@@ -108,7 +108,7 @@ func shuffled(rng *rand.Rand, in []signedProposal) []signedProposal {
 // is allowed, and the same organisations, keys and limits are in force.
 func TestNarrowingsCommuteWithEverything(t *testing.T) {
 	rng := rand.New(rand.NewPCG(5, 6))
-	for round := range 12 {
+	for round := range few(12) {
 		g, proposals := history(t, rng)
 		var want *State
 		for try := range 4 {

@@ -173,7 +173,7 @@ func TestDryRunPredicts(t *testing.T) {
 	r := &drawn{Rand: rand.New(rand.NewPCG(5, 6)), t: t}
 	seen := map[string]int{}
 	var m *mesh
-	for i := range 1000 {
+	for i := range few(1000) {
 		if m == nil || i%8 == 0 || len(m.s.Seats()) < m.s.Quorum() || len(m.s.Entries()) == 0 {
 			m = r.mesh()
 		}
@@ -227,7 +227,7 @@ func TestDryRunPredicts(t *testing.T) {
 	t.Log(seen)
 	for _, want := range []string{"", "threshold", "quorum_loss", "unknown_entry", "revoked", "stale_base", "behind", "wrong_mesh", "wrong_incarnation",
 		"proposal_expired", "wrong_signer", "signed quorum_loss", "ordered widen", "ordered narrow", "evicted at once", "evicted later", "seat lost later", "held", "returns", "anyway", "withdrawn"} {
-		if seen[want] == 0 {
+		if seen[want] == 0 && !underRace {
 			t.Errorf("no change was %q: the draw is too narrow to test it", want)
 		}
 	}
@@ -414,7 +414,7 @@ func TestDryRunPredictsConstitution(t *testing.T) {
 	r := &drawn{Rand: rand.New(rand.NewPCG(7, 8)), t: t}
 	seen := map[string]int{}
 	var m *mesh
-	for i := range 400 {
+	for i := range few(400) {
 		if i%6 == 0 || len(m.s.Seats()) < m.s.Quorum() || len(m.s.Entries()) == 0 {
 			m = r.mesh()
 		}
@@ -449,7 +449,7 @@ func TestDryRunPredictsConstitution(t *testing.T) {
 	}
 	t.Log(seen)
 	for _, want := range []string{"", "threshold", "quorum_loss", "quota", "ordered constitution", "ordered narrow", "went organisation_removed", "went revoked"} {
-		if seen[want] == 0 {
+		if seen[want] == 0 && !underRace {
 			t.Errorf("no change was %q: the draw is too narrow to test it", want)
 		}
 	}

@@ -166,14 +166,14 @@ func TestImageKnowsEveryField(t *testing.T) {
 func TestImageBitFlips(t *testing.T) {
 	m := lived(t)
 	raw, want := imageOf(t, m.s), m.s.Digest()
-	for i := 0; i < len(raw)*8; i += 61 { // all of them take minutes; 61 is prime, so that every kind of bit comes up
+	for i := 0; i < few(len(raw)*8); i += 61 { // all of them take minutes; 61 is prime, so that every kind of bit comes up
 		flipped := bytes.Clone(raw)
 		flipped[i/8] ^= 1 << (i % 8)
 		if s, err := Restore(m.g, flipped); err == nil && s.Digest() == want {
 			t.Fatalf("bit %d of byte %d (%x) may be flipped", i%8, i/8, raw[max(0, i/8-8):i/8+1])
 		}
 	}
-	for n := 0; n < len(raw); n += 97 {
+	for n := 0; n < few(len(raw)); n += 97 {
 		if _, err := Restore(m.g, raw[:n]); err == nil {
 			t.Fatalf("accepted the first %d bytes", n)
 		}

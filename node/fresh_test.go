@@ -5,6 +5,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -152,11 +153,13 @@ func TestGapVoidsTheProof(t *testing.T) {
 // A machine that stood still (T7) is a gap, although no clock of the node has moved.
 func TestSuspensionVoidsTheProof(t *testing.T) {
 	sevenSeats(t, func(t *testing.T, c *crowd) {
-		n, asleep := c.nodes[0], time.Duration(0)
-		n.asleep = func() time.Duration { return asleep }
-		asleep = maxStaleness
+		n := c.nodes[0]
+		var asleep atomic.Int64
+		synctest.Wait() // who has linked has asked already
+		n.asleep = func() time.Duration { return time.Duration(asleep.Load()) }
+		asleep.Store(int64(maxStaleness))
 		wantStale(t, n.stale(), "")
-		asleep = 24 * time.Hour
+		asleep.Store(int64(24 * time.Hour))
 		wantStale(t, n.stale(), "start-up proof")
 		c.tick()
 		wantStale(t, n.stale(), "start-up proof")
