@@ -132,7 +132,7 @@ func (r *Replica) Hears(limit time.Duration) bool {
 
 // Distrust refuses every request of a peer from now on, for d or, if that is zero, for ever:
 // appends, so that as a leader it loses this follower, and votes, so that it wins none here.
-// It loses its office once a majority does the same; one replica alone only stops hearing
+// What ends later of this and what was said before holds. It loses its office once a majority does the same; one replica alone only stops hearing
 // it. What it is sent by this replica does not change.
 func (r *Replica) Distrust(peer identity.PeerID, d time.Duration, why error) {
 	until := time.Time{}
@@ -140,7 +140,7 @@ func (r *Replica) Distrust(peer identity.PeerID, d time.Duration, why error) {
 		until = time.Now().Add(d)
 	}
 	r.transport.guard.Lock()
-	r.transport.guard.distrusted[peer] = distrust{why, until}
+	r.transport.guard.distrust(peer, distrust{why, until})
 	r.transport.guard.Unlock()
 	r.log.Warn("distrusts a seat", "peer", peer.String(), "why", why)
 }

@@ -46,6 +46,14 @@ type distrust struct {
 	until time.Time
 }
 
+// distrust takes nothing from a peer until d ends. One that ends later already stays: who was found to
+// diverge is not believed again because it then left something out as well.
+func (g *guard) distrust(peer identity.PeerID, d distrust) {
+	if old, ok := g.distrusted[peer]; !ok || !old.until.IsZero() && (d.until.IsZero() || d.until.After(old.until)) {
+		g.distrusted[peer] = d
+	}
+}
+
 // distrusts refuses a peer that this replica's owner does not believe now.
 func (g *guard) distrusts(peer identity.PeerID, now time.Time) error {
 	d, ok := g.distrusted[peer]

@@ -209,6 +209,28 @@ func TestGuardTermRate(t *testing.T) {
 	}
 }
 
+// A pause does not end what is for ever, and what is for ever ends a pause.
+func TestGuardDistrust(t *testing.T) {
+	g, v := newTestGuard(), guarded()
+	vote := func() error { return g.admit(v, peerOf(3), &raft.RequestVoteRequest{Term: v.term}) }
+	pause := func() { g.distrust(peerOf(3), distrust{errors.New("censors"), v.now.Add(time.Minute)}) }
+	pause()
+	if err := vote(); !errors.Is(err, errRefused) {
+		t.Fatalf("got %v", err)
+	}
+	v.now = v.now.Add(time.Minute)
+	if err := vote(); err != nil {
+		t.Fatalf("after the pause: %v", err)
+	}
+	pause()
+	g.distrust(peerOf(3), distrust{errors.New("diverges"), time.Time{}})
+	pause()
+	v.now = v.now.Add(time.Hour)
+	if err := vote(); !errors.Is(err, errRefused) {
+		t.Fatalf("what diverged is heard again: %v", err)
+	}
+}
+
 func TestGuardTransfers(t *testing.T) {
 	g, v := newTestGuard(), guarded()
 	vote := func(p identity.PeerID) error {
