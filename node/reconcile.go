@@ -27,6 +27,9 @@ const (
 	successorWithin = time.Minute
 	// maxLearners bounds the non-voters, each of which costs the leader as much as a voter.
 	maxLearners = 10
+	// maxOrgLearners bounds those of one organisation: one that has many candidates must not keep
+	// others' out.
+	maxOrgLearners = 2
 )
 
 // step is one change of the configuration.
@@ -93,11 +96,30 @@ func (p plan) next() (step, identity.PeerID, bool) {
 	}
 	learners := len(p.servers) - p.voters()
 	for _, c := range p.candidates {
-		if _, in := p.server(c.peer); !in && c.live && learners < maxLearners {
+		if _, in := p.server(c.peer); in || !c.live {
+			continue
+		}
+		own := p.learners(c.org)
+		if len(own) < maxOrgLearners && learners < maxLearners {
 			return addLearner, c.peer, true
+		}
+		for _, s := range own {
+			if !s.live { // it makes room for one that is
+				return removeServer, s.Peer, true
+			}
 		}
 	}
 	return "", "", false
+}
+
+// learners returns the non-voters of an organisation.
+func (p plan) learners(org identity.OrgID) (out []server) {
+	for _, s := range p.servers {
+		if !s.Voter && s.org == org {
+			out = append(out, s)
+		}
+	}
+	return out
 }
 
 // keeps reports whether an unwanted voter stays for now.

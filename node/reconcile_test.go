@@ -64,6 +64,9 @@ func TestPlan(t *testing.T) {
 		"a learner that lost its claim":                {"a b c x:n", "a b c", "", "server removed x"},
 		"another node of the organisation":             {"a b c:e c2:nc", "a b c2", "", "voter added c2"},
 		"the first of two":                             {"a b:e", "a b'", "", "non-voter added b'"},
+		"candidates of one organisation":               {"a b c1:nc c2:nc", "a b", "c1 c2 c3 d'", "non-voter added d'"},
+		"a third candidate":                            {"a b c1:nc c2:nc", "a b", "c1 c2 c3", ""},
+		"a third where one is not linked":              {"a b c1:nc- c2:nc", "a b", "c1:- c2 c3", "server removed c1"},
 		"drained of two":                               {"a b:e", "a", "", "server removed b"},
 		"back to two":                                  {"a b':nc", "a b'", "", "voter added b'"},
 	} {
