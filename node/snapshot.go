@@ -110,12 +110,17 @@ func (m *Machine) copy() ([]byte, error) {
 }
 
 // published notes a published checkpoint. The copy that it covers replaces the one before, and
-// commands that were ordered long before it are let go.
+// commands that were ordered long before it are let go. While seats are vacant fewer may publish
+// than whoever gets a copy demands: the copy then waits for a checkpoint that has enough, and the
+// log is kept.
 func (m *Machine) published(size uint64, note []byte) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	p := m.states.pending
 	if p == nil || size <= p.leaf {
+		return
+	}
+	if v, err := transparency.Verify(note, snapshotPolicy(m)); err != nil || v.Level < transparency.Published {
 		return
 	}
 	p.checkpoint = note

@@ -196,6 +196,26 @@ func TestSnapshotStartsMachine(t *testing.T) {
 	}
 }
 
+// A copy that nobody would believe is none: while seats are vacant fewer publish than it takes.
+func TestSnapshotWaitsForItsQuorum(t *testing.T) {
+	c := newCrowd(t, len(crowdOrgs), func(int) string { return "new" })
+	t.Cleanup(c.close)
+	c.found()
+	c.affirm()
+	c.idle(consensus.DigestEvery)
+	c.order(consensus.KindDigest)
+	m := c.nodes[0].machine
+	enough := m.state.SnapshotQuorum()
+	m.published(m.tree.Size(), c.checkpointAt(m.tree.Size(), enough-1))
+	if _, err := m.Give(); !errors.Is(err, errNoState) {
+		t.Fatalf("got %v, want no copy yet", err)
+	}
+	m.published(m.tree.Size(), c.checkpointAt(m.tree.Size(), enough))
+	if err := c.fresh().CheckSnapshot(snapshotOf(t, m), nil); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // A seat that hears no Raft follows others. What Raft delivers later, a snapshot of the past among it, is
 // what it has already; and it stores no snapshot before Raft has come as far as itself.
 func TestSnapshotOfThePast(t *testing.T) {
