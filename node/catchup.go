@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/consensus/replica"
 	"github.com/attestmesh/meshnode/federated"
+	"github.com/attestmesh/meshnode/internal/identity"
 	"github.com/attestmesh/meshnode/mesh"
 	"github.com/attestmesh/meshnode/transparency"
 )
@@ -94,15 +96,38 @@ type snapshotHead struct {
 	Size int `json:"size"`
 }
 
-// handleSnapshot gives a peer the snapshot of this moment.
-func (n *Node) handleSnapshot(_ mesh.Link, s mesh.Stream) {
+// givers are the snapshots that are being given: maxGivers, of which one peer has one.
+type givers struct {
+	mu sync.Mutex
+	to map[identity.PeerID]bool // guarded by mu
+}
+
+// enter takes a place for a peer, which leave gives back; false if there is none for it.
+func (g *givers) enter(peer identity.PeerID) (leave func(), ok bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.to[peer] || len(g.to) >= maxGivers {
+		return nil, false
+	}
+	if g.to == nil {
+		g.to = map[identity.PeerID]bool{}
+	}
+	g.to[peer] = true
+	return func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		delete(g.to, peer)
+	}, true
+}
+
+// handleSnapshot gives a peer the snapshot of this moment, in no more time than catchUp takes for it.
+func (n *Node) handleSnapshot(link mesh.Link, s mesh.Stream) {
 	defer s.Close()
-	select {
-	case n.givers <- struct{}{}:
-		defer func() { <-n.givers }()
-	default:
+	leave, ok := n.givers.enter(link.Peer())
+	if !ok {
 		return // it asks again, or somebody else
 	}
+	defer leave()
 	encode, err := n.machine.Give()
 	if err != nil {
 		return
@@ -112,13 +137,21 @@ func (n *Node) handleSnapshot(_ mesh.Link, s mesh.Stream) {
 		n.log.Error("snapshot", "error", err)
 		return
 	}
-	_ = s.SetDeadline(n.now().Add(forwardWithin))
+	end := n.now().Add(snapshotWithin)
+	extend := func() {
+		next := n.now().Add(forwardWithin)
+		if next.After(end) {
+			next = end
+		}
+		_ = s.SetDeadline(next)
+	}
+	extend()
 	if writeMessage(s, snapshotHead{len(raw)}) != nil {
 		return
 	}
 	for len(raw) > 0 {
 		part := raw[:min(len(raw), snapshotFrame)]
-		_ = s.SetDeadline(n.now().Add(forwardWithin))
+		extend()
 		if writeFrame(s, part) != nil {
 			return
 		}

@@ -3,6 +3,7 @@ package node
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"strings"
 	"testing"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/consensus/replica"
+	"github.com/attestmesh/meshnode/internal/identity"
 	"github.com/attestmesh/meshnode/mesh"
 )
 
@@ -130,17 +132,25 @@ func TestReadSnapshot(t *testing.T) {
 func TestGivingIsBounded(t *testing.T) {
 	c := forgetful(t)
 	n := c.nodes[0]
-	for range maxGivers {
-		n.givers <- struct{}{}
+	var leave func()
+	for i := range maxGivers {
+		var ok bool
+		if leave, ok = n.givers.enter(identity.PeerID(fmt.Sprint(i))); !ok {
+			t.Fatal(i)
+		}
 	}
 	var out bytes.Buffer
-	if n.handleSnapshot(nil, pipeStream{Writer: &out}); out.Len() != 0 {
+	link := seatLink{peer: "late"}
+	if n.handleSnapshot(link, pipeStream{Writer: &out}); out.Len() != 0 {
 		t.Fatal("one too many was given a snapshot")
 	}
-	<-n.givers
-	n.handleSnapshot(nil, pipeStream{Writer: &out})
+	leave()
+	if n.handleSnapshot(seatLink{peer: "0"}, pipeStream{Writer: &out}); out.Len() != 0 {
+		t.Fatal("one peer was given two snapshots at a time")
+	}
+	n.handleSnapshot(link, pipeStream{Writer: &out})
 	raw, err := readSnapshot(pipeStream{Reader: &out}, func() {})
-	if err != nil || !bytes.Equal(raw, snapshotOf(t, n.machine)) || len(n.givers) != maxGivers-1 {
+	if err != nil || !bytes.Equal(raw, snapshotOf(t, n.machine)) || len(n.givers.to) != maxGivers-1 {
 		t.Fatalf("%d bytes, %v", len(raw), err)
 	}
 	for _, name := range []string{"../../etc/passwd", "tile/9/000", ""} {

@@ -151,11 +151,11 @@ type Node struct {
 	headLimiter *throttle.Requests   // of heads that strangers ask for
 	jobDir      *durable.Dir         // signed jobs, of all boots; nil in simulations
 	logDir      string               // of this boot; "" in simulations
-	givers      chan struct{}        // holds a token for each snapshot that is being given
-	petitions   *petitions           // what this seat watches
-	keep        uint64               // Deps.Keep
-	catching    chan struct{}        // holds a token while a snapshot is fetched and restored
-	evidenceDir *durable.Dir         // private: salted evidence behind this node's results; nil in simulations
+	givers      givers
+	petitions   *petitions    // what this seat watches
+	keep        uint64        // Deps.Keep
+	catching    chan struct{} // holds a token while a snapshot is fetched and restored
+	evidenceDir *durable.Dir  // private: salted evidence behind this node's results; nil in simulations
 
 	mu              sync.Mutex
 	cred            []byte                    // guarded by mu; newest own Credential
@@ -282,7 +282,7 @@ func newNode(ctx context.Context, cfg Config, deps Deps) (*Node, error) {
 		data: deps.Data, keys: keys, key: keys.Peer, self: identity.PeerIDFromKey(public), log: deps.Log, strangers: capped(deps.Log),
 		protocols: newProtocols(deps.Genesis.MeshID()), kind: deps.Attester.Kind(), changed: newNotifier(),
 		peers: newPeerBook(), addresses: newAddressBook(!deps.InMemory), badCredentials: map[identity.PeerID]error{}, phase: PhaseEnrolling, refusals: newRefusals(),
-		attester: deps.Attester, outages: map[string]outage{}, runtime: &runtimelog.Log{}, proofs: newPendingProofs(), gossip: newGossip(), asleep: stoodStill, givers: make(chan struct{}, maxGivers), petitions: newPetitions(), catching: make(chan struct{}, 1),
+		attester: deps.Attester, outages: map[string]outage{}, runtime: &runtimelog.Log{}, proofs: newPendingProofs(), gossip: newGossip(), asleep: stoodStill, petitions: newPetitions(), catching: make(chan struct{}, 1),
 	}
 	n.headLimiter = &throttle.Requests{Rate: headRate, Burst: headBurst, Remotes: maxVisitors}
 	if n.wall = deps.Clock; n.wall == nil {
