@@ -222,6 +222,14 @@ func answering(ctx context.Context, locations []string) []keptLog {
 	return out
 }
 
+// inTurn is ctx for one of left readings, so that a peer whose log trickles leaves the others time.
+func inTurn(ctx context.Context, left int) (context.Context, context.CancelFunc) {
+	if end, ok := ctx.Deadline(); ok {
+		return context.WithTimeout(ctx, time.Until(end)/time.Duration(left))
+	}
+	return context.WithCancel(ctx)
+}
+
 // findLog returns the first kept log that has the given size and root.
 func (n *Node) findLog(ctx context.Context, at consensus.CheckpointSeen) (*oldLog, error) {
 	var root transparency.Hash
@@ -230,8 +238,11 @@ func (n *Node) findLog(ctx context.Context, at consensus.CheckpointSeen) (*oldLo
 		return nil, err
 	}
 	last := errors.New("nobody answers")
-	for _, k := range answering(ctx, n.keptLogs()) {
-		l, err := readLog(ctx, n.genesis, k.location, transparency.Checkpoint{Size: at.Size, Root: root})
+	kept := answering(ctx, n.keptLogs())
+	for i, k := range kept {
+		turn, cancel := inTurn(ctx, len(kept)-i)
+		l, err := readLog(turn, n.genesis, k.location, transparency.Checkpoint{Size: at.Size, Root: root})
+		cancel()
 		if err == nil {
 			return l, nil
 		}
@@ -247,14 +258,17 @@ func (n *Node) findLog(ctx context.Context, at consensus.CheckpointSeen) (*oldLo
 // newestLog returns the longest published log of an origin that is longer than size.
 func (n *Node) newestLog(ctx context.Context, origin string, size uint64, locations []string) *oldLog {
 	var best *oldLog
-	for _, k := range answering(ctx, locations) {
+	kept := answering(ctx, locations)
+	for i, k := range kept {
 		if best != nil {
 			size = best.at.Size
 		}
 		if k.head.Origin != origin || k.head.Size <= size {
 			continue
 		}
-		l, err := readPublished(ctx, n.genesis, k.location, n.now())
+		turn, cancel := inTurn(ctx, len(kept)-i)
+		l, err := readPublished(turn, n.genesis, k.location, n.now())
+		cancel()
 		if err != nil {
 			n.log.Warn("a longer log is not believed", "log", k.location, "error", err)
 			continue

@@ -86,7 +86,9 @@ func (n *Node) chooseLog(ctx context.Context, r *consensus.Recovery) (*oldLog, e
 		}
 		return l, l.holds(r.Checkpoint)
 	}
-	l, err := n.findLog(ctx, r.Checkpoint)
+	find, cancel := inTurn(ctx, 2)
+	defer cancel()
+	l, err := n.findLog(find, r.Checkpoint)
 	if err != nil {
 		return nil, err
 	}

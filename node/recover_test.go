@@ -6,6 +6,8 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -246,4 +248,42 @@ func flipped(raw []byte) []byte {
 	out := bytes.Clone(raw)
 	out[len(out)/2] ^= 1
 	return out
+}
+
+// A peer whose log never ends to come holds up nobody who has the log elsewhere.
+func TestTricklingLogIsPassedOver(t *testing.T) {
+	c := newCrowd(t, len(crowdOrgs), func(int) string { return "new" })
+	t.Cleanup(c.close)
+	c.found()
+	c.affirm()
+	m := c.nodes[0].machine
+	size, root := m.tree.Head()
+	if err := m.tree.Publish(c.checkpointAt(size, len(crowdOrgs))); err != nil {
+		t.Fatal(err)
+	}
+	log := http.StripPrefix(pathLog, m.tree)
+	good := httptest.NewServer(log)
+	defer good.Close()
+	bad := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == pathLog+"checkpoint" {
+			log.ServeHTTP(w, r)
+			return
+		}
+		<-r.Context().Done()
+	}))
+	defer bad.Close()
+	n := c.nodes[1]
+	n.logDir, n.cfg.Peers = "somewhere", []string{bad.URL, good.URL}
+	within := func() context.Context {
+		ctx, cancel := context.WithTimeout(t.Context(), 6*time.Second)
+		t.Cleanup(cancel)
+		return ctx
+	}
+	l, err := n.findLog(within(), consensus.CheckpointSeen{Size: size, Root: root.String()})
+	if err != nil || !strings.HasPrefix(l.from, good.URL) {
+		t.Fatalf("%v", err)
+	}
+	if l := n.newestLog(within(), m.state.Origin(), 1, n.peerLogs()); l == nil || !strings.HasPrefix(l.from, good.URL) {
+		t.Error("the newest log is not found")
+	}
 }
