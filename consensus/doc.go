@@ -6,29 +6,82 @@
 // # Signed things
 //
 // Each is one DSSE envelope over an in-toto Statement (package envelope), and the envelope
-// as ordered is the log leaf:
+// as ordered is the log leaf. The subject of those about the mesh is "mesh" with the mesh id, of
+// those about a node org/node with the SHA-256 of its peer id, of genesis its name with the
+// SHA-256 of the nonce:
 //
-//	genesis             every founding organisation's govern key   subject: name, SHA-256 of the nonce
-//	bootstrap           every organisation's enroll key            subject: "mesh", the mesh id
-//	recovery            govern keys of as many as widen            subject: "mesh", the mesh id
-//	credential          one enroll key of the node's organisation  subject: org/node, SHA-256 of the peer id
-//	proposal            govern keys of enough member organisations subject: "mesh", the mesh id
-//	attestation-result  the verifier's peer key                    subject: org/node, SHA-256 of the subject's peer id
-//	time-sample         a seat's peer key                          subject: "mesh", the mesh id
-//	state-digest        a seat's peer key                          subject: org/node, SHA-256 of the peer id
-//	suspension          an emergency key of one member organisation  subject: "mesh", the mesh id
-//	suspension-lift     govern keys of enough others, or its own     subject: "mesh", the mesh id
-//	ready               a node's peer key and those of enough seats  subject: org/node, SHA-256 of the peer id
-//	drain               the node's peer key                       subject: org/node, SHA-256 of the peer id
-//	retirement          an enroll or govern key of its organisation  subject: org/node, SHA-256 of the peer id
-//	withdrawal          a govern key of one member organisation      subject: "mesh", the mesh id
-//	membership          nobody: derived by Apply, checked by replay  subject: org/node, SHA-256 of the peer id
-//	state               nobody: derived by Apply, checked by replay  subject: "mesh", the mesh id
+//	genesis             mesh  every founding organisation's govern key
+//	bootstrap           mesh  every founding organisation's enroll key
+//	recovery            mesh  govern keys of as many as widen
+//	credential          node  one enroll key of the node's organisation
+//	proposal            mesh  govern keys of enough member organisations
+//	withdrawal          mesh  a govern key of one member organisation
+//	suspension          mesh  an emergency key of one member organisation
+//	suspension-lift     mesh  govern keys of enough others, or its own
+//	attestation-result  node  the verifier's peer key
+//	time-sample         mesh  a seat's peer key
+//	ready               node  the node's peer key and those of enough seats
+//	drain               node  the node's peer key
+//	retirement          node  an enroll or govern key of its organisation
+//	membership          node  nobody: derived by Apply, checked by replay
+//	state               mesh  nobody: derived by Apply, checked by replay
+//	head                mesh  a seat's peer key; never ordered
+//	state-digest        node  a seat's peer key; never ordered
 //
 // The mesh id is the SHA-256 of the genesis payload. Approvals of a proposal are signatures
 // over the same payload bytes, gathered before it is submitted; its id is the SHA-256 of
 // the payload. Decoders check sizes first, demand the one canonical encoding, and never
 // panic. Times are UTC with at most milliseconds. Optional fields are absent when unset.
+//
+// # Commands
+//
+// What Raft orders is deterministic CBOR (RFC 8949 §4.2): the array [1, kind, body]. The
+// body of the kinds of this package is an array of envelopes as byte strings:
+//
+//	bootstrap        [genesis, bootstrap]   leaves: both, as leaf 0 and 1
+//	recovery         [recovery, bootstrap]  leaves: both; the first command of an incarnation above 0
+//	credential       [credential]           leaf: itself; a removed seat adds a membership leaf
+//	proposal         [proposal]             leaf: itself, then one membership leaf per removed seat
+//	withdrawal       [withdrawal]           leaf: itself
+//	suspension       [suspension]           leaf: itself
+//	suspension-lift  [suspension-lift]      leaf: itself
+//	results          [result, …]            leaves: those accepted, each followed by one membership
+//	                                        leaf per seat that it lets go
+//	tick             [time-sample, …]       leaves: one membership leaf per removed seat
+//	ready            [ready]                leaves: itself, then one membership leaf
+//	drain            [drain]                leaf: itself; a seat's adds a membership leaf
+//	retirement       [retirement]           leaf: itself; a seat's adds a membership leaf
+//	digest           []                     leaf: one state leaf
+//
+// An unknown version or kind is ErrUnknownCommand: the replica must halt, on every node
+// alike, because skipping a removal would fail open. A command that Apply refuses changes
+// nothing and has no leaf. Apply checks every signature except those of results, which
+// CheckResults checks before an entry is stored, so that they can be verified in parallel.
+//
+// New action or command kinds and new fields need a higher fsm_version in genesis; suspensions
+// came with 2, ak and ima with 3, and with 4 all that changes more than entries: the constitution,
+// demands on platforms, an entry's supersede_at, keys that end, seats that move, logged states,
+// recovery, and withdrawals. In a mesh of an older version they are refused on every node.
+//
+// # Time
+//
+// A tick carries samples that seats signed for the next tick number. With samples of
+// ⌊2n/3⌋+1 seats the time becomes their lower median. With fewer, every missing seat is
+// counted as having sampled the present time and the step is at most TickInterval, so
+// that a lone leader cannot run the clock ahead. Time never falls. Before the first tick
+// the time is zero: proposals are refused, expiries of credentials are not judged.
+//
+// # Classes of proposals
+//
+// N is the number of member organisations. The class is computed from the policy before and
+// after, never declared. Narrow is what leaves every entry an entry before, none of which lasts
+// longer, and accepts no hardware that was not; it needs ⌊N/2⌋+1 organisations. A change of the
+// constitution is of a class of its own (below). Anything else widens and needs
+// max(⌊N/2⌋+1, ⌈2N/3⌉). An entry that some other entry happens to cover is still an
+// addition: otherwise two narrowings would not commute. A widening binds the base it was
+// signed on and raises it; a narrowing names its target absolutely and never goes stale.
+// Both raise the epoch. Adding back a revoked measurement takes an explicit readmit, so
+// that a widening signed earlier cannot undo a removal that was ordered meanwhile.
 //
 // # Entries
 //
@@ -36,9 +89,9 @@
 // is computed: the first 16 hex characters of the SHA-256 of its compact JSON without the
 // id. A file may state the id; it is then checked. Every entry has the role "member".
 // Entry.Supersedes names the entries it is meant to replace, for people and for audits: both
-// are in force until the old one is removed or passes its not_after or, from fsm_version 4 on,
-// until SupersedeAt. That is an ordered time in the signed bytes, so that who replays the
-// policy needs no ticks. It stays the old entry's end when the new one is removed.
+// are in force until the old one is removed or passes its not_after, or until SupersedeAt. That
+// is an ordered time in the signed bytes, so that who replays the policy needs no ticks. It
+// stays the old entry's end when the new one is removed.
 //
 // An entry for a measured boot may list, as ima, the digests of all files that the kernel's
 // IMA list may show. The list is part of the signed bytes and of the id, so that whoever
@@ -54,27 +107,16 @@
 // SubjectPublicKeyInfo, and every verifier believes evidence by that key and no other. The
 // quote itself covers the peer id.
 //
-// # Classes of proposals
-//
-// N is the number of member organisations. The class is computed from the entries before
-// and after, never declared: if every entry after was an entry before, none lasts longer and
-// no hardware is accepted that was not, the proposal is narrow and needs ⌊N/2⌋+1 organisations; a change of the
-// constitution is one (below); anything else widens and needs max(⌊N/2⌋+1, ⌈2N/3⌉). An entry that some other entry happens to cover is still an
-// addition: otherwise two narrowings would not commute. A widening binds the base it was
-// signed on and raises it; a narrowing names its target absolutely and never goes stale.
-// Both raise the epoch. Adding back a revoked measurement takes an explicit readmit, so
-// that a widening signed earlier cannot undo a removal that was ordered meanwhile.
-//
 // # Platforms
 //
-// From fsm_version 4 on the organisations decide about hardware, beside what every verifier
-// demands anyway (attest.StrictPolicy), which no field of a proposal weakens. Floors
-// (RaiseFloor) are least TCBs, from a time on. They never fall: of floors of which one covers
-// another the higher counts, of others all do, whatever the order. A proposal of nothing but
-// floors that are covered is refused; one that does something besides is not. Products are
-// denied (DenyProduct) until a widening allows them. Lists of chips bind the nodes of an
-// organisation, or of an entry; what remains is listed by every LimitHardware and named by no
-// RemoveHardware, until a widening adds it, by an explicit readmit where it was removed.
+// The organisations decide about hardware, too, beside what every verifier demands anyway
+// (attest.StrictPolicy), which no field of a proposal weakens. Floors (RaiseFloor) are least TCBs,
+// from a time on. They never fall: of floors of which one covers another the higher counts, of
+// others all do, whatever the order. A proposal of nothing but floors that are covered is refused;
+// one that does something besides is not. Products are denied (DenyProduct) until a widening
+// allows them. Lists of chips bind the nodes of an organisation, or of an entry; what remains is
+// listed by every LimitHardware and named by no RemoveHardware, until a widening adds it, by an
+// explicit readmit where it was removed.
 //
 // Lists hold commitments (attest.HardwareCommitment), SHA-256 over lp("meshnode-hardware/v1")
 // lp(salt) lp(kind) lp(chip id), with 32 bytes of salt for each machine. The opening travels
@@ -83,15 +125,15 @@
 // chips an organisation has and nothing else, and whoever has seen one machine's salt can look
 // for that machine alone.
 //
-// No leaf says what hardware a node has, so that the ordered state cannot tell whom a demand
-// hits. Verifiers can (PolicyState.AttestPolicy), from the claims they hold, and refuse at once.
-// A node is contradicted while organisations that are a quorum of the seats, and enough to
-// narrow, its own not counted, refuse it by their newest edges and affirm it by none; it is then
-// evicted whatever it runs, and its seat leaves the Raft configuration where the rest is a quorum. That is derived
-// from edges alone, without a clock. A floor whose time has not come is a note in edges
+// No leaf says what hardware a node has, so that the ordered state cannot tell whom a demand hits.
+// Verifiers can (PolicyState.AttestPolicy), from the claims they hold, and refuse at once. A node
+// is contradicted while organisations that are a quorum of the seats, and enough to narrow, its
+// own not counted, refuse it by their newest edges and affirm it by none; it is then evicted
+// whatever it runs, and its seat leaves the Raft configuration where the rest is a quorum. That is
+// derived from edges alone, without a clock. A floor whose time has not come is a note in edges
 // (tcb_floor_ahead). If at its time the seats that a quorum finds below it are so many that the
-// rest is none, all of them are spared, as are seats whose entry ends: verifiers overlook for
-// them what came due by time. A spared seat has its vote and takes part in no round.
+// rest is none, all of them are spared, as are seats whose entry ends: verifiers overlook for them
+// what came due by time. A spared seat has its vote and takes part in no round.
 //
 // # Constitution
 //
@@ -121,60 +163,33 @@
 // two members at least, and a change that would leave fewer seats than a quorum, of those that
 // are or of those that are to be, is refused unless it is confirmed.
 //
+// # Withdrawals
+//
+// Approvals are gathered outside, so that nobody knows who holds which. An organisation takes
+// its own back, or forbids its use beforehand, by a withdrawal that names the proposal and its
+// expiry: once ordered, none of its signatures counts on that proposal, in Apply and in audits.
+// A policy chain alone does not show it, as it does not show expiry: the seats that ordered a
+// step are believed that it had enough others.
+//
+// # Suspensions
+//
+// One member organisation alone can withhold data: that of one node, by name, or that of
+// every node that runs what an entry allows, for at most MaxSuspension, with a quota. It
+// changes nothing else: not the allowed set, the epoch, edges or the Raft configuration, so
+// that seats go on voting and a lift can be ordered even if everything is suspended. Who is
+// suspended is not eligible. An entry that was suspended stays so under whatever other entry
+// allows the same measurement, unless its registers tell them apart. A suspension ends by a
+// tick, at its until and at most MaxSuspension after it was ordered.
+//
+// Its own organisation lifts it, or min(⌊N/2⌋+1, N−1) others do. Lifts are signed by govern
+// keys: an emergency key takes away and gives nothing back, so that whoever steals one can
+// neither undo what its owner suspended nor keep it from lifting what the thief did.
+//
 // # Quotas
 //
 // Between two ticks an organisation has so many results, Credentials, proposals (counted for
 // all who have signed) and suspensions ordered as the limits in force say (quota.go). More is
 // refused without a trace, with code quota, and may come after the next tick.
-//
-// # Commands
-//
-// What Raft orders is deterministic CBOR (RFC 8949 §4.2): the array [1, kind, body]. The
-// body of the kinds of this package is an array of envelopes as byte strings:
-//
-//	bootstrap   [genesis, bootstrap]    leaves: both, as leaf 0 and 1
-//	recovery    [recovery, bootstrap]   leaves: both; the first command of an incarnation above 0
-//	credential  [credential]            leaf: itself; a removed seat adds a membership leaf
-//	results     [result, …]             leaves: those accepted, each followed by one membership
-//	                                    leaf per seat that it lets go
-//	proposal    [proposal]              leaf: itself, then one membership leaf per removed seat
-//	tick        [time-sample, …]        leaves: one membership leaf per removed seat
-//	suspension  [suspension]            leaf: itself
-//	suspension-lift [suspension-lift]   leaf: itself
-//	digest      []                      leaf: one state leaf
-//	ready       [ready]                 leaves: itself, then one membership leaf
-//	drain       [drain]                 leaf: itself; a seat's adds a membership leaf
-//	retirement  [retirement]            leaf: itself; a seat's adds a membership leaf
-//	withdrawal  [withdrawal]            leaf: itself
-//
-// An unknown version or kind is ErrUnknownCommand: the replica must halt, on every node
-// alike, because skipping a removal would fail open. A command that Apply refuses changes
-// nothing and has no leaf. Apply checks every signature except those of results, which
-// CheckResults checks before an entry is stored, so that they can be verified in parallel.
-// New action or command kinds and new fields need a higher fsm_version in genesis; suspensions
-// came with 2, ak and ima with 3, and with 4 all that changes more than entries: the constitution,
-// demands on platforms, seats that move, logged states, recovery, and withdrawals. In a mesh of an older version they are refused on every node.
-//
-// # Incarnations
-//
-// The state of an incarnation above 0 begins with the replay of the leaves of the log before
-// it, up to the place where the log goes on (State.Replay, State.Recover), so that auditors
-// and replicas come to the same. Then the Recovery voids every node, Credential, edge and
-// retired peer, and the samples and proposals of before, which bind their incarnation. The
-// policy, what was revoked and what is suspended stay; a suspension whose end depended on
-// the clock lasts to its until. Epoch and base rise by one. Time is unknown until the first
-// tick. The Bootstrap that follows names the Recovery and the place in the log, and has the
-// signatures of the enrollers of every organisation in Recovery.Organisations: with fewer,
-// two disjoint halves could both begin. A signer signs one Recovery for an incarnation; the
-// cure of one that got stuck is a higher incarnation from the same log.
-//
-// # Time
-//
-// A tick carries samples that seats signed for the next tick number. With samples of
-// ⌊2n/3⌋+1 seats the time becomes their lower median. With fewer, every missing seat is
-// counted as having sampled the present time and the step is at most TickInterval, so
-// that a lone leader cannot run the clock ahead. Time never falls. Before the first tick
-// the time is zero: proposals are refused, expiries of credentials are not judged.
 //
 // # Nodes and edges
 //
@@ -201,27 +216,35 @@
 // A drain must leave ⌊N/2⌋+1 seats, except that one of two may go; the only seat that is held
 // can neither be drained nor retired, nor replaced by a newer boot.
 //
-// # Suspensions
+// # Policy chain
 //
-// One member organisation alone can withhold data: that of one node, by name, or that of
-// every node that runs what an entry allows, for at most MaxSuspension, with a quota. It
-// changes nothing else: not the allowed set, the epoch, edges or the Raft configuration, so
-// that seats go on voting and a lift can be ordered even if everything is suspended. Who is
-// suspended is not eligible. An entry that was suspended stays so under whatever other entry
-// allows the same measurement, unless its registers tell them apart. A suspension ends by a
-// tick, at its until and at most MaxSuspension after it was ordered.
+// Genesis, Bootstrap and the proposals in their order are the policy chain, and where the mesh was
+// recovered each Recovery with its Bootstrap in its place. It replays without anything else
+// (ReplayPolicy), and so whoever holds genesis needs no word of anybody about the policy; only how
+// new it is, seats say in heads. Members hear its steps by gossip, and act on narrowings,
+// suspensions and lifts before these are ordered (Provisional): what only takes away, or gives
+// back what a suspension took, needs no order. The ordered state knows nothing of that.
 //
-// Its own organisation lifts it, or min(⌊N/2⌋+1, N−1) others do. Lifts are signed by govern
-// keys: an emergency key takes away and gives nothing back, so that whoever steals one can
-// neither undo what its owner suspended nor keep it from lifting what the thief did.
+// # Incarnations
 //
-// # Withdrawals
+// The state of an incarnation above 0 begins with the replay of the leaves of the log before
+// it, up to the place where the log goes on (State.Replay, State.Recover), so that auditors
+// and replicas come to the same. Then the Recovery voids every node, Credential, edge and
+// retired peer, and the samples and proposals of before, which bind their incarnation. The
+// policy, what was revoked and what is suspended stay; a suspension whose end depended on
+// the clock lasts to its until. Epoch and base rise by one. Time is unknown until the first
+// tick. The Bootstrap that follows names the Recovery and the place in the log, and has the
+// signatures of the enrollers of every organisation in Recovery.Organisations: with fewer,
+// two disjoint halves could both begin. A signer signs one Recovery for an incarnation; the
+// cure of one that got stuck is a higher incarnation from the same log.
 //
-// Approvals are gathered outside, so that nobody knows who holds which. An organisation takes
-// its own back, or forbids its use beforehand, by a withdrawal that names the proposal and its
-// expiry: once ordered, none of its signatures counts on that proposal, in Apply and in audits.
-// A policy chain alone does not show it, as it does not show expiry: the seats that ordered a
-// step are believed that it had enough others.
+// # Logged states
+//
+// Every DigestEvery commands, at most once in DigestPause of ordered time, a digest command derives a
+// state leaf: the digest of the whole machine just before it, which its owner hands in. Under a
+// published checkpoint that is the word of a majority of organisations, so that a copy (State.Image,
+// Restore) may come from anybody: Restore verifies the policy chain in it from genesis, and the
+// digest decides the rest. Seats sign their own digest for each other (StateDigest).
 //
 // # Dry run
 //
