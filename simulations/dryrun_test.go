@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/attestmesh/meshnode/attest"
-	"github.com/attestmesh/meshnode/attest/attesttest"
 	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/federated"
 	"github.com/attestmesh/meshnode/internal/envelope"
@@ -57,10 +56,6 @@ func goers(all []consensus.Departure, later bool) (out []string) {
 	return out
 }
 
-func removal(release string) consensus.Action {
-	return consensus.Action{RemoveEntry: &consensus.RemoveEntry{Measurement: attesttest.Measurement(release)}}
-}
-
 // What a node says of a change before it is made is what five organisations that train then
 // see: who goes at once and at its end, whether rounds go on, and what would stop the mesh.
 func TestDryRunAgainstReality(t *testing.T) {
@@ -89,7 +84,7 @@ func TestDryRunAgainstReality(t *testing.T) {
 		a.eventually("the first round", func() bool { return committed() >= 1 })
 
 		// All seats at once: refused, and nothing happens.
-		all := a.signed("all", 0, removal("v1"))
+		all := a.signed("all", 0, remove("v1"))
 		p := a.dryRun("gamma/n1", all)
 		if p.Refused == nil || p.Refused.Code != attest.CodeQuorumLoss || p.Seats.Survives || p.Seats.After != 0 || len(goers(p.Departures, false)) != 5 ||
 			len(p.Rounds) != 1 || p.Rounds[0].Fate != federated.FateWaits {
@@ -120,7 +115,7 @@ func TestDryRunAgainstReality(t *testing.T) {
 		a.do("start delta/n2 v3 trainer\nexpect phase member of delta/n2\nexpect linked rest")
 
 		// One that trains goes at once, another at its end, with or without this.
-		one := a.signed("one", 1, removal("v2"))
+		one := a.signed("one", 1, remove("v2"))
 		p = a.dryRun("epsilon/n1", one)
 		if p.Refused != nil || !slices.Equal(goers(p.Departures, false), []string{"beta/n2"}) || !slices.Equal(goers(p.Departures, true), []string{"delta/n2"}) ||
 			!p.Seats.Survives || p.Seats.After != 5 || len(p.Refuses) != 1 || p.Refuses[0].Node != "beta/n2" || p.Refuses[0].Reason.Code != attest.CodeRevoked {

@@ -141,8 +141,7 @@ func TestKeylimeLines(t *testing.T) {
 	}
 }
 
-// TestUneditedOrUnverified: a list whose text was edited still replays in SHA-1, but what
-// it says is not believed.
+// A list whose text was edited still replays in SHA-1, but what it says is not believed.
 func TestEditedText(t *testing.T) {
 	raw := bytes.Replace(read(t, "testdata", "ima-ascii"), []byte("/init"), []byte("/idle"), 1)
 	f, err := Explain(raw, "sha1", quoted(t)["sha1"])
