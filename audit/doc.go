@@ -43,6 +43,18 @@
 // a checkpoint that is newer than the log that was read, the last is left to its
 // cosigners, who are then those at the log's end.
 //
+// # Impact
+//
+// An impact (ImpactOf) asks what, in the log that is audited meanwhile, relied on an entry, a
+// measurement, an advisory, a chip or a product, from a time on. An admission is an affirming
+// result that did: by what the leaf says, or, where that says nothing (chips, product lines, a vendor's
+// advisories), by evidence that a member has disclosed, held against the commitment in the result and
+// verified anew under the roots of genesis. Without it the result is counted as undecided, never as
+// clean. A committed round is touched if its aggregator or a participant was admitted by such a
+// result that still counted there (took_part), or only with the word of a verifier that was
+// (vouched), or if it goes on from a touched model (inherits). Told are also each job's newest model that is
+// not, and where the log stood before the first admission.
+//
 // # Findings
 //
 // Everything wrong is a finding of index, code and message. Codes are those of packages

@@ -1,6 +1,8 @@
 // Package throttle bounds what strangers who reach a port can cost: requests by a token
-// bucket per remote address, connections by a number in all and of one remote. Of IPv6 a
-// remote is the /64, which one host owns whole.
+// bucket per remote address (Requests), connections by a number in all and of one remote
+// (Listener). Of IPv6 a remote is the /64, which one host owns whole. What those who are known by
+// name may have refused is bounded by a debt for each (Refusals). Time is given by the caller, but
+// for connections, which have none; every zero value lets nobody in.
 package throttle
 
 import (

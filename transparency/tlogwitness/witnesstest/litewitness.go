@@ -1,4 +1,7 @@
-// Package witnesstest runs a witness that we did not write, for tests.
+// Package witnesstest runs a witness that we did not write, for tests: torchwood's litewitness
+// v0.9.0 in a process of its own, with its key in an ssh-agent and what it knows in a database of its own,
+// so that it can be killed and go on. Where one of the programs that this takes is not
+// installed the test is skipped. No binary links it.
 package witnesstest
 
 import (
