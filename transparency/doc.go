@@ -46,6 +46,16 @@
 // make a checkpoint published, ⌊2n/3⌋+1 make it strong. Signatures of unknown names are
 // ignored, those of a known name that do not hold are reported and not counted.
 //
+// Further lines may be cosignatures of witnesses outside the mesh (Outside), which have seen one
+// append-only history and know no more. They count towards neither; whether one is there, and how new it
+// is, is for whoever reads. They are kept when a checkpoint of the same text is replaced (KeepOutside).
+//
+// # Edge
+//
+// A tree goes on from its right edge alone, the unfinished tiles and bundle (Edge, Resume). What lies
+// before is missing then: proofs that need it fail until Fill was given each full file, from anybody,
+// upper levels first, so that each is held against a hash that its parent or the edge has.
+//
 // # Proof
 //
 // A proof that a leaf is in the log is a c2sp.org/tlog-proof@v1 without extra data:
