@@ -187,9 +187,10 @@
 //
 // # Quotas
 //
-// Between two ticks an organisation has so many results, Credentials, proposals (counted for
-// all who have signed) and suspensions ordered as the limits in force say (quota.go). More is
-// refused without a trace, with code quota, and may come after the next tick.
+// Between two ticks an organisation has so many results, Credentials (and retirements of boots
+// without one), proposals (counted for all who have signed) and suspensions ordered as the limits
+// in force say (quota.go). More is refused without a trace, with code quota, and may come after
+// the next tick.
 //
 // # Nodes and edges
 //

@@ -69,7 +69,7 @@ func (s *PolicyState) step(chain [][]byte, at int) (Step, int, error) {
 		out.Organisations = s.Founders()
 		return out, taken, nil
 	}
-	c, err := s.judge(chain[at], time.Time{})
+	c, err := s.judgeStep(chain[at])
 	if err != nil {
 		return Step{}, 0, err
 	}

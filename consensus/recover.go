@@ -243,10 +243,7 @@ func (s *PolicyState) replayStep(rest [][]byte) (int, error) {
 		return 0, refuseErr(attest.CodeMalformed, "policy chain", err)
 	}
 	if predicate, err := envelope.PredicateType(env.Payload); err != nil || predicate != envelope.TypeRecovery {
-		if s.bootstrap == nil {
-			return 0, refuse(attest.CodeNotStarted, "policy chain", "a proposal after Recovery", "the Recovery and its Bootstrap")
-		}
-		c, err := s.judge(rest[0], time.Time{})
+		c, err := s.judgeStep(rest[0])
 		if err != nil {
 			return 0, err
 		}
@@ -264,6 +261,14 @@ func (s *PolicyState) replayStep(rest [][]byte) (int, error) {
 		return 0, err
 	}
 	return 2, s.begin(rest[0], rest[1])
+}
+
+// judgeStep is judge of a step of a policy chain.
+func (s *PolicyState) judgeStep(raw []byte) (*change, error) {
+	if s.bootstrap == nil {
+		return nil, refuse(attest.CodeNotStarted, "policy chain", "a proposal before Bootstrap", "Bootstrap first")
+	}
+	return s.judge(raw, time.Time{})
 }
 
 // checkRecovered demands that b is the Bootstrap that s waits for: of the Recovery that all

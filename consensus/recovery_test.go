@@ -200,6 +200,10 @@ func TestNothingBeforeBootstrap(t *testing.T) {
 	if _, err := s.Append([][]byte{raw}); err == nil || ReasonOf(err).Code != attest.CodeNotStarted {
 		t.Errorf("got %v, want not_started", err)
 	}
+	first := m.propose(remove("new"))
+	if _, err := History(m.g, [][]byte{m.sign(m.payload(first), m.governors(5)...)}, func(Step, *PolicyState) {}); err == nil || ReasonOf(err).Code != attest.CodeNotStarted {
+		t.Errorf("history: got %v, want not_started", err)
+	}
 	if _, err := s.Append([][]byte{recovery, m.rebirth(s, 2), raw}); err != nil {
 		t.Error(err)
 	}
