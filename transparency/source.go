@@ -33,8 +33,15 @@ func openSource(location string) (source, error) {
 	if strings.HasPrefix(location, "http://") || strings.HasPrefix(location, "https://") {
 		return newHTTPSource(location)
 	}
-	root, err := os.OpenRoot(location)
+	if location == "" {
+		return nil, &fs.PathError{Op: "open", Path: location, Err: fs.ErrNotExist}
+	}
+	// OpenRoot waits for the writer of a fifo; what is no directory has no ".".
+	root, err := os.OpenRoot(location + "/.")
 	if err != nil {
+		if pe, ok := errors.AsType[*fs.PathError](err); ok {
+			pe.Path = location
+		}
 		return nil, err
 	}
 	return dirSource{root}, nil
