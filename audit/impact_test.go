@@ -171,8 +171,8 @@ func TestImpactOfEvidence(t *testing.T) {
 func TestParseTarget(t *testing.T) {
 	for s, want := range map[string]string{
 		"0011223344556677": TargetEntry, strings.Repeat("ab", 48): TargetMeasurement, strings.Repeat("ab", 64): TargetChip, strings.Repeat("ab", 16): TargetChip,
-		"chip:0011223344556677": TargetChip, "INTEL-SA-00837": TargetAdvisory, "tcb_below_floor": TargetAdvisory, "revoked": TargetAdvisory, "measurement:" + strings.Repeat("ab", 64): TargetMeasurement,
-		"": "", "entry:zz": "", "king:00": "", "INTEL": "", "0011223344556677x": "", "entry:00": "", "advisory:INTEL-SA-": "", strings.Repeat("ab", 65): "",
+		"chip:0011223344556677": TargetChip, "INTEL-SA-00837": TargetAdvisory, "tcb_below_floor": TargetAdvisory, "revoked": TargetAdvisory, "advisory:code_of_tomorrow": TargetAdvisory, "measurement:" + strings.Repeat("ab", 64): TargetMeasurement,
+		"": "", "entry:zz": "", "king:00": "", "INTEL": "", "revokd": "", "001122334455667": "", "0011223344556677x": "", "entry:00": "", "advisory:INTEL-SA-": "", strings.Repeat("ab", 65): "",
 	} {
 		if q, err := ParseTarget(s); q.Target != want || (err == nil) != (want != "") {
 			t.Errorf("%q: %+v, %v", s, q, err)

@@ -3,6 +3,7 @@ package audit
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,8 +28,8 @@ func isKind(s string) bool {
 
 // ParseTarget reads what an impact asks about, TARGET:VALUE with one of the targets but product.
 // Without TARGET it follows from the form: 16 hex digits are an entry's id, 64 and 96 a
-// measurement, other hex is a chip; INTEL-SA-NNNNN and words with _ are advisories, as are
-// codes of results.
+// measurement, other hex is a chip; INTEL-SA-NNNNN is an advisory, as are the codes of results
+// that this release knows.
 func ParseTarget(s string) (Query, error) {
 	target, value, given := strings.Cut(s, ":")
 	if !given {
@@ -40,8 +41,11 @@ func ParseTarget(s string) (Query, error) {
 			target = TargetMeasurement
 		case hexPattern.MatchString(s):
 			target = TargetChip
-		default:
+		case isVendorAdvisory(s) || slices.Contains(attest.Codes(), attest.Code(s)):
 			target = TargetAdvisory
+		default:
+			// Of a word that was mistyped "nothing relied on it" would be said.
+			return Query{}, fmt.Errorf("%.160q: want the id of an entry, a measurement or chip id in hex, INTEL-SA-NNNNN, or a code of results; %s: before a code that this release does not know", s, TargetAdvisory)
 		}
 	}
 	ok := false
