@@ -114,10 +114,12 @@ func TestMisbehavingWitness(t *testing.T) {
 		"negative size":  {func(w http.ResponseWriter, r *http.Request) { conflict(w, "-3\n") }, "want a size"},
 		"no newline":     {func(w http.ResponseWriter, r *http.Request) { conflict(w, "3") }, "want a size"},
 		"conflict page":  {func(w http.ResponseWriter, r *http.Request) { http.Error(w, "3", http.StatusConflict) }, "409"},
-		"redirect":       {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect) }, "307"},
-		"bad proof":      {func(w http.ResponseWriter, r *http.Request) { http.Error(w, "no", http.StatusUnprocessableEntity) }, "no extension"},
-		"unknown log":    {func(w http.ResponseWriter, r *http.Request) { http.Error(w, "no", http.StatusNotFound) }, "origin"},
-		"log key":        {func(w http.ResponseWriter, r *http.Request) { http.Error(w, "no", http.StatusForbidden) }, "log key"},
+		"redirect": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect)
+		}, "307"},
+		"bad proof":   {func(w http.ResponseWriter, r *http.Request) { http.Error(w, "no", http.StatusUnprocessableEntity) }, "no extension"},
+		"unknown log": {func(w http.ResponseWriter, r *http.Request) { http.Error(w, "no", http.StatusNotFound) }, "origin"},
+		"log key":     {func(w http.ResponseWriter, r *http.Request) { http.Error(w, "no", http.StatusForbidden) }, "log key"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			requests := 0
