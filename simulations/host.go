@@ -23,7 +23,7 @@ import (
 // that was started on another machine.
 type host struct {
 	name     string
-	machine  string // on the wire
+	machine  string // on the wire; the name changes when a newer boot takes it, beside clients that ask this one
 	release  string
 	ip       string
 	attester *attesttest.Attester
@@ -174,27 +174,27 @@ func (h *host) call(ctx context.Context, method, path string, body []byte, into 
 	}
 	resp, err := h.console.Do(req)
 	if err != nil {
-		return fmt.Errorf("%w: %s: %w", errNoOutcome, h.name, err)
+		return fmt.Errorf("%w: %s: %w", errNoOutcome, h.machine, err)
 	}
 	defer resp.Body.Close()
 	data, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return fmt.Errorf("%w: %s: %w", errNoOutcome, h.name, err)
+		return fmt.Errorf("%w: %s: %w", errNoOutcome, h.machine, err)
 	}
 	if resp.StatusCode == http.StatusOK {
 		return json.Unmarshal(data, into)
 	}
 	var failed struct{ Error node.ControlError }
 	if err := json.Unmarshal(data, &failed); err != nil {
-		return fmt.Errorf("%s: %s: %w", h.name, resp.Status, err)
+		return fmt.Errorf("%s: %s: %w", h.machine, resp.Status, err)
 	}
 	switch resp.StatusCode {
 	case http.StatusForbidden:
 		return &refusedError{failed.Error.Code, failed.Error.Message}
 	case http.StatusServiceUnavailable:
-		return fmt.Errorf("%w: %s: %s", errNoOutcome, h.name, failed.Error.Message)
+		return fmt.Errorf("%w: %s: %s", errNoOutcome, h.machine, failed.Error.Message)
 	}
-	return fmt.Errorf("%s: %s: %s", h.name, resp.Status, failed.Error.Message)
+	return fmt.Errorf("%s: %s: %s", h.machine, resp.Status, failed.Error.Message)
 }
 
 // statusWithin bounds the wait for a node's own view.
