@@ -41,7 +41,9 @@ func forgetful(t *testing.T) *crowd {
 // await polls until f holds.
 func await(t *testing.T, what string, f func() bool) {
 	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !f(); time.Sleep(5 * time.Millisecond) {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(30 * time.Second); !f(); <-tick.C {
 		if time.Now().After(end) {
 			t.Fatalf("%s: not within 30 s", what)
 		}

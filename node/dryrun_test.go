@@ -46,11 +46,7 @@ func TestDryRunJudgesClaims(t *testing.T) {
 	c.found()
 	c.link(0) // all with the first
 	hub := c.nodes[0]
-	for end := time.Now().Add(30 * time.Second); len(hub.mesh.Links()) < len(c.nodes)-1; time.Sleep(time.Millisecond) {
-		if time.Now().After(end) { // the other end of a link comes up a little later
-			t.Fatalf("%d links at the hub", len(hub.mesh.Links()))
-		}
-	}
+	await(t, "every link at the hub, whose other end comes up first", func() bool { return len(hub.mesh.Links()) >= len(c.nodes)-1 })
 	draft := c.unsignedRemoval("old")
 	before, links := hub.machine.Digest(), len(hub.mesh.Links())
 	got, err := hub.dryRun(draft)
@@ -109,11 +105,7 @@ func TestDryRunForeseesDemands(t *testing.T) {
 	h.found()
 	h.link(0)
 	hub := h.nodes[0]
-	for end := time.Now().Add(30 * time.Second); len(hub.mesh.Links()) < len(h.nodes)-1; time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%d links at the hub", len(hub.mesh.Links()))
-		}
-	}
+	await(t, "every link at the hub, whose other end comes up first", func() bool { return len(hub.mesh.Links()) >= len(h.nodes)-1 })
 	milan, from := attest.TCB{BootLoader: 3, SNP: 8, Microcode: 115}, time.Now().Add(time.Hour).UTC().Truncate(time.Second)
 	for name, tc := range map[string]struct {
 		action consensus.Action
