@@ -219,12 +219,11 @@ func (c *crowd) feeds() []*Node {
 	return c.nodes
 }
 
-// found orders Bootstrap and the first tick.
-func (c *crowd) found() {
+// bootstrap returns the Bootstrap of all seats, signed by every enroller.
+func (c *crowd) bootstrap() []byte {
 	c.t.Helper()
-	var creds, parts, samples [][]byte
-	seats := c.nodes[:len(crowdOrgs)]
-	for _, n := range seats {
+	var creds, parts [][]byte
+	for _, n := range c.nodes[:len(crowdOrgs)] {
 		creds = append(creds, n.credential())
 	}
 	payload, err := consensus.NewBootstrap(c.genesis, 1, creds, crowdKey("log", "log").Public().(ed25519.PublicKey), time.Now())
@@ -242,7 +241,15 @@ func (c *crowd) found() {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	c.order(consensus.KindBootstrap, c.genesis.Raw(), bootstrap)
+	return bootstrap
+}
+
+// found orders Bootstrap and the first tick.
+func (c *crowd) found() {
+	c.t.Helper()
+	var samples [][]byte
+	seats := c.nodes[:len(crowdOrgs)]
+	c.order(consensus.KindBootstrap, c.genesis.Raw(), c.bootstrap())
 	for _, n := range seats {
 		sample, err := n.sampleTime(1)
 		if err != nil {

@@ -3,7 +3,6 @@ package node
 import (
 	"bytes"
 	"context"
-	"crypto/ed25519"
 	"crypto/sha256"
 	"fmt"
 	"testing"
@@ -97,27 +96,8 @@ func TestPetitions(t *testing.T) {
 func (c *crowd) raft() {
 	c.t.Helper()
 	c.link(len(c.nodes) - 1)
-	var creds, parts [][]byte
-	for _, n := range c.nodes[:len(crowdOrgs)] {
-		creds = append(creds, n.credential())
-	}
 	log := crowdKey("log", "log")
-	payload, err := consensus.NewBootstrap(c.genesis, 1, creds, log.Public().(ed25519.PublicKey), time.Now())
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	for _, org := range crowdOrgs {
-		part, err := consensus.Sign(payload, crowdSigner(c.t, org, consensus.KeyEnroll))
-		if err != nil {
-			c.t.Fatal(err)
-		}
-		parts = append(parts, part)
-	}
-	raw, err := consensus.Merge(parts...)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	b, err := consensus.NewPolicyState(c.genesis).ParseBootstrap(raw, time.Now())
+	b, err := consensus.NewPolicyState(c.genesis).ParseBootstrap(c.bootstrap(), time.Now())
 	if err != nil {
 		c.t.Fatal(err)
 	}
