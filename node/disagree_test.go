@@ -43,7 +43,9 @@ func TestPlantedStateEndsItsSeat(t *testing.T) {
 	c.link(len(crowdOrgs) - 1)
 	c.idle(consensus.DigestEvery)
 	const planted = 3
+	c.nodes[planted].machine.mu.Lock()
 	c.nodes[planted].machine.ledger = federated.NewLedger(identity.MeshID{1}) // no leaf shows it
+	c.nodes[planted].machine.mu.Unlock()
 	c.order(consensus.KindDigest)
 	for i, err := range c.compared() {
 		switch {
