@@ -109,9 +109,7 @@ func found(t *testing.T, orgs []string) *processes {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	image, err := os.ReadFile(p.binary)
-	p.must(err)
-	p.must(os.WriteFile(p.path("v2"), append(image, "next\n"...), 0o755)) // another measurement
+	nextRelease(t, p.path("v2"))
 	var platform struct{ Root, Socket string }
 	p.start(p.binary, &platform, "sim-platform", "--dir", p.path("sim"), "--json")
 	p.sim = platform.Socket
@@ -244,8 +242,8 @@ func (p *processes) leader(orgs ...string) string {
 }
 
 // Five real processes under load: whoever leads stands still for ten seconds, one is killed,
-// one is killed and gets an old copy of its disk, and then all move to another build, one by
-// one. Clients see one history, nothing that was acknowledged is lost, and whoever was gone
+// one is killed and gets an old copy of its disk, and then all move to the next release, one by
+// one, so that two releases are one mesh for a while. Clients see one history, nothing that was acknowledged is lost, and whoever was gone
 // votes again.
 func TestProcesses(t *testing.T) {
 	if underRace {
@@ -294,14 +292,19 @@ func TestProcesses(t *testing.T) {
 	clients = nil
 	p.widen(history, orgs[:4], p.measurement("v2"))
 	clients = startClients(p.world, history, 2)
-	for _, org := range orgs {
+	for i, org := range orgs {
 		p.run("node", "drain", org+"/n1", "--node", p.path(org))
 		p.end(org, syscall.SIGTERM)
 		p.boot(org, "v2")
-		p.await(org+" votes on the next build", func() bool { return p.votes(n, orgs...) })
+		p.await(org+" votes on the next release", func() bool { return p.votes(n, orgs...) })
+		if i == 1 || i == 2 { // a majority on either
+			p.novelty(orgs[0], orgs)
+			p.novelty(orgs[n-1], orgs)
+		}
 	}
 	clients.stop()
 	clients = nil
+	p.apart(p.path("spec.yaml"), p.path("v2"))
 	if err := history.Check(); err != nil {
 		t.Error(err)
 	}

@@ -153,15 +153,20 @@ func remove(release string) consensus.Action {
 
 // proposal makes and signs a proposal, told apart from all others by name.
 func (w *world) proposal(name string, base uint64, orgs []string, actions ...consensus.Action) ([]byte, error) {
-	nonce := sha256.Sum256([]byte(name))
-	now := time.Now().UTC().Truncate(time.Second)
-	p := consensus.Proposal{MeshID: w.genesis.MeshID(), Base: base, Nonce: hex.EncodeToString(nonce[:16]),
-		Created: now, Expires: now.Add(24 * time.Hour), Actions: actions}
-	payload, err := p.Payload()
+	payload, err := w.payload(name, base, actions...)
 	if err != nil {
 		return nil, err
 	}
 	return signAll(payload, orgs)
+}
+
+// payload is what the signatures under a proposal are of.
+func (w *world) payload(name string, base uint64, actions ...consensus.Action) ([]byte, error) {
+	nonce := sha256.Sum256([]byte(name))
+	now := time.Now().UTC().Truncate(time.Second)
+	p := consensus.Proposal{MeshID: w.genesis.MeshID(), Base: base, Nonce: hex.EncodeToString(nonce[:16]),
+		Created: now, Expires: now.Add(24 * time.Hour), Actions: actions}
+	return p.Payload()
 }
 
 // suspension makes and signs a suspension by an organisation's emergency key.
