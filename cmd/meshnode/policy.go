@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -124,6 +125,9 @@ func policyProposeCommand() *cobra.Command {
 // submitFile sends a signed envelope to the node and returns the outcome.
 func submitFile(cmd *cobra.Command, socket, path, route string) (node.Submission, error) {
 	var out node.Submission
+	if ext := filepath.Ext(path); ext == ".yaml" || ext == ".yml" {
+		return out, usageError("sign it first with meshnode policy approve "+path+" --key KEY", "%s: a draft, which nobody has signed", path)
+	}
 	env, err := readSigned(path)
 	if err != nil {
 		return out, err

@@ -317,7 +317,14 @@ func (a *approval) printSignatures(cmd *cobra.Command, env *envelope.Envelope, p
 		}
 		return printJSON(cmd.OutOrStdout(), v)
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "%d signatures, by keys %s\n", len(ids), strings.Join(ids, ", "))
+	by := ""
+	if len(ids) > 0 {
+		by = ", by keys " + strings.Join(ids, ", ")
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "%d signatures%s\n", len(ids), by)
+	if a.before == nil {
+		fmt.Fprintln(cmd.OutOrStdout(), "held against no policy: --genesis says whose keys these are and whether they may sign")
+	}
 	if a.review != nil && a.review.Class != "" {
 		fmt.Fprintln(cmd.OutOrStdout(), signaturesText(a.review.Class, a.review.Signatures))
 	}

@@ -38,7 +38,7 @@ quorum of the seats. 2: malformed. 3: the node does not answer.`,
 	socket := nodeFlag(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		env, _, err := readProposals(args)
+		env, own, err := readProposals(args)
 		if err != nil {
 			return err
 		}
@@ -58,6 +58,7 @@ quorum of the seats. 2: malformed. 3: the node does not answer.`,
 			// As the node said it: it may be of a newer release than this command.
 			_, err = cmd.OutOrStdout().Write(raw)
 		} else {
+			p.ID = own.ID() // a node that refuses another mesh's proposal has none for it
 			err = showDryRun(cmd.OutOrStdout(), &p)
 		}
 		if err == nil && (p.Refused != nil || !p.Seats.Survives) {

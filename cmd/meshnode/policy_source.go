@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -113,7 +114,11 @@ func (f *policySource) readChain(g *consensus.Genesis) (*told, error) {
 		return nil, err
 	}
 	var doc node.PolicyDocument
-	if err := json.Unmarshal(raw, &doc); err != nil {
+	err = json.Unmarshal(raw, &doc)
+	if err == nil && doc.Chain == nil {
+		err = errors.New("no \"chain\" in it")
+	}
+	if err != nil {
 		return nil, usageError("save what a node serves at /.well-known/meshnode/policy", "%s: %v", f.chain, err)
 	}
 	return verifyHistory(f.chain, g, node.PolicyHistory{PolicyDocument: doc})

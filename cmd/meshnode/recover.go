@@ -215,7 +215,7 @@ func recoverDraftCommand() *cobra.Command {
 	var genesis, out string
 	var orgs []string
 	var incarnation uint64
-	var planned bool
+	var planned, asJSON bool
 	var open time.Duration
 	cmd := &cobra.Command{
 		Use:   "draft DIR|URL --genesis FILE -o FILE",
@@ -272,6 +272,9 @@ checkpoint is the newest then, if nothing but narrowings was ordered since.`,
 			if err := writeNew(out, raw, 0o644); err != nil {
 				return err
 			}
+			if asJSON {
+				return printJSON(cmd.OutOrStdout(), recoveryView(file, out))
+			}
 			for _, line := range file.Describe() {
 				fmt.Fprintln(cmd.OutOrStdout(), printable(line))
 			}
@@ -285,6 +288,7 @@ checkpoint is the newest then, if nothing but narrowings was ordered since.`,
 	cmd.Flags().Uint64Var(&incarnation, "incarnation", 0, "number of the incarnation (default: the next; a higher one where that was signed for before)")
 	cmd.Flags().BoolVar(&planned, "planned", false, "for a mesh that will be stopped")
 	cmd.Flags().DurationVar(&open, "open", 0, "how long it may start the incarnation (default and most 24h; with --planned at most 720h)")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	return cmd
 }
 
@@ -380,17 +384,22 @@ func signRecovery(cmd *cobra.Command, args []string, f signFlags) error {
 			return err
 		}
 	}
+	if f.asJSON {
+		return printJSON(cmd.OutOrStdout(), recoveryView(file, f.out))
+	}
+	if have, need := file.Signed(); len(f.keys) > 0 {
+		fmt.Fprintf(cmd.OutOrStdout(), "written to %s: have %d of the %d organisations that it needs\n", f.out, len(have), need)
+	}
+	return nil
+}
+
+// recoveryView is the output of recover draft and sign --json.
+func recoveryView(file *consensus.RecoveryFile, path string) map[string]any {
 	have, need := file.Signed()
 	if have == nil {
 		have = []identity.OrgID{}
 	}
-	if f.asJSON {
-		return printJSON(cmd.OutOrStdout(), map[string]any{"id": file.Recovery.ID().String(), "incarnation": file.Recovery.Incarnation, "recovery": file.Recovery, "have": have, "need": need, "file": f.out})
-	}
-	if len(f.keys) > 0 {
-		fmt.Fprintf(cmd.OutOrStdout(), "written to %s: have %d of the %d organisations that it needs\n", f.out, len(have), need)
-	}
-	return nil
+	return map[string]any{"id": file.Recovery.ID().String(), "incarnation": file.Recovery.Incarnation, "recovery": file.Recovery, "have": have, "need": need, "file": path}
 }
 
 // readRecoveries reads files of one Recovery and puts their signatures together.

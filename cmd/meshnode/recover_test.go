@@ -263,7 +263,16 @@ func TestRecoverThawedMajority(t *testing.T) {
 	if err := json.Unmarshal([]byte(m.run(0, "recover", "inspect", m.path("alpha"), "--genesis", genesis, "--json")), &kept); err != nil || !kept.OK || kept.Epoch != 1 || kept.Size < before.Log.Published.Size {
 		t.Fatalf("kept %+v, %v; the status was size %d", kept, err, before.Log.Published.Size)
 	}
-	m.run(0, "recover", "draft", m.path("alpha"), "--genesis", genesis, "-o", file)
+	var draft struct {
+		Incarnation uint64
+		Have        []string
+		Need        int
+		File        string
+	}
+	if out := m.run(0, "recover", "draft", m.path("alpha"), "--genesis", genesis, "-o", file, "--json"); json.Unmarshal([]byte(out), &draft) != nil ||
+		draft.Incarnation != 1 || draft.Have == nil || len(draft.Have) != 0 || draft.Need != 4 || draft.File != file {
+		t.Errorf("recover draft --json says %s", out)
+	}
 	m.signRecovery(file, "alpha", "beta", "delta")
 	for _, org := range m.orgs { // machines beside the frozen ones
 		m.public[org+"2"], m.mesh[org+"2"] = loopback.Address(t), loopback.Address(t)
