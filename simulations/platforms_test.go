@@ -99,6 +99,7 @@ func TestFloorWithGraceLetsASeatGo(t *testing.T) {
 // Where most seats are below it when its time comes, they keep their vote and their links, and
 // everybody's status says so; something can still be ordered, but they take part in no round.
 func TestFloorWithGraceSparesTheQuorum(t *testing.T) {
+	long(t)
 	below := []string{"alpha/n1", "beta/n1", "gamma/n1"}
 	stageOn(t, milans(append(below, "delta/n2")...), five+"start delta/n2 new\nexpect phase member of rest\n", nil, func(a *actor) {
 		from := time.Now().Add(time.Minute).UTC().Truncate(time.Millisecond)
@@ -131,6 +132,7 @@ func TestFloorWithGraceSparesTheQuorum(t *testing.T) {
 // Where nobody has moved by then, the seats keep their vote and their links, and a member on the
 // old release goes. What was meant can still be ordered: here, to keep the old release.
 func TestSupersededQuorumStays(t *testing.T) {
+	long(t)
 	stage(t, three+"start alpha/n2 new\nexpect phase member of rest\nexpect linked rest\n", nil, func(a *actor) {
 		at := time.Now().Add(time.Minute).UTC().Truncate(time.Millisecond)
 		next, old := a.entry("next"), a.entry("new")

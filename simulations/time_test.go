@@ -100,6 +100,7 @@ func TestFounderWithAWrongClock(t *testing.T) {
 // T2: clocks of running machines jump ahead and back by more than Credentials and links live.
 // Nothing expires, nobody is put out, no leader changes, and the mesh's time stays right.
 func TestClockJumpsWhileRunning(t *testing.T) {
+	long(t)
 	c := newClocks("beta/n1", "alpha/n2")
 	stage(t, five+"start alpha/n2 new\nexpect phase member of rest\nexpect linked rest\nexpect proof proven of rest at rest\npropose add r0 signed alpha beta delta gamma at alpha/n1\n", c.prepare, func(a *actor) {
 		term := a.status("alpha/n1").Raft.Term

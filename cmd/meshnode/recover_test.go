@@ -237,7 +237,7 @@ const otherMeasurement = "cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd
 // A majority freezes. The organisations recover with the rest and new machines, then it
 // thaws: it gets no stream, accuses nobody, hears of the higher incarnation and stops.
 func TestRecoverThawedMajority(t *testing.T) {
-	if testing.Short() {
+	if testing.Short() || underRace {
 		t.Skip("starts 13 processes")
 	}
 	m := newLostMesh(t, "alpha", "beta", "delta", "epsilon", "gamma")
@@ -333,7 +333,7 @@ func TestRecoverThawedMajority(t *testing.T) {
 // The mesh lives: a Recovery from a part of its log is refused, and one from all of it waits
 // until the majority is gone. What an organisation signed once it does not sign otherwise.
 func TestRecoverHoldsBack(t *testing.T) {
-	if testing.Short() {
+	if testing.Short() || underRace {
 		t.Skip("starts ten processes")
 	}
 	m := newLostMesh(t, "alpha", "beta", "gamma")
@@ -405,7 +405,7 @@ func TestRecoverHoldsBack(t *testing.T) {
 // and with it another mesh: nobody founds with it. And identity is on no disk: one node's
 // data directory in another's place makes nobody of it (D9, D12).
 func TestFounderWithAnotherStore(t *testing.T) {
-	if testing.Short() {
+	if testing.Short() || underRace {
 		t.Skip("starts seven processes")
 	}
 	m := layOut(t, "alpha", "beta", "gamma")
