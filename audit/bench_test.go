@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/attestmesh/meshnode/audit/audittest"
 	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/internal/ratio"
 	"github.com/attestmesh/meshnode/transparency"
@@ -19,12 +20,12 @@ func BenchmarkRatioAudit(b *testing.B) {
 	m := started(b)
 	for i := range results { // each changes what its verifier said last
 		later := func(r *consensus.AttestationResult) { r.At = r.At.Add(time.Duration(i+1) * time.Second) }
-		m.force(m.result(seats[i%3], seats[(i+1)%3], []string{"old", "new"}[i/3%2], later))
+		m.Force(m.Result(seats[i%3], seats[(i+1)%3], []string{"old", "new"}[i/3%2], later))
 	}
 	path := m.publish(seats...)
-	opts := Options{Genesis: m.g, At: time.Now().Add(time.Hour)}
+	opts := Options{Genesis: m.Genesis, At: time.Now().Add(time.Hour)}
 	message := make([]byte, 1024)
-	signature, by := ed25519.Sign(key("log"), message), key("log").Public().(ed25519.PublicKey)
+	signature, by := ed25519.Sign(audittest.Key("log"), message), audittest.Key("log").Public().(ed25519.PublicKey)
 	audit := func() {
 		r, err := transparency.OpenReader(path)
 		if err != nil {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/audit/audittest"
 	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/federated"
 	"github.com/attestmesh/meshnode/federated/chunk"
@@ -26,17 +27,17 @@ import (
 // members is the membership as package federated sees it; all three seats are eligible.
 type members struct{ m *mesh }
 
-func (v members) Epoch() identity.Epoch { return v.m.s.Epoch() }
+func (v members) Epoch() identity.Epoch { return v.m.State.Epoch() }
 
 func (v members) Node(peer identity.PeerID) (federated.Member, bool) {
-	n, ok := v.m.s.Node(peer)
+	n, ok := v.m.State.Node(peer)
 	return federated.Member{Ref: n.Ref, Peer: n.Peer, Roles: n.Roles, Measurement: n.Measurement, Kind: n.Kind, Affirming: []uint64{2, 3}}, ok
 }
 
 func (v members) Eligible() []federated.Member {
 	var out []federated.Member
 	for _, node := range seats {
-		m, _ := v.Node(peerOf(node))
+		m, _ := v.Node(audittest.PeerOf(node))
 		out = append(out, m)
 	}
 	return out
@@ -44,8 +45,8 @@ func (v members) Eligible() []federated.Member {
 
 func (v members) GovernKeys() []envelope.Key {
 	var out []envelope.Key
-	for _, o := range v.m.g.Organisations {
-		out = append(out, v.m.g.OrgKeys(o.ID, consensus.KeyGovern)...)
+	for _, o := range v.m.Genesis.Organisations {
+		out = append(out, v.m.Genesis.OrgKeys(o.ID, consensus.KeyGovern)...)
 	}
 	return out
 }
@@ -70,8 +71,8 @@ func (w *work) apply(kind string, body []byte, err error) {
 		w.t.Fatalf("%s refused: %v", kind, out.Reason)
 	}
 	for _, leaf := range out.Leaves {
-		w.leaf = append(w.leaf, uint64(len(w.leaves)))
-		w.force(leaf)
+		w.leaf = append(w.leaf, uint64(len(w.Leaves)))
+		w.Force(leaf)
 	}
 }
 
@@ -79,7 +80,7 @@ func (w *work) apply(kind string, body []byte, err error) {
 // leaf of governance between the rounds. Its certificates have no proofs yet.
 func certified(t testing.TB) *work {
 	w := &work{mesh: started(t), files: map[string][]byte{}}
-	w.ledger = federated.NewLedger(w.g.MeshID())
+	w.ledger = federated.NewLedger(w.Genesis.MeshID())
 	table := &data.Dataset{Source: "table", Features: 3}
 	for i := range 60 {
 		x := float64(i % 7)
@@ -91,17 +92,17 @@ func certified(t testing.TB) *work {
 	spec := federated.DefaultSpec()
 	spec.Name, spec.Features, spec.Labels, spec.Rounds = "certified", table.Features, table.Classes(), 2
 	spec.MinParticipants, spec.Disclosure, spec.Train.Epochs, spec.Model.Hidden = 3, federated.DiscloseFull, 1, 4
-	env, err := federated.NewJob(w.g.MeshID(), spec)
+	env, err := federated.NewJob(w.Genesis.MeshID(), spec)
 	w.check(err)
-	for _, o := range w.g.Organisations {
-		w.check(env.Sign(w.signer(string(o.ID) + " govern")))
+	for _, o := range w.Genesis.Organisations {
+		w.check(env.Sign(audittest.Signer(string(o.ID) + " govern")))
 	}
 	body, err := federated.JobCommand(env.Marshal())
 	w.apply(federated.KindJob, body, err)
 	w.job = w.ledger.Jobs()[0].Job
 	for round := range uint32(3) {
 		w.round(round)
-		w.command(consensus.KindProposal, w.proposal(w.add(fmt.Sprint("release ", round)), "alpha", "gamma"))
+		w.Command(consensus.KindProposal, w.Proposal(w.Add(fmt.Sprint("release ", round)), "alpha", "gamma"))
 	}
 	return w
 }
@@ -126,7 +127,7 @@ func (w *work) round(round uint32) {
 		done, err := w.job.Spec.Participate(w.job.ID, round, p.Ref, base, w.parts[i])
 		w.check(err)
 		salt := federated.Digest{byte(round), byte(i)}
-		st, err := federated.SignUpdate(w.signer(p.Ref.String()+" peer"), o.UpdateStatement(p, done, salt))
+		st, err := federated.SignUpdate(audittest.Signer(p.Ref.String()+" peer"), o.UpdateStatement(p, done, salt))
 		w.check(err)
 		openings[p.Ref] = federated.Opening{Examples: done.Examples, Salt: salt}
 		a, why := o.Admit(w.job.Spec, p.Peer, base, federated.Delivery{Statement: st.Marshal(), Opening: openings[p.Ref], Update: done.Update})
@@ -137,7 +138,7 @@ func (w *work) round(round uint32) {
 		in = append(in, federated.Contribution{Node: p.Ref, Examples: done.Examples, Update: done.Update})
 		w.files[federated.UpdateFile(round, p.Ref)] = done.Update
 	}
-	aggregator := w.signer(o.Aggregator.Ref.String() + " peer")
+	aggregator := audittest.Signer(o.Aggregator.Ref.String() + " peer")
 	closing, err := federated.SignClose(aggregator, o.CloseStatement(accepted, nil))
 	w.check(err)
 	body, err = federated.CloseCommand(closing.Marshal(), statements)
@@ -165,11 +166,11 @@ func (w *work) prove(round int, size int, cosigners ...string) *federated.LogPro
 	w.t.Helper()
 	tree, err := transparency.NewTree(nil)
 	w.check(err)
-	_, err = tree.AppendAll(w.leaves[:size])
+	_, err = tree.AppendAll(w.Leaves[:size])
 	w.check(err)
 	path, err := tree.InclusionProof(w.leaf[round], uint64(size))
 	w.check(err)
-	out := &federated.LogProof{Origin: w.g.Origin(0), Index: w.leaf[round], Checkpoint: string(w.checkpoint(tree, cosigners...)), Proof: []string{},
+	out := &federated.LogProof{Origin: w.Genesis.Origin(0), Index: w.leaf[round], Checkpoint: string(w.Checkpoint(tree, cosigners...)), Proof: []string{},
 		Level: "strong", Cosigners: []identity.OrgID{"alpha", "beta", "gamma"}}
 	for _, h := range path {
 		out.Proof = append(out.Proof, base64.StdEncoding.EncodeToString(h[:]))
@@ -199,7 +200,7 @@ func judge(t *testing.T, m *mesh, location string, claims ...Claim) []Claimed {
 func TestClaims(t *testing.T) {
 	w := certified(t)
 	claims := w.proven()
-	last := len(w.leaves)
+	last := len(w.Leaves)
 	whole := w.publish(seats...)
 	for i, v := range judge(t, w.mesh, whole, claims...) {
 		if v.Err != nil || v.Level != transparency.Strong {
@@ -207,7 +208,7 @@ func TestClaims(t *testing.T) {
 		}
 	}
 	another := certified(t)
-	another.force(w.leaves[len(w.leaves)-1]) // does not hold
+	another.Force(w.Leaves[len(w.Leaves)-1]) // does not hold
 	for _, c := range []struct {
 		name   string
 		log    string
@@ -229,8 +230,8 @@ func TestClaims(t *testing.T) {
 		{"a level that is none", whole, func(c *Claim) { c.Log.Level = "gold" }, attest.CodeBadSignature, `"gold"`},
 		{"another history of that size, signed by all", whole, func(c *Claim) {
 			fork := *w
-			fork.mesh = &mesh{t: t, g: w.g, s: w.s, leaves: slices.Clone(w.leaves)}
-			fork.leaves[w.leaf[0]] = []byte("another")
+			fork.mesh = &mesh{audittest.Mesh{Genesis: w.Genesis, State: w.State, Cosigned: w.Cosigned, Leaves: slices.Clone(w.Leaves)}, t}
+			fork.Leaves[w.leaf[0]] = []byte("another")
 			*c.Log = *fork.prove(1, int(w.leaf[1])+2, seats...)
 		}, attest.CodeReplayMismatch, "two histories"},
 		{"a log that ends before", w.publishFirst(int(w.leaf[1]), seats...), nil, attest.CodeReplayMismatch, "an older copy"},
@@ -265,7 +266,7 @@ func TestClaims(t *testing.T) {
 func (m *mesh) publishFirst(n int, cosigners ...string) string {
 	m.t.Helper()
 	short := *m
-	short.leaves = m.leaves[:n]
+	short.Leaves = m.Leaves[:n]
 	return short.publish(cosigners...)
 }
 
@@ -297,7 +298,7 @@ func TestGoldenCertified(t *testing.T) {
 	for _, c := range certs {
 		claims = append(claims, Claim{c.Leaf, c.Log})
 	}
-	for i, v := range judge(t, &mesh{t: t, g: g, at: time.Now()}, filepath.Join(golden, "log"), claims...) {
+	for i, v := range judge(t, &mesh{audittest.Mesh{Genesis: g}, t}, filepath.Join(golden, "log"), claims...) {
 		if v.Err != nil || v.Level.String() != certs[i].Log.Level {
 			t.Errorf("round %d: %v, %v", i, v.Level, v.Err)
 		}
@@ -308,7 +309,7 @@ func writeCertified(t *testing.T, w *work, golden string) {
 	t.Helper()
 	w.check(os.RemoveAll(golden))
 	w.check(os.CopyFS(filepath.Join(golden, "log"), os.DirFS(w.publish(seats...))))
-	w.check(os.WriteFile(filepath.Join(golden, "genesis.json"), w.g.Raw(), 0o644))
+	w.check(os.WriteFile(filepath.Join(golden, "genesis.json"), w.Genesis.Raw(), 0o644))
 	for i, c := range w.certs {
 		raw, err := c.Marshal()
 		w.check(err)

@@ -15,7 +15,7 @@ import (
 // Disclosed evidence counts if it is what the result commits to and genuine under genesis.
 func TestDisclosedEvidence(t *testing.T) {
 	forger := attesttest.New("disclosed")
-	g := newMesh(t).g
+	g := newMesh(t).Genesis
 	g.Roots.Sim = nil
 	for _, r := range forger.Roots() {
 		g.Roots.Sim = append(g.Roots.Sim, envelope.PublicKey{PublicKey: r})

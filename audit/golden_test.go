@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/attestmesh/meshnode/audit/audittest"
 	"github.com/attestmesh/meshnode/consensus"
 )
 
@@ -20,21 +21,21 @@ var update = flag.Bool("update", false, "write testdata/published and testdata/s
 // 2000-01-01T00:00:00Z.
 func TestGoldenLog(t *testing.T) {
 	golden(t, "testdata/published", 1, 15, 2, 0, func(m *mesh) {
-		m.command(consensus.KindCredential, m.credential("beta/n2"))
-		m.command(consensus.KindProposal, m.proposal(m.add("newer"), "alpha", "gamma"))
-		m.command(consensus.KindResults, m.result("alpha/n1", "beta/n2", "newer"), m.result("gamma/n1", "beta/n2", "newer"))
-		m.force(m.round(0))
-		m.force(m.round(1))
-		m.command(consensus.KindProposal, m.proposal(remove("newer"), "alpha", "beta"))
+		m.Command(consensus.KindCredential, m.Credential("beta/n2"))
+		m.Command(consensus.KindProposal, m.Proposal(m.Add("newer"), "alpha", "gamma"))
+		m.Command(consensus.KindResults, m.Result("alpha/n1", "beta/n2", "newer"), m.Result("gamma/n1", "beta/n2", "newer"))
+		m.Force(m.Round(0))
+		m.Force(m.Round(1))
+		m.Command(consensus.KindProposal, m.Proposal(audittest.Remove("newer"), "alpha", "beta"))
 	})
 	golden(t, "testdata/suspended", 2, 13, 1, 4, func(m *mesh) {
-		x := m.suspend("beta/n1", time.Hour, "alpha emergency")
-		m.command(consensus.KindSuspension, x)
-		m.command(consensus.KindLift, m.lift(x, "beta", "gamma"))
-		m.force(m.round(0))
-		x = m.suspend("beta/n1", time.Hour, "alpha emergency", func(x *consensus.Suspension) { x.Node, x.Entry = nil, m.entry("new").ID })
-		m.command(consensus.KindSuspension, x)
-		m.command(consensus.KindLift, m.lift(x, "alpha"))
+		x := m.Suspension("beta/n1", time.Hour, "alpha emergency")
+		m.Command(consensus.KindSuspension, x)
+		m.Command(consensus.KindLift, m.Lift(x, "beta", "gamma"))
+		m.Force(m.Round(0))
+		x = m.Suspension("beta/n1", time.Hour, "alpha emergency", func(x *consensus.Suspension) { x.Node, x.Entry = nil, m.Entry("new").ID })
+		m.Command(consensus.KindSuspension, x)
+		m.Command(consensus.KindLift, m.Lift(x, "alpha"))
 	})
 }
 
@@ -48,7 +49,7 @@ func golden(t *testing.T, dir string, version int, entries uint64, rounds, suspe
 		if *update {
 			m.check(os.RemoveAll(dir))
 			m.check(os.CopyFS(filepath.Join(dir, "log"), os.DirFS(path)))
-			m.check(os.WriteFile(filepath.Join(dir, "genesis.json"), m.g.Raw(), 0o644))
+			m.check(os.WriteFile(filepath.Join(dir, "genesis.json"), m.Genesis.Raw(), 0o644))
 		}
 		got, want := readAll(t, path), readAll(t, filepath.Join(dir, "log"))
 		if len(got) != len(want) {
@@ -68,7 +69,7 @@ func golden(t *testing.T, dir string, version int, entries uint64, rounds, suspe
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &mesh{t: t, g: g}
+	m := &mesh{audittest.Mesh{Genesis: g}, t}
 	if r := m.audit(filepath.Join(dir, "log")); !r.OK || r.Entries != entries || r.Level.String() != "strong" || r.Rounds != rounds || r.Suspensions != suspensions {
 		t.Errorf("%s: %+v", dir, r)
 	}

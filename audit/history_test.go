@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/attestmesh/meshnode/audit/audittest"
 	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/transparency"
 )
@@ -13,17 +14,17 @@ func (m *mesh) changes(location string) (Report, []Change, [][]byte) {
 	r, err := transparency.OpenReader(location)
 	m.check(err)
 	defer r.Close()
-	report, changes, chain, err := Changes(m.t.Context(), r, Options{Genesis: m.g, At: time.Now().Add(4 * time.Hour)})
+	report, changes, chain, err := Changes(m.t.Context(), r, Options{Genesis: m.Genesis, At: time.Now().Add(4 * time.Hour)})
 	m.check(err)
 	return report, changes, chain
 }
 
 func TestChanges(t *testing.T) {
 	m := started(t) // leaves 0 to 7
-	m.command(consensus.KindProposal, m.proposal(m.add("next"), "alpha", "beta"))
-	m.tick(40 * time.Minute)
-	m.attestAll("new") // 9 to 14
-	m.command(consensus.KindProposal, m.proposal(remove("old"), "beta", "gamma"))
+	m.Command(consensus.KindProposal, m.Proposal(m.Add("next"), "alpha", "beta"))
+	m.Tick(40 * time.Minute)
+	m.AttestAll("new") // 9 to 14
+	m.Command(consensus.KindProposal, m.Proposal(audittest.Remove("old"), "beta", "gamma"))
 	report, changes, chain := m.changes(m.publish(seats...))
 	if !report.OK || len(changes) != 3 || len(chain) != 4 {
 		t.Fatalf("%d changes, %d links, %+v", len(changes), len(chain), report.Findings)
@@ -38,18 +39,18 @@ func TestChanges(t *testing.T) {
 			t.Errorf("change %d: %+v", i, c)
 		}
 	}
-	if first, second := changes[1].After, changes[2].After; !first.Before(second) || second.Before(m.at.Add(-consensus.ClockSkew)) {
+	if first, second := changes[1].After, changes[2].After; !first.Before(second) || second.Before(m.At.Add(-consensus.ClockSkew)) {
 		t.Errorf("ordered after %s and %s", first, second)
 	}
-	if _, err := consensus.ReplayPolicy(m.g, chain); err != nil {
+	if _, err := consensus.ReplayPolicy(m.Genesis, chain); err != nil {
 		t.Error(err)
 	}
 	// What is wrong with a log is said, and what can be told of it is told.
-	m.force(m.proposal(m.add("forged"), "alpha"))
+	m.Force(m.Proposal(m.Add("forged"), "alpha"))
 	if report, changes, _ := m.changes(m.publish(seats...)); report.OK || len(changes) != 3 {
 		t.Errorf("%d changes, findings %v", len(changes), report.Findings)
 	}
-	m.leaves = m.leaves[:1]
+	m.Leaves = m.Leaves[:1]
 	if report, changes, _ := m.changes(m.publish()); report.OK || len(changes) != 0 {
 		t.Errorf("%d changes, findings %v", len(changes), report.Findings)
 	}

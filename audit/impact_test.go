@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/audit/audittest"
 	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/federated"
 	"github.com/attestmesh/meshnode/transparency"
@@ -23,7 +24,7 @@ func (m *mesh) impact(target string, disclose func(*consensus.Genesis, *consensu
 	r, err := transparency.OpenReader(m.publish(seats...))
 	m.check(err)
 	defer r.Close()
-	report, out, err := ImpactOf(m.t.Context(), r, Options{Genesis: m.g, At: time.Now().Add(4 * time.Hour)}, q, disclose)
+	report, out, err := ImpactOf(m.t.Context(), r, Options{Genesis: m.Genesis, At: time.Now().Add(4 * time.Hour)}, q, disclose)
 	m.check(err)
 	return report, out
 }
@@ -32,7 +33,7 @@ func (m *mesh) impact(target string, disclose func(*consensus.Genesis, *consensu
 func (m *mesh) by(nodes ...string) func(*federated.Round) {
 	return func(r *federated.Round) {
 		for i, node := range nodes {
-			r.Accepted[i].Node, r.Accepted[i].Peer = m.ref(node), peerOf(node)
+			r.Accepted[i].Node, r.Accepted[i].Peer = audittest.Ref(node), audittest.PeerOf(node)
 		}
 		r.Accepted = r.Accepted[:len(nodes)]
 	}
@@ -50,21 +51,21 @@ func rounds(i Impact) string {
 func touched(t *testing.T) *mesh {
 	t.Helper()
 	m := started(t) // leaves 0 to 7
-	m.force(m.round(0))
-	m.command(consensus.KindProposal, m.proposal(m.add("next"), "alpha", "beta")) // 9
-	m.command(consensus.KindCredential, m.credential("beta/n2"))                  // 10
-	m.command(consensus.KindResults, m.result("alpha/n1", "beta/n2", "next"), m.result("gamma/n1", "beta/n2", "next"))
-	m.force(m.round(1))                              // 13
-	m.force(m.round(2, m.by("alpha/n1", "beta/n2"))) // 14
-	m.force(m.round(3))                              // 15
+	m.Force(m.Round(0))
+	m.Command(consensus.KindProposal, m.Proposal(m.Add("next"), "alpha", "beta")) // 9
+	m.Command(consensus.KindCredential, m.Credential("beta/n2"))                  // 10
+	m.Command(consensus.KindResults, m.Result("alpha/n1", "beta/n2", "next"), m.Result("gamma/n1", "beta/n2", "next"))
+	m.Force(m.Round(1))                              // 13
+	m.Force(m.Round(2, m.by("alpha/n1", "beta/n2"))) // 14
+	m.Force(m.Round(3))                              // 15
 	other := func(r *federated.Round) { r.Job = "8899aabbccddeeff" }
-	m.force(m.round(0, other)) // 16
+	m.Force(m.Round(0, other)) // 16
 	return m
 }
 
 func TestImpactOfEntry(t *testing.T) {
 	m := touched(t)
-	next := m.entry("next")
+	next := m.Entry("next")
 	for _, target := range []string{next.ID, "entry:" + next.ID, next.Measurement} {
 		report, got := m.impact(target, nil)
 		if !report.OK {
@@ -78,7 +79,7 @@ func TestImpactOfEntry(t *testing.T) {
 		}
 		// The log was clean up to the first admission; its root is that of a log of that size.
 		before := *m
-		before.leaves = m.leaves[:11]
+		before.Leaves = m.Leaves[:11]
 		if clean := before.audit(before.publish(seats...)); got.Clean.Size != 11 || got.Clean.Root != clean.Root {
 			t.Errorf("clean at %d %s, want 11 %s", got.Clean.Size, got.Clean.Root, clean.Root)
 		}
@@ -87,7 +88,7 @@ func TestImpactOfEntry(t *testing.T) {
 		}
 	}
 	// Nothing relied on what nobody ran: all of the log is clean.
-	report, got := m.impact(m.entry("old").ID, nil)
+	report, got := m.impact(m.Entry("old").ID, nil)
 	if len(got.Admissions) != 0 || len(got.Rounds) != 0 || got.Clean.Size != report.Entries || got.Clean.Root != report.Root {
 		t.Errorf("got %+v", got)
 	}
@@ -97,9 +98,9 @@ func TestImpactOfEntry(t *testing.T) {
 func TestImpactThroughVerifiers(t *testing.T) {
 	m := touched(t)
 	later := func(r *consensus.AttestationResult) { r.At = r.At.Add(time.Second) }
-	m.command(consensus.KindResults, m.result("beta/n1", "alpha/n1", "next", later), m.result("gamma/n1", "alpha/n1", "next", later))
-	m.force(m.round(1, func(r *federated.Round) { r.Job = "8899aabbccddeeff" }, m.by("beta/n1")))
-	_, got := m.impact(m.entry("next").ID, nil)
+	m.Command(consensus.KindResults, m.Result("beta/n1", "alpha/n1", "next", later), m.Result("gamma/n1", "alpha/n1", "next", later))
+	m.Force(m.Round(1, func(r *federated.Round) { r.Job = "8899aabbccddeeff" }, m.by("beta/n1")))
+	_, got := m.impact(m.Entry("next").ID, nil)
 	last := got.Rounds[len(got.Rounds)-1]
 	// alpha/n1 runs it: of the two organisations that beta/n1 and gamma/n1 need, one is left.
 	if last.How != HowVouched || fmt.Sprint(last.Nodes) != "[gamma/n1 beta/n1]" {
@@ -112,7 +113,7 @@ func TestImpactOfCode(t *testing.T) {
 	bad := func(r *consensus.AttestationResult) {
 		r.Verdict, r.Reference, r.Codes, r.At = attest.VerdictContraindicated, "", []attest.Code{attest.CodeTCBBelowFloor}, r.At.Add(time.Second)
 	}
-	m.command(consensus.KindResults, m.result("alpha/n1", "beta/n2", "next", bad))
+	m.Command(consensus.KindResults, m.Result("alpha/n1", "beta/n2", "next", bad))
 	_, got := m.impact("tcb_below_floor", nil)
 	if got.Refusals != 1 || len(got.Admissions) != 0 || got.Undecided != 0 {
 		t.Errorf("got %+v", got)
@@ -128,10 +129,10 @@ func TestImpactOfEvidence(t *testing.T) {
 			r.Evidence = evidence
 		}
 	}
-	m.tick(40 * time.Minute)
+	m.Tick(40 * time.Minute)
 	mark := func(s string) string { return consensus.EvidenceCommitment([32]byte{2}, []byte(s)) }
-	m.command(consensus.KindResults, m.result("alpha/n1", "beta/n1", "new", later(mark("on the chip"))), m.result("gamma/n1", "beta/n1", "new", later(mark("elsewhere"))),
-		m.result("beta/n1", "gamma/n1", "new", later(hidden)), m.result("alpha/n1", "gamma/n1", "new", later(mark("forged"))))
+	m.Command(consensus.KindResults, m.Result("alpha/n1", "beta/n1", "new", later(mark("on the chip"))), m.Result("gamma/n1", "beta/n1", "new", later(mark("elsewhere"))),
+		m.Result("beta/n1", "gamma/n1", "new", later(hidden)), m.Result("alpha/n1", "gamma/n1", "new", later(mark("forged"))))
 	disclose := func(_ *consensus.Genesis, r *consensus.AttestationResult) Disclosed {
 		switch r.Evidence {
 		case mark("on the chip"):
@@ -162,7 +163,7 @@ func TestImpactOfEvidence(t *testing.T) {
 	if _, got = m.impact("sim broken", nil); len(got.Admissions) != 10 || got.Undecided != 0 || got.Clean.Size != 2 {
 		t.Errorf("kind: %d admissions, clean at %d", len(got.Admissions), got.Clean.Size)
 	}
-	since := "sim broken since " + m.at.Add(30*time.Minute).Format(time.RFC3339)
+	since := "sim broken since " + m.At.Add(30*time.Minute).Format(time.RFC3339)
 	if _, got = m.impact(since, nil); len(got.Admissions) != 4 || got.Clean.Size != 8 {
 		t.Errorf("%s: %d admissions, clean at %d", since, len(got.Admissions), got.Clean.Size)
 	}

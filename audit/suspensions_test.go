@@ -1,7 +1,6 @@
 package audit
 
 import (
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -10,40 +9,11 @@ import (
 	"github.com/attestmesh/meshnode/internal/envelope"
 )
 
-// suspend returns a suspension of a node by alpha for d, or of an entry if change says so.
-func (m *mesh) suspend(node string, d time.Duration, key string, change ...func(*consensus.Suspension)) []byte {
-	m.t.Helper()
-	m.nonce++
-	ref := m.ref(node)
-	x := consensus.Suspension{MeshID: m.g.MeshID(), Organisation: "alpha", Nonce: fmt.Sprintf("%032x", m.nonce), Node: &ref,
-		Cause: consensus.CausePrecaution, Issued: m.at, Until: m.at.Add(d)}
-	for _, f := range change {
-		f(&x)
-	}
-	raw, err := consensus.SignSuspension(m.signer(key), x)
-	m.check(err)
-	return raw
-}
-
-// lift returns the lift of a suspension, signed by govern keys of orgs.
-func (m *mesh) lift(suspension []byte, orgs ...string) []byte {
-	m.t.Helper()
-	x, _, err := consensus.ParseSuspension(suspension)
-	m.check(err)
-	payload, err := consensus.SuspensionLift{MeshID: m.g.MeshID(), Suspension: x.ID()}.Payload()
-	m.check(err)
-	var labels []string
-	for _, o := range orgs {
-		labels = append(labels, o+" govern")
-	}
-	return m.sign(payload, labels...)
-}
-
 // later orders a new result that was made d from now.
 func (m *mesh) later(d time.Duration) {
 	m.t.Helper()
-	m.tick(d)
-	m.command(consensus.KindResults, m.result("alpha/n1", "gamma/n1", "new"))
+	m.Tick(d)
+	m.Command(consensus.KindResults, m.Result("alpha/n1", "gamma/n1", "new"))
 }
 
 func TestSuspensions(t *testing.T) {
@@ -53,92 +23,92 @@ func TestSuspensions(t *testing.T) {
 		want string
 	}{
 		{"a node, lifted by others", func(m *mesh) {
-			x := m.suspend("beta/n1", time.Hour, "alpha emergency")
-			m.command(consensus.KindSuspension, x)
-			m.command(consensus.KindLift, m.lift(x, "beta", "gamma"))
-			m.force(m.round(0))
+			x := m.Suspension("beta/n1", time.Hour, "alpha emergency")
+			m.Command(consensus.KindSuspension, x)
+			m.Command(consensus.KindLift, m.Lift(x, "beta", "gamma"))
+			m.Force(m.Round(0))
 		}, ""},
 		{"an entry, lifted by its own", func(m *mesh) {
-			x := m.suspend("beta/n1", time.Hour, "alpha emergency", func(x *consensus.Suspension) { x.Node, x.Entry = nil, m.entry("new").ID })
-			m.command(consensus.KindSuspension, x)
-			m.command(consensus.KindLift, m.lift(x, "alpha"))
-			m.force(m.round(0))
+			x := m.Suspension("beta/n1", time.Hour, "alpha emergency", func(x *consensus.Suspension) { x.Node, x.Entry = nil, m.Entry("new").ID })
+			m.Command(consensus.KindSuspension, x)
+			m.Command(consensus.KindLift, m.Lift(x, "alpha"))
+			m.Force(m.Round(0))
 		}, ""},
 		{"a round after its end, which no leaf shows", func(m *mesh) {
-			m.command(consensus.KindSuspension, m.suspend("beta/n1", 20*time.Minute, "alpha emergency"))
-			m.tick(time.Hour)
-			m.force(m.round(0))
+			m.Command(consensus.KindSuspension, m.Suspension("beta/n1", 20*time.Minute, "alpha emergency"))
+			m.Tick(time.Hour)
+			m.Force(m.Round(0))
 		}, ""},
 		{"a round after the end of one that was as long as can be", func(m *mesh) {
-			m.command(consensus.KindSuspension, m.suspend("beta/n1", 24*time.Hour, "alpha emergency", func(x *consensus.Suspension) {
+			m.Command(consensus.KindSuspension, m.Suspension("beta/n1", 24*time.Hour, "alpha emergency", func(x *consensus.Suspension) {
 				x.Issued, x.Until = x.Issued.Add(9*time.Minute), x.Until.Add(9*time.Minute)
 			}))
-			m.tick(24*time.Hour + time.Minute)
-			m.force(m.round(0))
-			m.command(consensus.KindResults, m.result("alpha/n1", "gamma/n1", "new", func(r *consensus.AttestationResult) {
+			m.Tick(24*time.Hour + time.Minute)
+			m.Force(m.Round(0))
+			m.Command(consensus.KindResults, m.Result("alpha/n1", "gamma/n1", "new", func(r *consensus.AttestationResult) {
 				r.At, r.Expires = r.At.Add(-56*time.Minute), r.Expires.Add(-56*time.Minute) // before its Until, which no one waited for
 			}))
 		}, ""},
 		{"a round with somebody who was suspended, as a result shows", func(m *mesh) {
-			m.command(consensus.KindSuspension, m.suspend("beta/n1", 3*time.Hour, "alpha emergency"))
-			m.force(m.round(0))
+			m.Command(consensus.KindSuspension, m.Suspension("beta/n1", 3*time.Hour, "alpha emergency"))
+			m.Force(m.Round(0))
 			m.later(time.Hour)
 		}, "9:suspended"},
 		{"a round by an aggregator that was suspended", func(m *mesh) {
-			m.command(consensus.KindSuspension, m.suspend("gamma/n1", 3*time.Hour, "alpha emergency"))
-			m.force(m.round(0))
+			m.Command(consensus.KindSuspension, m.Suspension("gamma/n1", 3*time.Hour, "alpha emergency"))
+			m.Force(m.Round(0))
 			m.later(time.Hour)
 		}, "9:suspended"},
 		{"a round while everything was suspended", func(m *mesh) {
-			m.command(consensus.KindSuspension, m.suspend("beta/n1", 3*time.Hour, "alpha emergency", func(x *consensus.Suspension) { x.Node, x.Entry = nil, m.entry("new").ID }))
-			m.force(m.round(0))
+			m.Command(consensus.KindSuspension, m.Suspension("beta/n1", 3*time.Hour, "alpha emergency", func(x *consensus.Suspension) { x.Node, x.Entry = nil, m.Entry("new").ID }))
+			m.Force(m.Round(0))
 			m.later(time.Hour)
 		}, "9:suspended 9:suspended 9:suspended"},
-		{"by a govern key", func(m *mesh) { m.force(m.suspend("beta/n1", time.Hour, "alpha govern")) }, "8:wrong_signer"},
-		{"by another organisation", func(m *mesh) { m.force(m.suspend("beta/n1", time.Hour, "beta emergency")) }, "8:wrong_signer"},
+		{"by a govern key", func(m *mesh) { m.Force(m.Suspension("beta/n1", time.Hour, "alpha govern")) }, "8:wrong_signer"},
+		{"by another organisation", func(m *mesh) { m.Force(m.Suspension("beta/n1", time.Hour, "beta emergency")) }, "8:wrong_signer"},
 		{"tampered with", func(m *mesh) {
-			e, err := envelope.Parse(m.suspend("beta/n1", time.Hour, "alpha emergency"))
+			e, err := envelope.Parse(m.Suspension("beta/n1", time.Hour, "alpha emergency"))
 			m.check(err)
 			e.Payload = []byte(strings.Replace(string(e.Payload), "precaution", "vulnerable", 1))
-			m.force(e.Marshal())
+			m.Force(e.Marshal())
 		}, "8:wrong_signer"},
 		{"of another mesh", func(m *mesh) {
-			m.force(m.suspend("beta/n1", time.Hour, "alpha emergency", func(x *consensus.Suspension) { x.MeshID[0] ^= 1 }))
+			m.Force(m.Suspension("beta/n1", time.Hour, "alpha emergency", func(x *consensus.Suspension) { x.MeshID[0] ^= 1 }))
 		}, "8:wrong_mesh"},
-		{"of nobody", func(m *mesh) { m.force(m.suspend("beta/n9", time.Hour, "alpha emergency")) }, "8:unknown_node"},
+		{"of nobody", func(m *mesh) { m.Force(m.Suspension("beta/n9", time.Hour, "alpha emergency")) }, "8:unknown_node"},
 		{"ordered twice", func(m *mesh) {
-			x := m.suspend("beta/n1", time.Hour, "alpha emergency")
-			m.command(consensus.KindSuspension, x)
-			m.force(x)
+			x := m.Suspension("beta/n1", time.Hour, "alpha emergency")
+			m.Command(consensus.KindSuspension, x)
+			m.Force(x)
 		}, "9:replayed"},
 		{"ordered after its end", func(m *mesh) {
-			x := m.suspend("beta/n1", 10*time.Minute, "alpha emergency")
+			x := m.Suspension("beta/n1", 10*time.Minute, "alpha emergency")
 			m.later(time.Hour)
-			m.force(x)
+			m.Force(x)
 		}, "9:suspension_ended"},
 		{"more than the quota", func(m *mesh) {
 			for range consensus.MaxSuspensionsLive {
-				m.command(consensus.KindSuspension, m.suspend("beta/n1", time.Hour, "alpha emergency"))
+				m.Command(consensus.KindSuspension, m.Suspension("beta/n1", time.Hour, "alpha emergency"))
 			}
-			m.force(m.suspend("beta/n1", time.Hour, "alpha emergency"))
+			m.Force(m.Suspension("beta/n1", time.Hour, "alpha emergency"))
 		}, "11:limit"},
 		{"lifted by too few", func(m *mesh) {
-			x := m.suspend("beta/n1", time.Hour, "alpha emergency")
-			m.command(consensus.KindSuspension, x)
-			m.force(m.lift(x, "beta"))
+			x := m.Suspension("beta/n1", time.Hour, "alpha emergency")
+			m.Command(consensus.KindSuspension, x)
+			m.Force(m.Lift(x, "beta"))
 		}, "9:threshold"},
 		{"lifted twice", func(m *mesh) {
-			x := m.suspend("beta/n1", time.Hour, "alpha emergency")
-			m.command(consensus.KindSuspension, x)
-			m.command(consensus.KindLift, m.lift(x, "alpha"))
-			m.force(m.lift(x, "beta", "gamma"))
+			x := m.Suspension("beta/n1", time.Hour, "alpha emergency")
+			m.Command(consensus.KindSuspension, x)
+			m.Command(consensus.KindLift, m.Lift(x, "alpha"))
+			m.Force(m.Lift(x, "beta", "gamma"))
 		}, "10:replayed"},
-		{"lifted before it was ordered", func(m *mesh) { m.force(m.lift(m.suspend("beta/n1", time.Hour, "alpha emergency"), "alpha")) }, "8:unknown_suspension"},
+		{"lifted before it was ordered", func(m *mesh) { m.Force(m.Lift(m.Suspension("beta/n1", time.Hour, "alpha emergency"), "alpha")) }, "8:unknown_suspension"},
 		{"lifted after its end", func(m *mesh) {
-			x := m.suspend("beta/n1", 10*time.Minute, "alpha emergency")
-			m.command(consensus.KindSuspension, x)
+			x := m.Suspension("beta/n1", 10*time.Minute, "alpha emergency")
+			m.Command(consensus.KindSuspension, x)
 			m.later(time.Hour)
-			m.force(m.lift(x, "alpha"))
+			m.Force(m.Lift(x, "alpha"))
 		}, "10:suspension_ended"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -159,8 +129,8 @@ func TestSuspensions(t *testing.T) {
 // An auditor for whom a suspension has not ended yet needs no later leaf.
 func TestSuspensionAheadOfTheAuditor(t *testing.T) {
 	m := started(t)
-	m.command(consensus.KindSuspension, m.suspend("beta/n1", 20*time.Hour, "alpha emergency"))
-	m.force(m.round(0))
+	m.Command(consensus.KindSuspension, m.Suspension("beta/n1", 20*time.Hour, "alpha emergency"))
+	m.Force(m.Round(0))
 	path := m.publish(seats...)
 	if got := codes(m.audit(path)); got != "9:suspended" {
 		t.Errorf("got %q", got)

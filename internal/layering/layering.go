@@ -71,6 +71,8 @@ func Rooms() []Room {
 			Reason:  "a subcommand parses, calls one room and prints; channel and Raft are reached through node"},
 		{Pattern: "examples/...", Direct: []string{"examples/...", "federated/safetensors", "service", "internal/..."}, Through: []string{"attest", "attest/runtimelog"},
 			Reason: "an example is what somebody outside writes: programs that a node is given, and processes driven by hand"},
+		{Pattern: "internal/tamper", Direct: []string{"audit/audittest", "internal/..."}, Through: []string{"attest/...", "consensus", "transparency/...", "federated/..."},
+			Reason: "it spoils logs with the C2SP libraries and raw bytes: whatever reads or writes them here shares nothing with it"},
 		{Pattern: "internal/...", Direct: []string{"internal/..."},
 			Reason: "what all rooms share knows none of them"},
 	}
@@ -91,6 +93,9 @@ func Forbidden() []Edge {
 	return []Edge{
 		{From: everything, Except: "simulations/...", To: "attest/attesttest",
 			Reason: "a forger of evidence must not be linked with what decides by evidence"},
+		{From: "audit", To: "audit/audittest", Reason: "an auditor must not be linked with what forges logs"},
+		{From: "node/...", To: "audit/audittest", Reason: "its private keys are known to everybody"},
+		{From: "cmd/...", To: "audit/audittest", Reason: "its private keys are known to everybody"},
 		{From: everything, To: "attest/vtpm/vtpmtest",
 			Reason: "it starts software TPMs for tests, whose keys prove nothing"},
 		{From: everything, To: "transparency/tlogwitness/witnesstest", Reason: "it starts a witness for tests"},
