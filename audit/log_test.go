@@ -68,6 +68,10 @@ func TestCompleteLog(t *testing.T) {
 	if !r.OK || r.Entries != uint64(len(m.Leaves)) || r.Level != transparency.Strong || len(r.Outside) != 1 || len(r.Recoveries) != 1 || r.Rounds != 3 || r.Suspensions != 4 || !r.Simulated {
 		t.Errorf("%+v", r)
 	}
+	m.Grow(600)
+	if r := m.audit(m.publish(m.Cosigners()...)); !r.OK || r.Entries != 600 {
+		t.Errorf("grown: %+v", r)
+	}
 }
 
 // Each lie of a majority of seats is found in the leaf that tells it. The tree itself is

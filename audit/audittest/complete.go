@@ -10,7 +10,7 @@ import (
 )
 
 // CompleteAt is the first instant of Complete; its last is less than a day later.
-var CompleteAt = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+var CompleteAt = time.Date(2020, 3, 1, 12, 0, 0, 0, time.UTC)
 
 // Complete returns a mesh whose log has every kind of leaf that there is, each as it should be:
 // results of every verdict, proposals of every action, seats that are evicted, drained, retired
@@ -33,7 +33,10 @@ func Complete() *Mesh {
 		r.Accepted = []federated.Accepted{Accepted(reborn[0]), Accepted(reborn[1])}
 	}))
 	m.Command(consensus.KindProposal, m.Proposal(m.Add("last"), "alpha", "beta", "gamma"))
-	m.Command(consensus.KindResults, m.Result(reborn[1], reborn[0], "last", func(r *consensus.AttestationResult) { r.At = r.At.Add(time.Second) }))
+	for _, release := range []string{"last", "new"} {
+		m.Tick(time.Second)
+		m.Command(consensus.KindResults, m.Result(reborn[1], reborn[0], release))
+	}
 	return m
 }
 
@@ -139,4 +142,17 @@ func (m *Mesh) Cosigners() []string {
 		}
 	}
 	return out
+}
+
+// Grow appends results until there are n leaves. In each a seat says of another something that it
+// did not say before, a second later than the last.
+func (m *Mesh) Grow(n int) {
+	boots := m.Cosigners()
+	releases := []string{"last", "new"}
+	for i := 0; len(m.Leaves) < n; i++ {
+		m.At = m.At.Add(time.Second)
+		verifier := i % len(boots)
+		subject := (verifier + 1 + i/len(boots)%(len(boots)-1)) % len(boots)
+		m.Force(m.Result(boots[verifier], boots[subject], releases[i/len(boots)/(len(boots)-1)%2]))
+	}
 }
