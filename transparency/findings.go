@@ -31,6 +31,9 @@ type findings struct {
 }
 
 func (f *findings) add(index uint64, code, message string) {
+	if slices.Contains(f.list, Finding{index, code, message}) { // of a tile that was read again
+		return
+	}
 	if len(f.list) >= maxFindings {
 		f.more++
 		return

@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"fmt"
 
+	"github.com/transparency-dev/merkle/compact"
 	"github.com/transparency-dev/merkle/rfc6962"
 	"golang.org/x/mod/sumdb/tlog"
 )
@@ -52,21 +53,26 @@ func toTlog(in []Hash) []tlog.Hash {
 
 // Accumulator computes the root of leaves as they come, like the seats' trees but by other
 // code; it keeps the right edge only. The zero value is not ready: see NewAccumulator.
-type Accumulator struct{ lane *lane }
+type Accumulator struct{ tree *compact.Range }
 
 // NewAccumulator returns an accumulator of no leaves.
-func NewAccumulator() *Accumulator { return &Accumulator{newLane()} }
+func NewAccumulator() *Accumulator { return &Accumulator{rangeFactory.NewEmptyRange(0)} }
 
 // Append adds a leaf.
 func (a *Accumulator) Append(leaf []byte) error {
-	if err := a.lane.tree.Append(rfc6962.DefaultHasher.HashLeaf(leaf), nil); err != nil {
+	return a.AppendHash(Hash(rfc6962.DefaultHasher.HashLeaf(leaf)))
+}
+
+// AppendHash adds a leaf whose LeafHash is known.
+func (a *Accumulator) AppendHash(h Hash) error {
+	if err := a.tree.Append(h[:], nil); err != nil {
 		return fmt.Errorf("log: %w", err)
 	}
 	return nil
 }
 
 // Size returns how many leaves there are.
-func (a *Accumulator) Size() uint64 { return a.lane.tree.End() }
+func (a *Accumulator) Size() uint64 { return a.tree.End() }
 
 // Root returns the root of the leaves so far.
-func (a *Accumulator) Root() (Hash, error) { return a.lane.root() }
+func (a *Accumulator) Root() (Hash, error) { return rootOf(a.tree) }

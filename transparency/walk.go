@@ -2,22 +2,34 @@ package transparency
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"filippo.io/torchwood"
-	"github.com/transparency-dev/merkle/compact"
-	"github.com/transparency-dev/merkle/rfc6962"
 	"golang.org/x/mod/sumdb/tlog"
 )
 
-// WalkOptions are what happens while a log is read. Both may be nil.
+// WalkOptions are what happens while a log is read. All may be nil.
 type WalkOptions struct {
 	// Leaf gets every leaf in order, before it is known whether the tree holds it, until
 	// the first that cannot be read. Its error ends the walk and is returned by it. It
 	// may keep the slice.
 	Leaf func(index uint64, leaf []byte) error
-	// Progress is called after every bundle.
+	// Each is Leaf with what is known of the leaf besides.
+	Each func(Entry) error
+	// Prepare is called with every leaf ahead of Each, on several goroutines and in no order.
+	Prepare func(leaf []byte) any
+	// Progress is called after every bundle; a Walker can be saved then.
 	Progress func(done, size uint64)
+}
+
+// Entry is one leaf of a walk.
+type Entry struct {
+	Index uint64
+	Leaf  []byte
+	Hash  Hash
+	// Prepared is what Prepare returned for Leaf.
+	Prepared any
 }
 
 // Walked is what a Walk found.
@@ -26,6 +38,8 @@ type Walked struct {
 	Root     Hash   // root of the entries as read; zero if they were not all there
 	Findings []Finding
 	More     int // findings beyond those listed
+	// Held says that every entry was there and that they give the checkpoint's root.
+	Held bool
 }
 
 // Walk reads all entries and tiles of the log at a checkpoint, whose signatures it does
@@ -37,28 +51,17 @@ type Walked struct {
 // the checkpoint's root is named. Where both lead to another root, the lowest tile that
 // contradicts them bounds the place.
 func (r *Reader) Walk(ctx context.Context, want Checkpoint, opts WalkOptions) (Walked, error) {
-	if want.Size > maxLogSize {
-		return Walked{}, fmt.Errorf("log: size %d, the limit is %d", want.Size, int64(maxLogSize))
-	}
-	w := &walker{r: r, want: want, opts: opts, entries: newLane(), tiles: newLane()}
-	err := w.run(ctx)
-	out := Walked{Read: w.read}
-	if err == nil {
-		out.Root = w.judge()
-	}
-	out.Findings, out.More = w.found.sorted(), w.found.more
-	return out, err
+	return NewWalker().Walk(ctx, r, want, opts)
 }
 
-// walker recomputes the tree twice: from the entries and from the level-0 tiles. Where one
-// of the two is missing it borrows the other's hash; both missing is broken.
-type walker struct {
-	r    *Reader
-	want Checkpoint
-	opts WalkOptions
-
+// Walker walks a log that grows: each Walk goes on where the one before ended, be that at its
+// checkpoint or, after the context's error or ErrUnavailable, at a full bundle before. It
+// recomputes the tree twice: from the entries and from the level-0 tiles. Where one of the two
+// is missing it borrows the other's hash; both missing is broken.
+type Walker struct {
 	entries, tiles *lane
 	found          findings
+	at             uint64 // leaves looked at
 	read           uint64
 	gap            bool // an entry could not be read: Leaf gets no more
 	missing        int  // files missing in a row
@@ -66,115 +69,159 @@ type walker struct {
 
 	runs []run // where entries and level-0 tiles differ
 	cut  int   // differences beyond maxFindings runs
+
+	over error // why there is nothing to go on from
 }
 
 // run is a range of leaves, first and last included.
 type run struct{ first, last uint64 }
 
-// lane is one recomputation: the accumulator, and the hashes of the levels that tiles of
-// level ≥ 1 hold, since the last such tile.
-type lane struct {
-	tree  *compact.Range
-	nodes [][]Hash
-	diffs findings // tiles of level ≥ 1 that hold something else
-	first *Finding // the first of them: leaves are compared from the left, lower tiles first
-}
+// NewWalker returns a walker before the first leaf.
+func NewWalker() *Walker { return &Walker{entries: newLane(), tiles: newLane()} }
 
-func newLane() *lane {
-	f := &compact.RangeFactory{Hash: rfc6962.DefaultHasher.HashChildren}
-	return &lane{tree: f.NewEmptyRange(0)}
-}
+// At returns how many leaves were looked at.
+func (w *Walker) At() uint64 { return w.at }
 
-func (l *lane) append(h Hash) error {
-	return l.tree.Append(h[:], func(id compact.NodeID, hash []byte) {
-		if id.Level == 0 || id.Level%torchwood.TileHeight != 0 {
-			return
-		}
-		level := int(id.Level / torchwood.TileHeight)
-		for len(l.nodes) <= level {
-			l.nodes = append(l.nodes, nil)
-		}
-		l.nodes[level] = append(l.nodes[level], Hash(hash))
-	})
-}
+// Read returns how many leaves were given to Leaf.
+func (w *Walker) Read() uint64 { return w.read }
 
-func (l *lane) root() (Hash, error) {
-	if l.tree.End() == 0 {
-		return Hash(rfc6962.DefaultHasher.EmptyRoot()), nil
+// Walk is Reader.Walk from where w is. A checkpoint of fewer leaves is refused. After a Walk
+// that did not hold, or that Leaf has ended, w can go no further.
+func (w *Walker) Walk(ctx context.Context, r *Reader, want Checkpoint, opts WalkOptions) (Walked, error) {
+	switch {
+	case w.over != nil:
+		return Walked{Read: w.read}, w.over
+	case want.Size > maxLogSize:
+		return Walked{Read: w.read}, fmt.Errorf("log: size %d, the limit is %d", want.Size, int64(maxLogSize))
+	case want.Size < w.at:
+		return Walked{Read: w.read}, fmt.Errorf("log: size %d, but %d leaves were read before", want.Size, w.at)
 	}
-	h, err := l.tree.GetRootHash(nil)
-	if err != nil {
-		return Hash{}, err
+	err := (&walk{w, r, want, opts}).run(ctx)
+	out := Walked{Read: w.read}
+	if err == nil {
+		out.Root = w.judge(want)
+		out.Held = !w.broken && !w.gap && out.Root == want.Root
+	} else if !errors.Is(err, ErrUnavailable) && ctx.Err() == nil {
+		w.over = fmt.Errorf("log: the walk was ended at leaf %d", w.at)
 	}
-	return Hash(h), nil
+	out.Findings, out.More = w.found.sorted(), w.found.more
+	switch {
+	case out.Held:
+		w.settle()
+	case err == nil:
+		w.over = fmt.Errorf("log: the leaves read so far are not those of the checkpoint of size %d", want.Size)
+	}
+	return out, err
 }
 
-func (w *walker) run(ctx context.Context) error {
-	size := int64(w.want.Size)
-	for base := int64(0); base < size; base += torchwood.TileWidth {
-		width := int(min(torchwood.TileWidth, size-base))
-		if err := w.chunk(ctx, base>>torchwood.TileHeight, width); err != nil {
+// settle goes on from the entries, which are in the tree, and from no finding.
+func (w *Walker) settle() {
+	w.entries.diffs, w.entries.first = findings{}, nil
+	w.tiles = w.entries.clone()
+	w.found, w.runs, w.cut = findings{}, nil, 0
+}
+
+// walk is one Walk.
+type walk struct {
+	*Walker
+	r    *Reader
+	want Checkpoint
+	opts WalkOptions
+}
+
+func (w *walk) run(ctx context.Context) error {
+	ahead := w.readAhead(ctx)
+	defer ahead.stop()
+	for {
+		if err := w.upper(ctx, false); err != nil {
+			return err
+		}
+		if w.at == w.want.Size {
+			return w.upper(ctx, true)
+		}
+		b, err := ahead.next(ctx)
+		if err != nil {
+			return err
+		}
+		if err := w.bundle(b); err != nil {
 			return err
 		}
 		if w.missing > maxMissing {
-			w.found.add(uint64(base), CodeEntriesMissing, fmt.Sprintf("%d files in a row are missing; the rest of %d entries was not looked for", w.missing, size))
+			w.found.add(b.base(), CodeEntriesMissing, fmt.Sprintf("%d files in a row are missing; the rest of %d entries was not looked for", w.missing, w.want.Size))
 			w.broken = true
 			return nil
 		}
 		if w.opts.Progress != nil {
-			w.opts.Progress(uint64(base)+uint64(width), w.want.Size)
-		}
-		if err := w.upper(ctx, false); err != nil {
-			return err
+			w.opts.Progress(w.at, w.want.Size)
 		}
 	}
-	return w.upper(ctx, true)
 }
 
-// chunk reads one bundle and its level-0 tile.
-func (w *walker) chunk(ctx context.Context, n int64, width int) error {
-	base := uint64(n) << torchwood.TileHeight
-	entries, problem, err := w.r.bundle(ctx, tileAt(entriesLevel, n, width))
-	if err != nil {
-		return err
+// bundle takes one bundle and its level-0 tile, from leaf w.at on.
+func (w *walk) bundle(b *bundleRead) error {
+	if b.err != nil {
+		return b.err
 	}
-	w.note(base, problem)
-	hashes, problem, err := w.r.hashTile(ctx, tileAt(0, n, width))
-	if err != nil {
-		return err
-	}
-	w.note(base, problem)
-	for i, leaf := range entries {
-		if w.gap || w.opts.Leaf == nil {
-			break
+	base := b.base()
+	w.note(base, b.entryProblem)
+	w.note(base, b.tileProblem)
+	w.compareTail(b)
+	unknown := len(b.entries) < b.width && len(b.hashes) < b.width
+	for i := int(w.at - base); i < b.width; i++ {
+		if i < len(b.entries) && !w.gap {
+			if err := w.give(b, i); err != nil {
+				return err
+			}
+			w.read++
 		}
-		if err := w.opts.Leaf(base+uint64(i), leaf); err != nil {
+		w.gap = w.gap || i >= len(b.entries)
+		if w.broken = w.broken || unknown; w.broken {
+			continue
+		}
+		if err := w.leaf(base+uint64(i), i, b); err != nil {
 			return err
 		}
-		w.read++
 	}
-	w.gap = w.gap || len(entries) < width
-	if w.broken = w.broken || len(entries) < width && len(hashes) < width; w.broken {
-		return nil
-	}
-	for i := range width {
-		if err := w.leaf(base+uint64(i), i, entries, hashes); err != nil {
+	w.at = base + uint64(b.width)
+	return nil
+}
+
+func (w *walk) give(b *bundleRead, i int) error {
+	e := b.entries[i]
+	if w.opts.Leaf != nil {
+		if err := w.opts.Leaf(e.Index, e.Leaf); err != nil {
 			return err
 		}
+	}
+	if w.opts.Each != nil {
+		return w.opts.Each(e)
 	}
 	return nil
 }
 
-// leaf feeds both recomputations with leaf index, which is number i of its bundle and tile.
-func (w *walker) leaf(index uint64, i int, entries [][]byte, hashes []Hash) error {
-	var fromEntry, fromTile Hash
-	if i < len(entries) {
-		fromEntry = Hash(rfc6962.DefaultHasher.HashLeaf(entries[i]))
-	} else {
-		fromEntry = hashes[i]
+// compareTail holds what a bundle says of leaves that were read before, as a shorter bundle,
+// against what they were: those are in the tree.
+func (w *walk) compareTail(b *bundleRead) {
+	for i, h := range w.entries.nodes[0] {
+		if i < len(b.entries) && b.entries[i].Hash != h {
+			w.found.add(b.base()+uint64(i), CodeEntryMismatch, fmt.Sprintf("entry %d is not the one that was read before", b.base()+uint64(i)))
+		}
+		if i < len(b.hashes) && b.hashes[i] != h {
+			w.found.add(b.base()+uint64(i), CodeTileMismatch, fmt.Sprintf("the level-0 tile holds another hash for entry %d than it had before", b.base()+uint64(i)))
+		}
 	}
-	if i < len(hashes) {
-		fromTile = hashes[i]
+}
+
+// leaf feeds both recomputations with leaf index, which is number i of its bundle and tile.
+func (w *walk) leaf(index uint64, i int, b *bundleRead) error {
+	var fromEntry, fromTile Hash
+	if i < len(b.entries) {
+		fromEntry = b.entries[i].Hash
+	} else {
+		fromEntry = b.hashes[i]
+	}
+	if i < len(b.hashes) {
+		fromTile = b.hashes[i]
 	} else {
 		fromTile = fromEntry
 	}
@@ -187,7 +234,7 @@ func (w *walker) leaf(index uint64, i int, entries [][]byte, hashes []Hash) erro
 	return w.tiles.append(fromTile)
 }
 
-func (w *walker) note(base uint64, p *fileProblem) {
+func (w *walk) note(base uint64, p *fileProblem) {
 	if p == nil {
 		w.missing = 0
 		return
@@ -198,7 +245,7 @@ func (w *walker) note(base uint64, p *fileProblem) {
 	w.found.add(base+uint64(p.offset), p.code, p.message)
 }
 
-func (w *walker) differ(index uint64) {
+func (w *walk) differ(index uint64) {
 	if n := len(w.runs); n > 0 && w.runs[n-1].last+1 == index {
 		w.runs[n-1].last = index
 		return
@@ -212,7 +259,7 @@ func (w *walker) differ(index uint64) {
 
 // upper compares the tiles of level ≥ 1 that have become full, or at the end also the
 // partial ones, with both recomputations.
-func (w *walker) upper(ctx context.Context, end bool) error {
+func (w *walk) upper(ctx context.Context, end bool) error {
 	if w.broken {
 		return nil
 	}
@@ -233,7 +280,9 @@ func (w *walker) upper(ctx context.Context, end bool) error {
 		}
 		for _, l := range []*lane{w.entries, w.tiles} {
 			l.compare(tile, hashes)
-			l.nodes[level] = l.nodes[level][:0]
+			if width == torchwood.TileWidth {
+				l.nodes[level] = l.nodes[level][:0]
+			}
 		}
 	}
 	return nil
@@ -255,31 +304,31 @@ func (l *lane) compare(t tlog.Tile, hashes []Hash) {
 }
 
 // judge turns differences into findings and returns the root of the entries.
-func (w *walker) judge() Hash {
+func (w *Walker) judge(head Checkpoint) Hash {
 	if w.broken {
 		return Hash{}
 	}
 	fromEntries, err1 := w.entries.root()
 	fromTiles, err2 := w.tiles.root()
 	if err1 != nil || err2 != nil {
-		w.found.add(w.want.Size, CodeRootMismatch, fmt.Sprintf("no root: %v %v", err1, err2))
+		w.found.add(head.Size, CodeRootMismatch, fmt.Sprintf("no root: %v %v", err1, err2))
 		return Hash{}
 	}
 	truth := w.entries // the recomputation that higher tiles are held against
 	code, format := CodeEntryMismatch, "entry %s is not the one whose hash the tree holds"
-	switch want := w.want.Root; {
+	switch want := head.Root; {
 	case fromEntries == want:
 		code, format = CodeTileMismatch, "the level-0 tile holds another hash than entry %s gives, and the entry is the one in the tree"
 	case fromTiles == want:
 		truth = w.tiles
 	default:
-		index, where := w.want.Size, "nothing else says where they differ"
+		index, where := head.Size, "nothing else says where they differ"
 		if len(w.runs) > 0 {
 			index, where = w.runs[0].first, fmt.Sprintf("entries and tiles first differ at leaf %d", w.runs[0].first)
 		} else if w.entries.first != nil {
 			index, where = w.entries.first.Index, "entries and level-0 tiles agree, but "+w.entries.first.Message
 		}
-		w.found.add(index, CodeRootMismatch, fmt.Sprintf("the checkpoint of size %d says root %s, the entries give %s; %s", w.want.Size, want, fromEntries, where))
+		w.found.add(index, CodeRootMismatch, fmt.Sprintf("the checkpoint of size %d says root %s, the entries give %s; %s", head.Size, want, fromEntries, where))
 	}
 	for _, r := range w.runs {
 		what := fmt.Sprint(r.first)

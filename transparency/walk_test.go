@@ -213,6 +213,7 @@ func TestTampering(t *testing.T) {
 			_, path := publishedLog(t, 600)
 			c.do(tamper{t, path})
 			w := walkDir(t, path)
+			sameWalk(t, path, w)
 			got := codes(w)
 			if c.name == "size edited upwards" { // seventeen missing files and the giving up
 				if !strings.HasPrefix(got, c.want) || len(w.Findings) > maxMissing+5 {
@@ -240,6 +241,7 @@ func TestFindingsAreBounded(t *testing.T) {
 	if len(w.Findings) != maxFindings || w.More != 28 {
 		t.Errorf("%d findings and %d more", len(w.Findings), w.More)
 	}
+	sameWalk(t, path, w)
 }
 
 // A reader of an older checkpoint finds its tiles in the full ones that came later.
