@@ -75,7 +75,7 @@ func (c *claim) refuse(code attest.Code, format string, args ...any) {
 }
 
 // leaf is called with every leaf, after it was replayed.
-func (cs *claims) leaf(index uint64, leaf []byte, a *auditor) {
+func (cs *claims) leaf(index uint64, leaf []byte, a *Auditor) {
 	for _, c := range cs.all {
 		if c.verdict.Err != nil {
 			continue
@@ -93,7 +93,7 @@ func (cs *claims) leaf(index uint64, leaf []byte, a *auditor) {
 }
 
 // prove verifies checkpoint and path by the members that the leaves so far make.
-func (c *claim) prove(a *auditor) {
+func (c *claim) prove(a *Auditor) {
 	if c.verdict.Err != nil {
 		return
 	}
@@ -128,7 +128,7 @@ func (c *claim) sameRoot(tree *transparency.Accumulator) {
 
 // judged is called after the audit and decides what is left. What holds, holds by a log
 // that holds.
-func (cs *claims) judged(a *auditor) []Claimed {
+func (cs *claims) judged(a *Auditor) []Claimed {
 	var out []Claimed
 	for _, c := range cs.all {
 		if !a.report.OK {

@@ -23,19 +23,19 @@ type Change struct {
 // chain of envelopes that they were computed from. What the report finds wrong with the log the
 // history may not tell.
 func Changes(ctx context.Context, r *transparency.Reader, opts Options) (Report, []Change, [][]byte, error) {
-	a := newAuditor(opts)
+	a := newOnce(opts)
 	type place struct {
 		index uint64
 		after time.Time
 	}
 	at := map[[sha256.Size]byte]place{}
-	a.watch = func(index uint64, leaf []byte, _ bool) {
-		if kind := kindOf(leaf); index < 2 || kind == envelope.TypeProposal || kind == envelope.TypeBootstrap {
-			at[sha256.Sum256(leaf)] = place{index, a.replay.earliest}
+	a.watch = func(s Seen) {
+		if s.Index < 2 || s.Kind == envelope.TypeProposal || s.Kind == envelope.TypeBootstrap {
+			at[sha256.Sum256(s.Leaf)] = place{s.Index, s.Earliest}
 		}
 	}
 	report, err := a.audit(ctx, r)
-	if err != nil || a.replay == nil || !a.replay.started() {
+	if err != nil || !a.replay.started() {
 		return report, []Change{}, nil, err
 	}
 	chain := a.replay.state.PolicyChain()

@@ -113,7 +113,7 @@ type Impact struct {
 // ImpactOf audits a log as Log does and finds what relied on a target. disclose returns the
 // evidence behind a result, as far as the auditor was given it; it may be nil.
 func ImpactOf(ctx context.Context, r *transparency.Reader, opts Options, q Query, disclose func(*consensus.Genesis, *consensus.AttestationResult) Disclosed) (Report, Impact, error) {
-	a := newAuditor(opts)
+	a := newOnce(opts)
 	t := &tracer{a: a, q: q, disclose: disclose, tree: transparency.NewAccumulator(), touched: map[[32]byte]bool{}, jobs: map[federated.JobID]*traced{},
 		out: Impact{Query: q, Admissions: []Admission{}, Nodes: []identity.NodeRef{}, Rounds: []TouchedRound{}, Models: []CleanModel{}, Unread: []string{}}}
 	a.watch = t.leaf
@@ -126,7 +126,7 @@ func ImpactOf(ctx context.Context, r *transparency.Reader, opts Options, q Query
 
 // tracer finds what relied on a target while a log is replayed.
 type tracer struct {
-	a        *auditor
+	a        *Auditor
 	q        Query
 	disclose func(*consensus.Genesis, *consensus.AttestationResult) Disclosed
 	tree     *transparency.Accumulator
@@ -144,20 +144,20 @@ type traced struct {
 }
 
 // leaf is called after each leaf was replayed; what is wrong with it is in the report.
-func (t *tracer) leaf(index uint64, leaf []byte, ok bool) {
-	if ok && t.a.replay.started() {
-		switch kindOf(leaf) {
+func (t *tracer) leaf(s Seen) {
+	if len(s.Findings) == 0 && s.State != nil {
+		switch s.Kind {
 		case envelope.TypeAttestationResult:
-			t.result(index, leaf)
+			t.result(s.Index, s.Leaf)
 		case envelope.TypeRound:
-			t.round(index, leaf)
+			t.round(s.Index, s.Leaf)
 		}
 	}
 	if len(t.out.Admissions) > 0 || t.err != nil {
 		return // the clean part has ended
 	}
-	t.err = t.tree.Append(leaf)
-	t.size = index + 1
+	t.err = t.tree.AppendHash(s.Hash)
+	t.size = s.Index + 1
 }
 
 func (t *tracer) result(index uint64, leaf []byte) {

@@ -6,29 +6,53 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/attestmesh/meshnode/consensus"
-	"github.com/attestmesh/meshnode/internal/identity"
 	"github.com/attestmesh/meshnode/transparency"
 )
 
-// Options of Log. At is required.
+// Options of an audit.
 type Options struct {
 	// Genesis is the mesh that the auditor means; nil takes the log's own.
 	Genesis *consensus.Genesis
-	// At is the auditor's time: for ages, and for timestamps that lie ahead of it.
+	// At is the auditor's time: for ages, and for timestamps that lie ahead of it. Log requires
+	// it, Extend is given its own.
 	At time.Time
 	// MaxAge is how old the quorum's cosignatures may be; zero does not judge age.
 	MaxAge time.Duration
 	// Claims are leaves that are said to be in the log; what they are worth is in
-	// Report.Claims.
+	// Report.Claims. They are for Log alone.
 	Claims []Claim
-	// Progress is called as entries are read; it may be nil.
+	// Progress is called as entries are read; it may be nil. An Auditor can be saved then.
 	Progress func(done, size uint64)
+	// Before and After are shown every leaf in order, before and after its replay; they may be
+	// nil. Whether the tree holds it is not known yet: that Extension.Held says.
+	Before, After func(Seen)
+}
+
+// Seen is one leaf of a log as an auditor meets it.
+type Seen struct {
+	Index uint64
+	Leaf  []byte
+	Hash  transparency.Hash
+	// Kind is the predicate type, empty if the leaf is no envelope. Nothing of it was verified
+	// if there are Findings.
+	Kind string
+	// Findings are what the replay of the leaf found, in it or, by what it says, in leaves
+	// before. Only After has them.
+	Findings []transparency.Finding
+	// State is that of governance, before or after the leaf; nil as long as no genesis and
+	// Bootstrap that hold were read. It goes on changing when the call has returned.
+	State *consensus.State
+	// Earliest is a time that the members' clock had passed when the leaf was ordered; zero
+	// where the leaves before it do not say.
+	Earliest time.Time
+	// Policy is the leaf that the policy in force was last changed by: the Bootstrap, a
+	// Recovery's Bootstrap or a proposal.
+	Policy uint64
 }
 
 // ErrNoLog is returned where there is neither a checkpoint nor a tile.
@@ -40,83 +64,36 @@ var errStop = errors.New("stop")
 // Log audits the log that r reads. What is wrong with the log, or keeps it from being
 // read, is in the Report; an error is ErrNoLog, the context's or a mistake in opts.
 func Log(ctx context.Context, r *transparency.Reader, opts Options) (Report, error) {
-	return newAuditor(opts).audit(ctx, r)
+	return newOnce(opts).audit(ctx, r)
 }
 
-func newAuditor(opts Options) *auditor {
-	return &auditor{opts: opts, report: Report{Cosigners: []identity.OrgID{}, Findings: []transparency.Finding{}, GenesisGiven: opts.Genesis != nil}}
+// newOnce returns an auditor that is asked once.
+func newOnce(opts Options) *Auditor {
+	a := New(opts)
+	a.once, a.claims = true, newClaims(opts.Claims)
+	return a
 }
 
-func (a *auditor) audit(ctx context.Context, r *transparency.Reader) (Report, error) {
-	opts := a.opts
-	if opts.At.IsZero() {
+func (a *Auditor) audit(ctx context.Context, r *transparency.Reader) (Report, error) {
+	if a.opts.At.IsZero() {
 		return a.report, errors.New("audit: no time given")
 	}
-	a.tree = transparency.NewAccumulator()
-	a.claims = newClaims(opts.Claims)
-	err := a.run(ctx, r)
-	if ctx.Err() != nil {
-		return a.report, ctx.Err()
+	e, err := a.Extend(ctx, r, a.opts.At)
+	if ctx.Err() == nil {
+		e.Report.Claims = a.claims.judged(a)
 	}
-	if errors.Is(err, transparency.ErrUnavailable) {
-		a.found(a.report.Entries, CodeUnavailable, err.Error())
-		err = nil
-	}
-	a.finish()
-	a.report.Claims = a.claims.judged(a)
-	return a.report, err
-}
-
-// auditor collects the report of one log.
-type auditor struct {
-	opts       Options
-	report     Report
-	checkpoint []byte
-	replay     *replayer
-	more       int
-	leaves     []transparency.Finding // of the replay; added after those of the tree
-	claims     *claims
-	tree       *transparency.Accumulator // of the leaves that were replayed
-	signed     bool                      // the log key has signed the checkpoint
-	// watch is shown every leaf after its replay, and whether that found it as it should be; it
-	// may be nil.
-	watch func(index uint64, leaf []byte, ok bool)
+	return e.Report, err
 }
 
 // maxFindings bounds a report; the rest is counted.
 const maxFindings = 100
 
-func (a *auditor) found(index uint64, code, message string) {
-	if len(a.report.Findings) >= maxFindings {
-		a.more++
-		return
-	}
-	a.report.Findings = append(a.report.Findings, transparency.Finding{Index: index, Code: code, Message: message})
-}
-
-func (a *auditor) run(ctx context.Context, r *transparency.Reader) error {
-	head, err := a.readCheckpoint(ctx, r)
-	if err != nil || a.checkpoint == nil {
-		return err
-	}
-	a.replay = newReplayer(a.opts, a.place)
-	walked, err := r.Walk(ctx, head, transparency.WalkOptions{Leaf: a.leaf, Progress: a.opts.Progress})
-	a.report.Entries = walked.Read
-	stopped := errors.Is(err, errStop)
-	if stopped {
-		// What the tree has to say hangs on a checkpoint that nobody signed.
-		err, walked.Findings, walked.More = nil, nil, 0
-	}
-	a.merge(walked)
-	if err != nil || stopped {
-		return err
-	}
-	a.judgeCheckpoint(head)
-	return a.judgeParts(ctx, r, head)
+func (a *Auditor) found(index uint64, code, message string) {
+	a.checks = append(a.checks, finding(index, code, message))
 }
 
 // readCheckpoint fetches the checkpoint and decodes it unverified: the log key is in leaf 1.
-func (a *auditor) readCheckpoint(ctx context.Context, r *transparency.Reader) (transparency.Checkpoint, error) {
+func (a *Auditor) readCheckpoint(ctx context.Context, r *transparency.Reader) (transparency.Checkpoint, error) {
 	raw, err := r.Checkpoint(ctx)
 	if errors.Is(err, fs.ErrNotExist) {
 		if !r.HasTiles() {
@@ -141,42 +118,9 @@ func (a *auditor) readCheckpoint(ctx context.Context, r *transparency.Reader) (t
 	return head, nil
 }
 
-// place is the size and root of the leaves replayed so far.
-func (a *auditor) place() (consensus.CheckpointSeen, error) {
-	root, err := a.tree.Root()
-	return consensus.CheckpointSeen{Size: a.tree.Size(), Root: root.String()}, err
-}
-
-// leaf replays one leaf. After the Bootstrap of the checkpoint's incarnation, as soon as the
-// log key is known, the checkpoint must be signed by it, or the walk ends.
-func (a *auditor) leaf(index uint64, leaf []byte) error {
-	found := a.replay.leaf(index, leaf)
-	if a.watch != nil {
-		a.watch(index, leaf, len(found) == 0)
-	}
-	a.leaves = append(a.leaves, found...)
-	if len(a.leaves) > maxFindings {
-		a.more += len(a.leaves) - maxFindings
-		a.leaves = a.leaves[:maxFindings]
-	}
-	if err := a.tree.Append(leaf); err != nil {
-		return err
-	}
-	a.claims.leaf(index, leaf, a)
-	if a.signed || !a.replay.started() || a.laterIncarnation() {
-		return nil
-	}
-	a.signed = true
-	if _, err := transparency.Verify(a.checkpoint, a.policy(nil)); err != nil {
-		a.found(a.report.Size, CodeCheckpointInvalid, err.Error())
-		return errStop
-	}
-	return nil
-}
-
 // laterIncarnation reports whether the checkpoint is of an incarnation of this mesh that the
 // leaves so far have not come to.
-func (a *auditor) laterIncarnation() bool {
+func (a *Auditor) laterIncarnation() bool {
 	s := a.replay.state
 	own, _ := strings.CutSuffix(s.Origin(), fmt.Sprint(s.Incarnation()))
 	digits, ok := strings.CutPrefix(a.report.Origin, own)
@@ -185,16 +129,16 @@ func (a *auditor) laterIncarnation() bool {
 }
 
 // policy is what the checkpoint is held against, in the state that the leaves lead to.
-func (a *auditor) policy(cosigners []transparency.Cosigner) transparency.Policy {
+func (a *Auditor) policy(cosigners []transparency.Cosigner) transparency.Policy {
 	s := a.replay.state
 	p := transparency.Policy{Origin: s.Origin(), LogKey: s.LogKey(), Cosigners: cosigners,
-		Quorum: transparency.Quorum{Published: s.Quorum(), Strong: s.StrongQuorum()}, At: a.opts.At}
+		Quorum: transparency.Quorum{Published: s.Quorum(), Strong: s.StrongQuorum()}, At: a.at}
 	p.Outside = transparency.OutsideOf(s.Witnesses())
 	return p
 }
 
 // cosigners are the seats whose Credential and affirming result the leaves so far hold.
-func (a *auditor) cosigners() []transparency.Cosigner {
+func (a *Auditor) cosigners() []transparency.Cosigner {
 	var out []transparency.Cosigner
 	s := a.replay.state
 	for _, n := range s.Seats() {
@@ -205,28 +149,10 @@ func (a *auditor) cosigners() []transparency.Cosigner {
 	return out
 }
 
-// merge puts the findings of the tree and of the replay together. From the first entry on
-// that is not the one in the tree, what the replay finds is a consequence and left out.
-func (a *auditor) merge(w transparency.Walked) {
-	a.more += w.More
-	foreign := uint64(math.MaxUint64)
-	for _, f := range w.Findings {
-		a.found(f.Index, f.Code, f.Message)
-		if f.Code == transparency.CodeEntryMismatch {
-			foreign = min(foreign, f.Index)
-		}
-	}
-	for _, f := range a.leaves {
-		if f.Index < foreign {
-			a.found(f.Index, f.Code, f.Message)
-		}
-	}
-}
-
 // judgeCheckpoint counts the cosigners against the membership at the checkpoint's size.
-func (a *auditor) judgeCheckpoint(head transparency.Checkpoint) {
+func (a *Auditor) judgeCheckpoint(head transparency.Checkpoint) {
 	if !a.replay.started() {
-		if len(a.report.Findings) > 0 { // which say why
+		if len(a.checks)+len(a.leaves.list)+len(a.walked.Findings) > 0 { // which say why
 			return
 		}
 		a.found(head.Size, CodeUnpublished, "without a valid genesis and Bootstrap nobody can be counted as a cosigner")
@@ -254,17 +180,9 @@ func (a *auditor) judgeCheckpoint(head transparency.Checkpoint) {
 		a.found(head.Size, CodeUnpublished, fmt.Sprintf("cosigned by %d organisations with an affirmed seat in the log, want %d; %d signatures by others do not count", len(v.Orgs), s.Quorum(), v.Strangers))
 		return
 	}
-	if age := a.opts.At.Sub(v.Fresh); a.opts.MaxAge > 0 && age > a.opts.MaxAge {
+	if age := a.at.Sub(v.Fresh); a.opts.MaxAge > 0 && age > a.opts.MaxAge {
 		a.found(head.Size, CodeStale, fmt.Sprintf("the quorum last cosigned at %s, %s ago; the limit is %s", v.Fresh.Format(time.RFC3339), age.Round(time.Second), a.opts.MaxAge))
 	}
-}
-
-func (a *auditor) finish() {
-	transparency.SortFindings(a.report.Findings)
-	if a.more > 0 {
-		a.report.Findings = append(a.report.Findings, transparency.Finding{Index: a.report.Size, Code: CodeMoreFindings, Message: fmt.Sprintf("%d more findings are not listed", a.more)})
-	}
-	a.report.OK = len(a.report.Findings) == 0
 }
 
 // sameGenesis reports whether two genesis are one mesh: signatures may differ, the signed

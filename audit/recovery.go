@@ -30,24 +30,42 @@ type part struct {
 	at    consensus.CheckpointSeen
 }
 
-// judgeParts reads the beginnings of the log again that planned Recoveries name.
-func (a *auditor) judgeParts(ctx context.Context, r *transparency.Reader, head transparency.Checkpoint) error {
-	for _, p := range a.replay.parts {
-		tree := transparency.NewAccumulator()
-		_, err := r.Walk(ctx, head, transparency.WalkOptions{Leaf: func(index uint64, leaf []byte) error {
-			if index == p.at.Size {
-				return errStop
-			}
-			return tree.Append(leaf)
-		}})
-		if err != nil && !errors.Is(err, errStop) {
+// judgeParts looks whether the log contains the trees that planned Recoveries name.
+func (a *Auditor) judgeParts(ctx context.Context, r *transparency.Reader, head transparency.Checkpoint) error {
+	for len(a.replay.parts) > 0 {
+		p := a.replay.parts[0]
+		root, err := rootAt(ctx, r, head, p.at.Size)
+		if err != nil {
 			return err
 		}
-		if root, err := tree.Root(); err != nil || tree.Size() != p.at.Size || root.String() != p.at.Root {
-			a.found(p.index, CodeRecoveryInvalid, fmt.Sprintf("the Recovery goes on from no older a log than size %d with root %s; here that size has root %s", p.at.Size, p.at.Root, root))
+		if root.String() != p.at.Root {
+			f := finding(p.index, CodeRecoveryInvalid, fmt.Sprintf("the Recovery goes on from no older a log than size %d with root %s; here that size has root %s", p.at.Size, p.at.Root, root))
+			a.leaves.add(f)
+			a.fresh.add(f)
 		}
+		a.replay.parts = a.replay.parts[1:]
 	}
 	return nil
+}
+
+// rootAt returns the root at a smaller size by the tiles, or where these are damaged by the
+// entries; the zero value if they are not there.
+func rootAt(ctx context.Context, r *transparency.Reader, head transparency.Checkpoint, size uint64) (transparency.Hash, error) {
+	root, err := r.RootAt(ctx, head, size)
+	if err == nil || ctx.Err() != nil || errors.Is(err, transparency.ErrUnavailable) {
+		return root, err
+	}
+	tree := transparency.NewAccumulator()
+	_, err = r.Walk(ctx, head, transparency.WalkOptions{Each: func(e transparency.Entry) error {
+		if e.Index == size {
+			return errStop
+		}
+		return tree.AppendHash(e.Hash)
+	}})
+	if err != nil && !errors.Is(err, errStop) || tree.Size() != size {
+		return transparency.Hash{}, err
+	}
+	return tree.Root()
 }
 
 // recovery replays the two leaves that an incarnation above 0 begins with. Where they do not
@@ -86,5 +104,6 @@ func (r *replayer) recovery(index uint64, kind string, leaf []byte) []transparen
 	if _, err := r.state.Replay(leaf); err != nil {
 		return fail(err)
 	}
+	r.policy = index
 	return nil
 }

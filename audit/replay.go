@@ -16,10 +16,12 @@ import (
 
 // replayer rebuilds the state of governance from leaves.
 type replayer struct {
-	opts    Options
+	given   *consensus.Genesis // the mesh that the auditor means, or nil
+	at      time.Time          // the auditor's
 	genesis []byte
 	state   *consensus.State
-	broken  bool // there is no state: genesis, a Bootstrap or a Recovery do not hold
+	broken  bool   // there is no state: genesis, a Bootstrap or a Recovery do not hold
+	policy  uint64 // the leaf that the policy was last changed by
 	// place returns the size and root of the leaves before the present one.
 	place      func() (consensus.CheckpointSeen, error)
 	recoveries []Recovered
@@ -38,8 +40,8 @@ type replayer struct {
 	earliest time.Time
 }
 
-func newReplayer(opts Options, place func() (consensus.CheckpointSeen, error)) *replayer {
-	return &replayer{opts: opts, place: place, jobs: map[federated.JobID]*job{}}
+func newReplayer(given *consensus.Genesis, place func() (consensus.CheckpointSeen, error)) *replayer {
+	return &replayer{given: given, place: place, jobs: map[federated.JobID]*job{}}
 }
 
 // started reports whether genesis and Bootstrap were read and hold.
@@ -79,7 +81,7 @@ func (r *replayer) first(leaf []byte) []transparency.Finding {
 	if err != nil {
 		return []transparency.Finding{finding(0, CodeGenesisInvalid, err.Error())}
 	}
-	if want := r.opts.Genesis; want != nil && !sameGenesis(g, want) {
+	if want := r.given; want != nil && !sameGenesis(g, want) {
 		return []transparency.Finding{finding(0, CodeGenesisMismatch, fmt.Sprintf("the log is of mesh %s, the given genesis of %s", g.MeshID(), want.MeshID()))}
 	}
 	r.genesis, r.state, r.broken = leaf, consensus.NewState(g), false
@@ -97,6 +99,7 @@ func (r *replayer) second(leaf []byte) []transparency.Finding {
 		r.broken = true
 		return []transparency.Finding{finding(1, CodeBootstrapInvalid, out.Reason.String())}
 	}
+	r.policy = 1
 	return nil
 }
 
@@ -132,6 +135,7 @@ func (r *replayer) dispatch(index uint64, leaf []byte) []transparency.Finding {
 	case envelope.TypeAttestationResult:
 		r.results++
 	case envelope.TypeProposal:
+		r.policy = index
 		r.meet(r.state.GovernKeys())
 	case envelope.TypeSuspension, envelope.TypeSuspensionLift:
 		r.suspensions++
@@ -191,7 +195,7 @@ func (r *replayer) times(index uint64, kind string, leaf []byte) *transparency.F
 			return nil
 		}
 		n, _ := r.state.Node(m.Peer)
-		if end := r.lastExpiry(n.Kind, n.Measurement); end.After(r.opts.At.Add(consensus.ClockSkew)) {
+		if end := r.lastExpiry(n.Kind, n.Measurement); end.After(r.at.Add(consensus.ClockSkew)) {
 			f := finding(index, CodeNotDerived, fmt.Sprintf("the seat %s was removed as expired, but its measurement is allowed until %s", m.Node, end.Format(time.RFC3339)))
 			return &f
 		}

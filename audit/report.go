@@ -25,6 +25,8 @@ const (
 	CodeUnknownLeaf       = "unknown_leaf"       // a kind of leaf that this release does not know
 	CodeNotDerived        = "not_derived"        // an unsigned leaf that does not follow from those before
 	CodeDerivedMissing    = "derived_missing"    // a leaf that follows from those before is not there
+	CodeRolledBack        = "rolled_back"        // the checkpoint is older than one that was audited before
+	CodeForked            = "forked"             // the log is not the one that was audited before
 	CodeMoreFindings      = "more_findings"      // the list is cut here
 )
 

@@ -32,7 +32,7 @@ func (r *replayer) suspect(index uint64, node identity.NodeRef, round string) []
 	f := finding(index, string(attest.CodeSuspended), fmt.Sprintf("%s: %s took part, but %s", round, node, x))
 	// It ended a ClockSkew before its Until if that was as far ahead as could be.
 	r.suspects = append(r.suspects, suspect{x.Ends.Add(-consensus.ClockSkew), f})
-	return r.clockBefore(r.opts.At.Add(consensus.ClockSkew))
+	return r.clockBefore(r.at.Add(consensus.ClockSkew))
 }
 
 // clockBefore says that the members' clock had not reached t yet, and returns what that

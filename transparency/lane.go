@@ -21,16 +21,20 @@ type lane struct {
 
 func newLane() *lane { return &lane{tree: rangeFactory.NewEmptyRange(0), nodes: make([][]Hash, 1)} }
 
-func (l *lane) clone() *lane {
-	hashes := make([][]byte, len(l.tree.Hashes()))
-	for i, h := range l.tree.Hashes() {
+func cloneRange(tree *compact.Range) *compact.Range {
+	hashes := make([][]byte, len(tree.Hashes()))
+	for i, h := range tree.Hashes() {
 		hashes[i] = slices.Clone(h)
 	}
-	tree, err := rangeFactory.NewRange(0, l.tree.End(), hashes)
+	next, err := rangeFactory.NewRange(0, tree.End(), hashes)
 	if err != nil { // it is the range that these are the hashes of
 		panic(err)
 	}
-	next := &lane{tree: tree, diffs: findings{slices.Clone(l.diffs.list), l.diffs.more}, first: l.first}
+	return next
+}
+
+func (l *lane) clone() *lane {
+	next := &lane{tree: cloneRange(l.tree), diffs: findings{slices.Clone(l.diffs.list), l.diffs.more}, first: l.first}
 	for _, n := range l.nodes {
 		next.nodes = append(next.nodes, slices.Clone(n))
 	}

@@ -85,6 +85,9 @@ func (w *Walker) At() uint64 { return w.at }
 // Read returns how many leaves were given to Leaf.
 func (w *Walker) Read() uint64 { return w.read }
 
+// Accumulator returns one of the leaves that were read, where none is missing.
+func (w *Walker) Accumulator() *Accumulator { return &Accumulator{cloneRange(w.entries.tree)} }
+
 // Walk is Reader.Walk from where w is. A checkpoint of fewer leaves is refused. After a Walk
 // that did not hold, or that Leaf has ended, w can go no further.
 func (w *Walker) Walk(ctx context.Context, r *Reader, want Checkpoint, opts WalkOptions) (Walked, error) {
