@@ -96,6 +96,13 @@ func (s *State) Disallowed(ref identity.NodeRef) attest.Code {
 	return s.allows(*n.run, n.cred.Roles, s.now)
 }
 
+// Allows returns why a node that was found to run a measurement, by a verifier that matched the
+// entry called reference, may not hold all of roles under s; "" if it may. A zero now judges no
+// entry's validity.
+func (s *PolicyState) Allows(kind, measurement, reference string, roles []string, now time.Time) attest.Code {
+	return s.allows(measured{kind, measurement, reference}, roles, now)
+}
+
 // Retired reports whether peer was the identity of an older boot.
 func (s *State) Retired(peer identity.PeerID) bool {
 	_, ok := s.retired[peer]

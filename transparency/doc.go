@@ -60,7 +60,8 @@
 //
 // A proof that a leaf is in the log is a c2sp.org/tlog-proof@v1 without extra data:
 // "c2sp.org/tlog-proof@v1\nindex <i>\n", one base64 hash a line, an empty line and the
-// checkpoint.
+// checkpoint. A Prover makes them from published files; who keeps one for years keeps a checkpoint
+// in which every signature counts (Trim, VerifyExact).
 //
 // # Reading
 //
