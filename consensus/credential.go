@@ -254,6 +254,20 @@ func (s *PolicyState) checkOrdered(c *Credential, env *envelope.Envelope) error 
 	return nil
 }
 
+// EnrolledCredential decides whether raw is a Credential of this mesh and incarnation by a key that is,
+// or was once, an enroll key of the organisation it names: for those who judge, at whatever time, what
+// was signed under it. stands is false where that key was removed since.
+func (s *PolicyState) EnrolledCredential(raw []byte) (c *Credential, stands bool, err error) {
+	c, env, err := decodeCredential(raw)
+	if err != nil {
+		return nil, false, refuseErr(attest.CodeNoCredential, "credential", err)
+	}
+	if err := s.checkOrdered(c, env); err != nil {
+		return nil, false, err
+	}
+	return c, s.stands(c), nil
+}
+
 // Vouch returns claims as they are to be judged for the node of c, which was verified: an
 // attestation key that it names is believed. Evidence by another key, or by none, is refused;
 // what a Credential says nothing about stays as the scheme left it.
