@@ -93,7 +93,7 @@ func New(opts Options) *Auditor {
 
 // restart makes a what it was when it last held.
 func (a *Auditor) restart() {
-	a.mesh, a.walker, a.tree = identity.MeshID{}, transparency.NewWalker(), transparency.NewAccumulator()
+	a.walker, a.tree = transparency.NewWalker(), transparency.NewAccumulator()
 	a.replay = newReplayer(a.opts.Genesis, a.place)
 	a.leaves, a.tiles = findingList{}, findingList{}
 	if a.good == nil {
