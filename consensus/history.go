@@ -77,6 +77,36 @@ func (s *PolicyState) step(chain [][]byte, at int) (Step, int, error) {
 	return Step{Cause: "proposal " + c.proposal.id.String(), Class: c.class, Organisations: c.orgs, Created: c.proposal.Created, Changes: c.proposal.changes()}, 1, nil
 }
 
+// Next verifies the one change that comes after the policy chain of s, a proposal, or genesis or a
+// Recovery with its Bootstrap, and returns it with the policy that it leads to; s stays as it is.
+func (s *PolicyState) Next(links ...[]byte) (Step, *PolicyState, error) {
+	var out Step
+	next := s.clone()
+	switch len(links) {
+	case 1:
+		c, err := next.judgeStep(links[0])
+		if err != nil {
+			return Step{}, nil, err
+		}
+		next.commit(c)
+		out = Step{Cause: "proposal " + c.proposal.id.String(), Class: c.class, Organisations: c.orgs, Created: c.proposal.Created, Changes: c.proposal.changes()}
+	case 2:
+		var err error
+		if next, err = s.Append(links); err != nil {
+			return Step{}, nil, err
+		}
+		out = Step{Cause: "bootstrap", Changes: []string{}}
+		if len(s.chain) > 0 {
+			out.Cause = "recovery"
+		}
+		out.Organisations = next.Founders()
+	default:
+		return Step{}, nil, refuse(attest.CodeMalformed, "policy chain", fmt.Sprintf("%d links", len(links)), "one change")
+	}
+	out.Epoch, out.Base, out.Incarnation = next.epoch, next.base, next.incarnation
+	return out, next, nil
+}
+
 // predicateOf returns the predicate type of an envelope, "" if it is none.
 func predicateOf(raw []byte) string {
 	env, err := envelope.Parse(raw)
