@@ -1,0 +1,66 @@
+"""meshnode_audit.py [--genesis FILE] [--json] DIR
+
+Exit 0: everything holds. 1: something does not; the findings say which entry and why. 2: the
+input is no log. 3: it could not be read to the end."""
+
+import argparse
+import json
+import os
+import sys
+
+from .genesis import parse_genesis
+from .refused import Malformed, Refused
+from .report import audit
+from .tiles import Directory, Missing, TooLarge, Unavailable
+
+MAX_GENESIS = 64 << 10
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(prog="meshnode_audit.py", description="Check a published log offline: every hash, every signature, every rule. "
+                                     "A second verifier that shares no code with meshnode log audit.")
+    parser.add_argument("--genesis", metavar="FILE", help="genesis file of the mesh that is meant (default: the log's own)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("directory", metavar="DIR", help='holds "checkpoint" and "tile/"')
+    args = parser.parse_args(argv)
+    try:
+        genesis = read_genesis(args.genesis) if args.genesis else None
+        report = audit(open_log(args.directory), genesis)
+    except (OSError, Malformed, Refused) as e:
+        print(f"meshnode_audit: {e}", file=sys.stderr)
+        return 2
+    if report is None:
+        print(f"meshnode_audit: {args.directory}: no published log there", file=sys.stderr)
+        return 2
+    if args.json:
+        print(json.dumps(report.json(), ensure_ascii=True, separators=(",", ":")))
+    else:
+        print(text(args.directory, report))
+    return report.exit_code
+
+
+def read_genesis(path):
+    with open(path, "rb") as f:
+        raw = f.read(MAX_GENESIS + 1)
+    return parse_genesis(raw[:-1] if raw.endswith(b"\n") else raw)
+
+
+def open_log(path):
+    """The log in a directory, or the one that a kept directory holds under "log"."""
+    log = Directory(path)
+    try:
+        log.read("checkpoint", 1 << 16)
+    except Missing:
+        below = os.path.join(path, "log")
+        if not log.has_tiles() and (os.path.exists(os.path.join(below, "checkpoint")) or os.path.isdir(os.path.join(below, "tile"))):
+            return Directory(below)
+    except (TooLarge, Unavailable):
+        pass
+    return log
+
+
+def text(location, report):
+    lines = [f"log        {location}", f"entries    {report.entries}", f"root       {report.root}", f"cosigners  {', '.join(report.cosigners) or 'nobody'} ({report.level})"]
+    lines += [f"FINDING    entry {index}: {code}: {message}" for index, code, message in report.findings]
+    lines.append("verdict    " + {0: "everything holds", 1: "NOT as it should be", 3: "cannot decide"}[report.exit_code])
+    return "\n".join(line.encode("ascii", "backslashreplace").decode() for line in lines)
