@@ -42,6 +42,9 @@ func (w *walk) readAhead(ctx context.Context) *ahead {
 	a := &ahead{order: make(chan *bundleRead, readers), cancel: cancel}
 	work := make(chan *bundleRead)
 	first, size := int64(w.at)>>torchwood.TileHeight, int64(w.want.Size)
+	if w.at == w.want.Size {
+		first = size // nothing is left of the last bundle
+	}
 	a.all.Go(func() {
 		defer close(a.order)
 		defer close(work)
