@@ -82,7 +82,7 @@ const (
 )
 
 // remedies says what a person does about a code.
-var remedies = united(remediesCommon, remediesSEVSNP, remediesTDX, remediesVTPM, remediesBoot, remediesActivation, remediesConstitution, remediesRecovery, remediesSeats, remediesPlatform)
+var remedies = united(remediesCommon, remediesSEVSNP, remediesTDX, remediesVTPM, remediesBoot, remediesActivation, remediesConstitution, remediesRecovery, remediesSeats, remediesPlatform, remediesProof)
 
 // united merges maps that share no code.
 func united(parts ...map[Code]string) map[Code]string {

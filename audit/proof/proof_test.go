@@ -202,8 +202,8 @@ func TestOmitted(t *testing.T) {
 	if err := verify(func(*File) {}); err != nil {
 		t.Fatal(err)
 	}
-	refusedAs(t, verify(without(0)), CodeNotShown, "genesis")
-	refusedAs(t, verify(without(1)), CodePolicyIncomplete)
+	refusedAs(t, verify(without(0)), attest.CodeNotShown, "genesis")
+	refusedAs(t, verify(without(1)), attest.CodePolicyIncomplete)
 	// Any one change of the policy.
 	f, err := Parse(data)
 	if err != nil {
@@ -219,12 +219,12 @@ func TestOmitted(t *testing.T) {
 	}
 	recovery := m.Find(envelope.TypeRecovery)[0]
 	refusedAs(t, verify(without(recovery)), attest.CodeMalformed)
-	refusedAs(t, verify(without(recovery+1)), CodePolicyIncomplete)
+	refusedAs(t, verify(without(recovery+1)), attest.CodePolicyIncomplete)
 	first := func(f *File) { f.Links = slices.DeleteFunc(f.Links, func(l Leaf) bool { return l.Index >= recovery }) }
-	refusedAs(t, verify(first), CodePolicyIncomplete, "it names epoch")
+	refusedAs(t, verify(first), attest.CodePolicyIncomplete, "it names epoch")
 	before, _ := export(t, m, at(5), m.Cosigners()...)
 	_, err = Verify(edited(t, before, first), options(m))
-	refusedAs(t, err, CodeCheckpointInvalid, "origin")
+	refusedAs(t, err, codeCheckpointInvalid, "origin")
 	if _, err := Verify(edited(t, data, func(f *File) { f.Links = nil }), options(m)); err == nil {
 		t.Error("a file without links is accepted")
 	}
@@ -242,11 +242,11 @@ func TestNotShown(t *testing.T) {
 		t.Errorf("%+v", p.Result)
 	}
 	_, err := Verify(edited(t, data, func(f *File) { i := linked(t, f, credential); f.Links = slices.Delete(f.Links, i, i+1) }), options(m))
-	refusedAs(t, err, CodeNotShown, "beta/n2")
+	refusedAs(t, err, attest.CodeNotShown, "beta/n2")
 	_, err = Verify(edited(t, data, func(f *File) {
 		f.Links = slices.DeleteFunc(f.Links, func(l Leaf) bool { return slices.Contains(index, l.Index) })
 	}), options(m))
-	refusedAs(t, err, CodeUnpublished, "alpha/n1: no affirming result")
+	refusedAs(t, err, codeUnpublished, "alpha/n1: no affirming result")
 }
 
 // A leaf, a path or an index that is another's, and a checkpoint of another tree, mesh or key.
@@ -262,10 +262,10 @@ func TestForeign(t *testing.T) {
 		_, err := Verify(edited(t, data, change), options(m))
 		return err
 	}
-	refusedAs(t, verify(func(f *File) { f.Subject.Data = g.Subject.Data }), CodeNotIncluded)
-	refusedAs(t, verify(func(f *File) { f.Subject.Path = g.Subject.Path }), CodeNotIncluded)
-	refusedAs(t, verify(func(f *File) { f.Subject.Index = 40 }), CodeNotIncluded)
-	refusedAs(t, verify(func(f *File) { f.Links[3].Path = f.Links[2].Path }), CodeNotIncluded)
+	refusedAs(t, verify(func(f *File) { f.Subject.Data = g.Subject.Data }), attest.CodeNotIncluded)
+	refusedAs(t, verify(func(f *File) { f.Subject.Path = g.Subject.Path }), attest.CodeNotIncluded)
+	refusedAs(t, verify(func(f *File) { f.Subject.Index = 40 }), attest.CodeNotIncluded)
+	refusedAs(t, verify(func(f *File) { f.Links[3].Path = f.Links[2].Path }), attest.CodeNotIncluded)
 
 	// Another log of the same mesh: a checkpoint with all signatures, of other leaves.
 	fork := small()
@@ -275,12 +275,12 @@ func TestForeign(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	refusedAs(t, verify(func(f *File) { f.Checkpoint = h.Checkpoint }), CodeNotIncluded)
+	refusedAs(t, verify(func(f *File) { f.Checkpoint = h.Checkpoint }), attest.CodeNotIncluded)
 
 	// Another mesh altogether.
 	stranger := audittest.New(audittest.Options{At: audittest.CompleteAt, Edit: func(g *consensus.Genesis) { g.Name = "other" }})
 	_, err = Verify(data, Options{Genesis: stranger.Genesis, At: m.At})
-	refusedAs(t, err, CodeGenesisMismatch)
+	refusedAs(t, err, codeGenesisMismatch)
 
 	// The same tree, signed by somebody who is not the log.
 	c, err := transparency.ParseCheckpoint(g.Checkpoint)
@@ -291,7 +291,7 @@ func TestForeign(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	refusedAs(t, verify(func(f *File) { f.Checkpoint = forged }), CodeCheckpointInvalid)
+	refusedAs(t, verify(func(f *File) { f.Checkpoint = forged }), codeCheckpointInvalid)
 }
 
 // Fewer organisations than a majority of all, or one organisation twice, prove nothing; nor does
@@ -299,7 +299,7 @@ func TestForeign(t *testing.T) {
 func TestCosigners(t *testing.T) {
 	m := small()
 	_, _, err := tryExport(t, m, at(5), "alpha/n1")
-	refusedAs(t, err, CodeUnpublished, "want 2 of 3")
+	refusedAs(t, err, codeUnpublished, "want 2 of 3")
 	data, p := export(t, m, at(5), "alpha/n1", "gamma/n1")
 	if p.Level != transparency.Published || len(p.Cosigners) != 2 {
 		t.Errorf("%+v", p)
@@ -312,19 +312,19 @@ func TestCosigners(t *testing.T) {
 	log := len(lines) - 4 // text, empty line, log, alpha, gamma, ""
 	alpha := lines[log+1]
 	_, err = Verify(edited(t, data, func(f *File) { f.Checkpoint = []byte(strings.Join(lines[:log+2], "")) }), options(m))
-	refusedAs(t, err, CodeUnpublished, "[alpha]")
+	refusedAs(t, err, codeUnpublished, "[alpha]")
 	_, err = Verify(edited(t, data, func(f *File) { f.Checkpoint = []byte(strings.Join(lines[:log+2], "") + alpha) }), options(m))
-	refusedAs(t, err, CodeUnpublished, "[alpha]")
+	refusedAs(t, err, codeUnpublished, "[alpha]")
 	// What nobody can judge is not carried along.
 	_, err = Verify(edited(t, data, func(f *File) { f.Checkpoint = []byte(string(f.Checkpoint) + alpha) }), options(m))
-	refusedAs(t, err, CodeCheckpointInvalid)
+	refusedAs(t, err, codeCheckpointInvalid)
 	_, err = Verify(edited(t, data, func(f *File) {
 		f.Checkpoint = append(f.Checkpoint, audittest.Cosign(strings.Join(lines[:3], ""), audittest.WitnessName, audittest.Key(audittest.Witness), m.At)...)
 	}), options(m))
-	refusedAs(t, err, CodeCheckpointInvalid, "do not count")
+	refusedAs(t, err, codeCheckpointInvalid, "do not count")
 
 	_, err = Verify(data, Options{Genesis: m.Genesis, At: m.At.Add(-time.Hour)})
-	refusedAs(t, err, CodeUnpublished)
+	refusedAs(t, err, codeUnpublished)
 	_, err = Verify(data, Options{Genesis: m.Genesis, At: m.At.Add(time.Hour), MaxAge: time.Minute})
 	refusedAs(t, err, attest.CodeStale, "1h0m0s ago")
 	if _, err = Verify(data, Options{Genesis: m.Genesis, At: m.At.Add(10 * 365 * 24 * time.Hour)}); err != nil {
@@ -353,7 +353,7 @@ func TestSameOrganisationTwice(t *testing.T) {
 	// beta/n2 has a Credential and an affirming result, and holds no seat.
 	signed := m.Sealed(c.Size, c.Root, "beta/n1", "beta/n2")
 	_, err = Verify(edited(t, data, func(f *File) { f.Checkpoint = signed }), options(m))
-	refusedAs(t, err, CodeUnpublished, "[beta]")
+	refusedAs(t, err, codeUnpublished, "[beta]")
 }
 
 // Who was put out by the policy, or was enrolled by a key that is gone, is not counted any more.
@@ -410,7 +410,7 @@ func TestCosignerThatCountsNoMore(t *testing.T) {
 				}
 			}
 			_, err = Verify(f.Marshal(), options(m))
-			refusedAs(t, err, CodeUnpublished, c.words)
+			refusedAs(t, err, codeUnpublished, c.words)
 		})
 	}
 }
@@ -436,11 +436,11 @@ func TestFalseResults(t *testing.T) {
 		code attest.Code
 	}{
 		"measurement not allowed": {func(m *audittest.Mesh) []byte { return m.Result("alpha/n1", "beta/n1", "evil") }, attest.CodeMeasurementNotAllowed},
-		"by a stranger":           {func(m *audittest.Mesh) []byte { return m.Result("alpha/n9", "beta/n1", "new") }, CodeNotShown},
-		"by an older boot":        {func(m *audittest.Mesh) []byte { return m.Result("alpha/n1 before", "beta/n1", "new") }, CodeNotShown},
+		"by a stranger":           {func(m *audittest.Mesh) []byte { return m.Result("alpha/n9", "beta/n1", "new") }, attest.CodeNotShown},
+		"by an older boot":        {func(m *audittest.Mesh) []byte { return m.Result("alpha/n1 before", "beta/n1", "new") }, attest.CodeNotShown},
 		"of a later epoch": {func(m *audittest.Mesh) []byte {
 			return m.Result("alpha/n1", "beta/n1", "new", func(r *consensus.AttestationResult) { r.Epoch = 9 })
-		}, CodePolicyIncomplete},
+		}, attest.CodePolicyIncomplete},
 		"of another mesh": {func(m *audittest.Mesh) []byte {
 			return m.Result("alpha/n1", "beta/n1", "new", func(r *consensus.AttestationResult) { r.MeshID[0]++ })
 		}, attest.CodeWrongMesh},

@@ -100,7 +100,7 @@ func changesPolicy(kind string) bool {
 // leaf replays a leaf. What a proof is of has to hold by what is shown before it.
 func (r *replay) leaf(index uint64, kind string, leaf []byte, subject bool) error {
 	if r.opening != nil && (kind != envelope.TypeBootstrap || index != r.openAt+1) || r.policy == nil && index > 1 {
-		return refuse(index, CodePolicyIncomplete, "genesis, or a Recovery, is not followed by its Bootstrap")
+		return refuse(index, attest.CodePolicyIncomplete, "genesis, or a Recovery, is not followed by its Bootstrap")
 	}
 	if changesPolicy(kind) {
 		if err := r.change(index, kind, leaf); err != nil {
@@ -131,7 +131,7 @@ func (r *replay) change(index uint64, kind string, leaf []byte) error {
 			return refuseErr(index, err)
 		}
 		if at := next.Continues(); r.policy != nil && at.Size != r.openAt {
-			return refuse(r.openAt, CodePolicyIncomplete, "the Recovery goes on from size %d, and stands at %d", at.Size, r.openAt)
+			return refuse(r.openAt, attest.CodePolicyIncomplete, "the Recovery goes on from size %d, and stands at %d", at.Size, r.openAt)
 		}
 		r.opening = nil
 		r.enact(index, step, next)
@@ -219,7 +219,7 @@ func (r *replay) other(index uint64, kind string, leaf []byte, subject bool) err
 		}
 		digest := r.policy.PolicyDigest()
 		if l.MeshID != r.policy.MeshID() || l.Incarnation != r.policy.Incarnation() || l.Epoch != r.policy.Epoch() || l.Policy != hex.EncodeToString(digest[:]) {
-			return refuse(index, CodePolicyIncomplete, "the policy there was that of epoch %d, %.16s; the leaves shown lead to epoch %d, %x: changes of the policy are left out", l.Epoch, l.Policy, r.policy.Epoch(), digest[:8])
+			return refuse(index, attest.CodePolicyIncomplete, "the policy there was that of epoch %d, %.16s; the leaves shown lead to epoch %d, %x: changes of the policy are left out", l.Epoch, l.Policy, r.policy.Epoch(), digest[:8])
 		}
 		r.complete, r.exact = index, index
 	case envelope.TypeRetirement:
@@ -259,7 +259,7 @@ func (r *replay) epoch(index uint64, mesh identity.MeshID, epoch identity.Epoch)
 		return refuse(index, attest.CodeWrongMesh, "of mesh %s, want %s", mesh.Short(), r.policy.MeshID().Short())
 	}
 	if epoch > r.policy.Epoch() {
-		return refuse(index, CodePolicyIncomplete, "it names epoch %d, and the changes of the policy that are shown before it reach %d: some are left out", epoch, r.policy.Epoch())
+		return refuse(index, attest.CodePolicyIncomplete, "it names epoch %d, and the changes of the policy that are shown before it reach %d: some are left out", epoch, r.policy.Epoch())
 	}
 	return nil
 }
@@ -293,7 +293,7 @@ func (r *replay) membership(index uint64, leaf []byte) error {
 		return refuse(index, attest.CodeMalformed, "%v", err)
 	}
 	if m.MeshID != r.policy.MeshID() || m.Incarnation != r.policy.Incarnation() || m.Epoch != r.policy.Epoch() {
-		return refuse(index, CodePolicyIncomplete, "it was derived in epoch %d, and the changes of the policy that are shown before it reach %d", m.Epoch, r.policy.Epoch())
+		return refuse(index, attest.CodePolicyIncomplete, "it was derived in epoch %d, and the changes of the policy that are shown before it reach %d", m.Epoch, r.policy.Epoch())
 	}
 	r.complete, r.exact = index, index
 	n := r.nodes[m.Node]
@@ -327,7 +327,7 @@ func (r *replay) result(index uint64, leaf []byte, subject bool) error {
 			if !subject {
 				return nil
 			}
-			return refuse(index, CodeNotShown, "no leaf shows that its %s %s (peer %s) was a member then", p.role, p.is.Node, p.is.Peer.Short())
+			return refuse(index, attest.CodeNotShown, "no leaf shows that its %s %s (peer %s) was a member then", p.role, p.is.Node, p.is.Peer.Short())
 		}
 	}
 	if !r.audited {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/audit"
 	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/federated"
 	"github.com/attestmesh/meshnode/internal/envelope"
@@ -16,14 +17,11 @@ import (
 	"github.com/attestmesh/meshnode/transparency"
 )
 
-// Codes of Refused, besides those of package attest.
+// Codes of Refused, besides those of package attest: they are package audit's.
 const (
-	CodeNotIncluded       attest.Code = "not_included"       // a leaf is not in the tree of the checkpoint
-	CodePolicyIncomplete  attest.Code = "policy_incomplete"  // a leaf names a policy that the changes shown do not lead to
-	CodeNotShown          attest.Code = "not_shown"          // a leaf that the subject rests on is not in the file
-	CodeGenesisMismatch   attest.Code = "genesis_mismatch"   // the file is of another mesh
-	CodeCheckpointInvalid attest.Code = "checkpoint_invalid" // of another origin, not by the log key, or with signatures that do not count
-	CodeUnpublished       attest.Code = "unpublished"        // too few organisations have cosigned
+	codeGenesisMismatch   attest.Code = audit.CodeGenesisMismatch
+	codeCheckpointInvalid attest.Code = audit.CodeCheckpointInvalid
+	codeUnpublished       attest.Code = audit.CodeUnpublished
 )
 
 // Refused is the error of a proof that does not hold, or, with code stale, that is too old.
@@ -86,7 +84,7 @@ func Verify(data []byte, opts Options) (*Report, error) {
 		}
 	}
 	if v.opening != nil || v.policy == nil {
-		return nil, refuse(v.openAt, CodePolicyIncomplete, "genesis, or a Recovery, is not followed by its Bootstrap")
+		return nil, refuse(v.openAt, attest.CodePolicyIncomplete, "genesis, or a Recovery, is not followed by its Bootstrap")
 	}
 	if err := v.checkpoint(f.Checkpoint, head, opts); err != nil {
 		return nil, err
@@ -100,7 +98,7 @@ func (f *File) included(head transparency.Checkpoint) ([]Leaf, error) {
 	slices.SortFunc(out, func(a, b Leaf) int { return cmp.Compare(a.Index, b.Index) })
 	for _, l := range out {
 		if err := transparency.VerifyInclusion(l.Data, l.Index, l.Path, head.Size, head.Root); err != nil {
-			return nil, refuse(l.Index, CodeNotIncluded, "%v", err)
+			return nil, refuse(l.Index, attest.CodeNotIncluded, "%v", err)
 		}
 	}
 	return out, nil
@@ -116,14 +114,14 @@ type verification struct {
 // the file that the verifier holds, what they sign may not.
 func (v *verification) genesis(first Leaf, want *consensus.Genesis) error {
 	if first.Index != 0 {
-		return refuse(0, CodeNotShown, "genesis, entry 0, is not in the file")
+		return refuse(0, attest.CodeNotShown, "genesis, entry 0, is not in the file")
 	}
 	g, err := consensus.ParseGenesis(first.Data)
 	if err != nil {
 		return refuse(0, attest.CodeMalformed, "genesis: %v", err)
 	}
 	if g.MeshID() != want.MeshID() {
-		return refuse(0, CodeGenesisMismatch, "the proof is of mesh %s, the given genesis of %s", g.MeshID(), want.MeshID())
+		return refuse(0, codeGenesisMismatch, "the proof is of mesh %s, the given genesis of %s", g.MeshID(), want.MeshID())
 	}
 	return nil
 }
@@ -194,7 +192,7 @@ func (v *verification) subjectRound(l Leaf) error {
 func (v *verification) part(index uint64, ref identity.NodeRef, peer identity.PeerID, role string) (Part, error) {
 	n := v.nodes[ref]
 	if n == nil || n.cred.Peer != peer {
-		return Part{}, refuse(index, CodeNotShown, "no leaf shows that %s (peer %s) was a member then", ref, peer.Short())
+		return Part{}, refuse(index, attest.CodeNotShown, "no leaf shows that %s (peer %s) was a member then", ref, peer.Short())
 	}
 	if !n.cred.HasRole(role) {
 		return Part{}, refuse(index, attest.CodeNotEligible, "%s took part as %s, and its Credential does not grant that role", ref, role)
@@ -219,17 +217,17 @@ func (v *verification) checkpoint(signed []byte, head transparency.Checkpoint, o
 	p, not := v.checkpointPolicy(opts.At)
 	c, err := transparency.VerifyExact(signed, p)
 	if err != nil && c.Checkpoint != head {
-		return refuse(head.Size, CodeCheckpointInvalid, "%v", err)
+		return refuse(head.Size, codeCheckpointInvalid, "%v", err)
 	}
 	if c.Level < transparency.Published {
 		why := ""
 		if len(not) > 0 {
 			why = "; these do not count: " + strings.Join(not, ", ")
 		}
-		return refuse(head.Size, CodeUnpublished, "cosigned by %d organisations whose seats are shown to count %v, want %d of %d%s", len(c.Orgs), c.Orgs, p.Quorum.Published, len(v.policy.Organisations()), why)
+		return refuse(head.Size, codeUnpublished, "cosigned by %d organisations whose seats are shown to count %v, want %d of %d%s", len(c.Orgs), c.Orgs, p.Quorum.Published, len(v.policy.Organisations()), why)
 	}
 	if err != nil {
-		return refuse(head.Size, CodeCheckpointInvalid, "%v", err)
+		return refuse(head.Size, codeCheckpointInvalid, "%v", err)
 	}
 	r := v.report
 	r.Level, r.Cosigners, r.Fresh, r.Outside, r.Witnesses = c.Level, c.Orgs, c.Fresh, c.Outside, len(v.policy.Witnesses())

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/audit"
 	"github.com/attestmesh/meshnode/audit/proof"
 )
 
@@ -107,14 +108,11 @@ func verifyProofFile(path string, opts proof.Options) (verifiedProof, int) {
 	return out, exitOK
 }
 
-// proofRemedies say what to do about a proof that does not hold.
+// proofRemedies say what to do where a code of package attest has no remedy, or another.
 var proofRemedies = map[attest.Code]string{
-	proof.CodeNotIncluded:       "get the file again from whoever made it; a leaf in it, a path or the checkpoint is another's",
-	proof.CodePolicyIncomplete:  "have it made again from a whole log (meshnode log prove); changes of the policy were left out",
-	proof.CodeNotShown:          "have it made again from a whole log (meshnode log prove); what it rests on was left out",
-	proof.CodeGenesisMismatch:   "give the genesis of the mesh that the proof is of",
-	proof.CodeCheckpointInvalid: "have it made again from the published log (meshnode log prove)",
-	proof.CodeUnpublished:       "have it made again once a majority of all organisations has cosigned (meshnode log prove)",
+	audit.CodeGenesisMismatch:   "give the genesis of the mesh that the proof is of",
+	audit.CodeCheckpointInvalid: "have it made again from the published log (meshnode log prove)",
+	audit.CodeUnpublished:       "have it made again once a majority of all organisations has cosigned (meshnode log prove)",
 	attest.CodeStale:            "have it made again from the mesh's newest checkpoint (meshnode log prove)",
 }
 
@@ -129,12 +127,12 @@ func proofFailure(path string, err error, other func(error) error) error {
 			remedy = attest.NewReason(refused.Code, "", "", "").Remedy
 		}
 		// A log whose checkpoint too few have cosigned as yet will have another.
-		if refused.Code == attest.CodeStale || refused.Code == proof.CodeUnpublished && other != nil {
+		if refused.Code == attest.CodeStale || refused.Code == audit.CodeUnpublished && other != nil {
 			return unavailableError(string(refused.Code), remedy, "%s: %v", path, err)
 		}
 		return refusedError(string(refused.Code), remedy, "%s: %v", path, err)
 	case errors.Is(err, proof.ErrBare):
-		return unavailableError("not_linked", "get the proof that meshnode log prove makes, or the log itself for meshnode log audit", "%s is %v", path, err)
+		return unavailableError(string(attest.CodeNotLinked), attest.NewReason(attest.CodeNotLinked, "", "", "").Remedy, "%s is %v", path, err)
 	case errors.As(err, &malformed):
 		return &failure{exit: exitUsage, code: string(attest.CodeMalformed), message: path + ": " + err.Error(), remedy: "give a file that meshnode log prove made"}
 	case other != nil:
