@@ -73,6 +73,8 @@ func Rooms() []Room {
 			Reason: "an example is what somebody outside writes: programs that a node is given, and processes driven by hand"},
 		{Pattern: "internal/tamper", Direct: []string{"audit/audittest", "internal/..."}, Through: []string{"attest/...", "consensus", "transparency/...", "federated/..."},
 			Reason: "it spoils logs with the C2SP libraries and raw bytes: whatever reads or writes them here shares nothing with it"},
+		{Pattern: "internal/logjudge", Direct: []string{"audit", "audit/audittest", "consensus", "transparency"}, Through: []string{"attest/...", "federated/...", "internal/..."},
+			Reason: "it tells another verifier's tests what ours says of their logs"},
 		{Pattern: "internal/...", Direct: []string{"internal/..."},
 			Reason: "what all rooms share knows none of them"},
 	}

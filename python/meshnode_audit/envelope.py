@@ -34,21 +34,22 @@ def sha256_hex(data):
 
 # --- keys and signatures ---------------------------------------------------------------
 
-@dataclass(frozen=True)
 class Key:
-    """A public key by its SubjectPublicKeyInfo."""
-    der: bytes
+    """A public key by its SubjectPublicKeyInfo. ed25519 are the 32 bytes of an Ed25519 key, None of
+    another kind."""
 
-    @property
-    def id(self):
-        return sha256_hex(self.der)
+    def __init__(self, der):
+        self.der, self.id = der, sha256_hex(der)
+        self.ed25519 = der[len(_ED25519):] if der.startswith(_ED25519) else None
 
-    @property
-    def ed25519(self):
-        """The 32 bytes of an Ed25519 key, None of another kind."""
-        return self.der[len(_ED25519):] if self.der.startswith(_ED25519) else None
+    def __eq__(self, other):
+        return isinstance(other, Key) and self.der == other.der
+
+    def __hash__(self):
+        return hash(self.der)
 
 
+@lru_cache(maxsize=1024)
 def ed25519_key(public):
     return Key(_ED25519 + public)
 

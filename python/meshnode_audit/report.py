@@ -117,8 +117,8 @@ class _Audit:
     def later_incarnation(self):
         policy = self.replay.state.policy
         own = policy.origin[:-len(str(policy.incarnation))]
-        m = re.fullmatch("[0-9]+", self.head.origin[len(own):], re.ASCII)
-        return self.head.origin.startswith(own) and m is not None and policy.incarnation < int(m[0][:25]) < 1 << 64
+        number = self.head.origin[len(own):]
+        return self.head.origin.startswith(own) and re.fullmatch("0*[0-9]{1,20}", number, re.ASCII) is not None and policy.incarnation < int(number) < 1 << 64
 
     def verify(self, cosigners):
         state = self.replay.state
