@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+from datetime import datetime, timedelta
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -261,7 +262,7 @@ class Forger:
     @staticmethod
     def _mend(statement):
         """Makes the ids that follow from the content follow from it again."""
-        p = statement["predicate"]
+        p = statement.get("predicate")
         for holder in (*objects(p),):
             if isinstance(holder.get("id"), str) and "measurement" in holder and "kind" in holder:
                 body = {k: v for k, v in holder.items() if k not in ("id", "readmit")}
@@ -311,7 +312,6 @@ def objects(v):
 
 
 def shifted(text, seconds):
-    from datetime import datetime, timedelta
     try:
         at = datetime.strptime(text[:19], "%Y-%m-%dT%H:%M:%S") + timedelta(seconds=seconds)
     except (ValueError, OverflowError):
