@@ -20,7 +20,7 @@ import (
 //	                     ▼
 //	              edges.record     "verifier X found subject Y …", signed by X's peer key
 //	                     ▼
-//	     outbox ──► submit ──► Raft ──► leaf          (edges.go, submit.go)
+//	     outbox ──► submit ──► Raft ──► leaf          (outbox.go, submit.go)
 //	                     ▼
 //	        Permit for each stream   (what may this session speak now?)
 //

@@ -20,6 +20,8 @@ type dirs struct {
 	data            *durable.Dir
 	log, blobs      *durable.Dir
 	evidence        *durable.Dir
+	outbox          *durable.Dir
+	left            []*durable.Dir // outboxes of earlier boots
 	jobs            *durable.Dir   // of all boots
 	older           []*durable.Dir // blobs of earlier boots
 	raft            *durable.Dir   // for the store kind disk only
@@ -51,6 +53,7 @@ func (n *Node) openDirs(cfg Config, deps Deps) (*dirs, error) {
 		d.close()
 		return nil, err
 	}
+	n.edges.dir, n.edges.older.dirs = d.outbox, d.left
 	n.raftDir, n.evidenceDir, n.jobDir, n.logDir = d.raft, d.evidence, d.jobs, d.log.Path()
 	return d, nil
 }
@@ -98,6 +101,10 @@ func (d *dirs) open(cfg Config, store string, now time.Time) error {
 		d.evidence, err = d.data.Sub(boot + "/evidence")
 	}
 	if err == nil {
+		d.outbox, err = d.data.Sub(boot + "/outbox")
+	}
+	if err == nil {
+		d.left = openOutboxes(d.data, d.outbox.Path())
 		d.jobs, err = d.data.Sub("jobs")
 	}
 	if err == nil && store == consensus.StoreDisk {

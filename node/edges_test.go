@@ -3,7 +3,6 @@ package node
 import (
 	"crypto/ed25519"
 	"fmt"
-	"log/slog"
 	"os"
 	"testing"
 	"time"
@@ -25,47 +24,61 @@ func affirming(at time.Time) attest.Result {
 	return attest.Result{Verdict: attest.VerdictAffirming, Kind: attest.KindSim, Measurement: "aa", Reference: "0011223344556677", At: at}
 }
 
+// taken empties the outbox, as if all in it had been ordered.
+func (e *edges) taken() (out []edge) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for len(e.box.queue) > 0 {
+		out = append(out, e.box.queue[0].edge)
+		e.box.remove(e.box.queue[0])
+	}
+	return out
+}
+
 // Only changes are logged, and a heartbeat before a result expires.
 func TestEdgesRecordChanges(t *testing.T) {
 	e, s, at := newEdges(nil), testSubject(t, 1), time.Unix(1000, 0)
 	e.record(s, []byte("evidence"), affirming(at))
-	if got := e.take(); len(got) != 1 {
+	if got := e.taken(); len(got) != 1 {
 		t.Fatalf("%d findings, want the first", len(got))
 	}
 	e.record(s, []byte("newer evidence"), affirming(at.Add(time.Minute)))
-	if got := e.take(); len(got) != 0 {
+	if got := e.taken(); len(got) != 0 {
 		t.Errorf("%d findings, want none: it says the same", len(got))
 	}
 	e.record(s, nil, affirming(at.Add(consensus.HeartbeatAfter)))
-	if got := e.take(); len(got) != 1 || string(got[s.Peer].evidence) != "evidence" {
+	if got := e.taken(); len(got) != 1 || string(got[0].evidence) != "evidence" {
 		t.Errorf("got %v, want a heartbeat over the evidence shown last", got)
 	}
+	// What changes while nothing is ordered waits in its order, and nothing replaces it.
 	e.record(s, nil, attest.Refuse(at.Add(consensus.HeartbeatAfter), attest.NewReason(attest.CodeRevoked, "measurement", "aa", "another")))
-	batch := e.take()
-	if len(batch) != 1 || batch[s.Peer].result.Code() != attest.CodeRevoked {
-		t.Fatalf("got %v, want the new finding", batch)
-	}
-	// What was not ordered comes back, unless there is something newer by then.
-	if e.giveBack(batch) != 1 {
-		t.Error("a finding was lost")
-	}
-	newest := affirming(at.Add(time.Hour))
-	e.record(s, nil, newest)
-	e.giveBack(batch)
-	if got := e.take(); got[s.Peer].result.Verdict != attest.VerdictAffirming {
-		t.Errorf("an older finding replaced a newer one: %v", got)
+	e.record(s, nil, affirming(at.Add(time.Hour)))
+	got := e.taken()
+	if len(got) != 2 || got[0].result.Code() != attest.CodeRevoked || !got[1].result.Affirming() {
+		t.Errorf("got %v, want both findings in their order", got)
 	}
 }
 
-func TestEdgesAreBounded(t *testing.T) {
-	e := newEdges(nil)
-	for i := range maxPendingEdges + 10 {
-		s := testSubject(t, 1)
-		s.Peer += identity.PeerID(rune(i))
-		e.record(s, nil, affirming(time.Unix(1000, 0)))
+// Before anything is signed a heartbeat takes the place of what says the same.
+func TestUnsignedHeartbeatsReplaceEachOther(t *testing.T) {
+	e, s, at := newEdges(nil), testSubject(t, 1), time.Unix(1000, 0)
+	for i := range 10 {
+		e.record(s, []byte("evidence"), affirming(at.Add(time.Duration(i)*consensus.HeartbeatAfter)))
 	}
-	if len(e.pending) > maxPendingEdges {
-		t.Errorf("%d pending findings", len(e.pending))
+	if held := e.box.held["beta"]; held != len("evidence") {
+		t.Errorf("%d bytes of evidence counted", held)
+	}
+	if got := e.taken(); len(got) != 1 || !got[0].result.At.Equal(at.Add(9*consensus.HeartbeatAfter)) {
+		t.Errorf("got %v, want the newest alone", got)
+	}
+	e.record(s, nil, affirming(at.Add(10*consensus.HeartbeatAfter)))
+	e.box.sign(e.box.queue[0], []byte("signed"))
+	e.record(s, nil, affirming(at.Add(11*consensus.HeartbeatAfter)))
+	if got := e.taken(); len(got) != 2 {
+		t.Errorf("got %v, want what was signed to stay", got)
+	}
+	if len(e.box.held)+len(e.box.ofOrg)+len(e.box.ofPeer) != 0 {
+		t.Errorf("an empty outbox counts %v, %v, %v", e.box.held, e.box.ofOrg, e.box.ofPeer)
 	}
 }
 
@@ -78,32 +91,33 @@ func TestEdgesBoundEachOrganisation(t *testing.T) {
 		s.Peer, s.Node.Org = identity.PeerID(fmt.Sprint(org, i)), org
 		return s
 	}
-	held := func(m map[identity.PeerID]edge) (bytes int) {
-		for _, ed := range m {
-			bytes += len(ed.evidence)
-		}
-		return bytes
-	}
 	large := make([]byte, attest.MaxEvidence)
 	for i := range 2 * maxPendingEdges {
 		e.record(subject("mallory", i), large, attest.Refuse(at, attest.NewReason(attest.CodeNotGenuine, "", "", "")))
 		if i%100 == 0 {
-			e.take()
+			e.taken()
 		}
 	}
 	for i := range 2 * maxPendingEdges {
 		e.record(subject("mallory", -1-i), nil, affirming(at))
 	}
-	if got := held(e.last); got > edgeEvidence || got != e.held["mallory"] {
-		t.Errorf("%d MiB of evidence are held, %d counted", got>>20, e.held["mallory"]>>20)
+	last, waits := 0, 0
+	for _, ed := range e.last {
+		last += len(ed.evidence)
 	}
-	if got := held(e.pending); got > edgeEvidence {
-		t.Errorf("%d MiB of evidence wait", got>>20)
+	for _, f := range e.box.queue {
+		waits += len(f.evidence)
+	}
+	if last != e.held["mallory"] || waits != e.box.held["mallory"] || last+waits > edgeEvidence {
+		t.Errorf("%d and %d MiB of evidence are held, %d and %d counted", last>>20, waits>>20, e.held["mallory"]>>20, e.box.held["mallory"]>>20)
+	}
+	if got := e.box.ofOrg["mallory"]; got > maxPendingEdges/edgeShare {
+		t.Errorf("%d findings about one organisation wait", got)
 	}
 	for i := range maxPendingEdges / edgeShare {
 		s := subject("beta", i)
 		e.record(s, large[:1<<10], affirming(at))
-		if _, waits := e.pending[s.Peer]; !waits {
+		if e.box.ofPeer[s.Peer] == 0 {
 			t.Fatalf("finding %d about another organisation's peers is lost", i)
 		}
 	}
@@ -139,36 +153,5 @@ func TestSignEdgeKeepsTheOpening(t *testing.T) {
 	}
 	if st, err := os.Stat(dir.Path(r.Evidence)); err != nil || st.Mode().Perm() != 0o600 {
 		t.Errorf("%v, %v: the opening is private", st.Mode(), err)
-	}
-}
-
-// A finding about a peer whose Credential the machine refuses fills no disk.
-func TestRefusedCredentialLeavesNoEvidence(t *testing.T) {
-	m, _ := testMachine(t)
-	at := t.TempDir()
-	dir, err := durable.Open(at)
-	if err != nil {
-		t.Fatal(err)
-	}
-	public, key, err := ed25519.GenerateKey(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	refused, unknown := testSubject(t, 2), testSubject(t, 3)
-	n := &Node{machine: m, genesis: m.state.Genesis(), key: key, self: identity.PeerIDFromKey(public), log: slog.New(slog.DiscardHandler),
-		ref: identity.NodeRef{Org: "alpha", Name: "n1"}, evidenceDir: dir, badCredentials: map[identity.PeerID]error{refused.Peer: errMalformed}}
-	files := func() int {
-		entries, err := os.ReadDir(at)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return len(entries)
-	}
-	before := files()
-	if got := n.signEdges(t.Context(), map[identity.PeerID]edge{refused.Peer: {refused, []byte("evidence"), affirming(time.Now())}}); len(got) != 0 || files() != before {
-		t.Errorf("%d statements, %d files", len(got), files()-before)
-	}
-	if got := n.signEdges(t.Context(), map[identity.PeerID]edge{unknown.Peer: {unknown, []byte("evidence"), affirming(time.Now())}}); len(got) != 1 || files() != before+1 {
-		t.Errorf("of one whose Credential may still come: %d statements, %d files", len(got), files()-before)
 	}
 }

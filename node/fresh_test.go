@@ -243,12 +243,12 @@ func TestMissingFindingsAreOrderedAgain(t *testing.T) {
 	e, s, at := newEdges(nil), testSubject(t, 1), time.Unix(1000, 0)
 	e.relog(s.Peer, false, at) // nothing is known of it
 	e.record(s, []byte("evidence"), affirming(at))
-	e.take() // and it was refused
+	e.taken() // and it was refused
 	var again []time.Duration
 	for step := range 200 {
 		now := at.Add(time.Duration(step) * time.Second)
 		e.relog(s.Peer, step == 199, now)
-		if len(e.take()) > 0 {
+		if len(e.taken()) > 0 {
 			again = append(again, now.Sub(at))
 		}
 	}

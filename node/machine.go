@@ -59,6 +59,7 @@ type Machine struct {
 	changed *notifier
 	news    *notifier // wakes who passes on policy steps and what was heard
 	tree    *transparency.Tree
+	checked checked
 
 	mu      sync.RWMutex
 	state   *consensus.State             // guarded by mu
@@ -215,9 +216,55 @@ func (m *Machine) dispatch(raw []byte) ([][]byte, Applied, error) {
 	return out.Leaves, applied, nil
 }
 
+// maxChecked is how many commands that have passed Check are remembered.
+const maxChecked = 256
+
+// checked remembers the newest commands that have passed Check, by their SHA-256. A batch of
+// results is a hundred signatures; it is offered by its submitter, again while nobody leads, and
+// then stored.
+type checked struct {
+	mu     sync.Mutex
+	passed map[[32]byte]bool    // guarded by mu
+	order  [maxChecked][32]byte // guarded by mu; a ring
+	next   int                  // guarded by mu
+}
+
+func (c *checked) has(sum [32]byte) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.passed[sum]
+}
+
+func (c *checked) add(sum [32]byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.passed[sum] {
+		return
+	}
+	if c.passed == nil {
+		c.passed = map[[32]byte]bool{}
+	}
+	delete(c.passed, c.order[c.next])
+	c.order[c.next], c.passed[sum] = sum, true
+	c.next = (c.next + 1) % maxChecked
+}
+
 // Check is the follower's guard: it refuses an entry whose results are not signed by who
-// they say, before the entry is stored. It reads immutable bytes only.
+// they say, before the entry is stored. It reads immutable bytes only, so what has passed passes
+// again.
 func (m *Machine) Check(raw []byte) error {
+	sum := sha256.Sum256(raw)
+	if m.checked.has(sum) {
+		return nil
+	}
+	err := checkCommand(raw)
+	if err == nil {
+		m.checked.add(sum)
+	}
+	return err
+}
+
+func checkCommand(raw []byte) error {
 	c, err := consensus.DecodeCommand(raw)
 	if err != nil {
 		return err

@@ -198,6 +198,24 @@ func TestMachineChecksResultSignatures(t *testing.T) {
 	t.Fatal("the golden log holds no result")
 }
 
+// What has passed is remembered up to a bound, and nothing else passes by it.
+func TestCheckedCommandsAreBounded(t *testing.T) {
+	var c checked
+	sum := func(i int) [32]byte { return [32]byte{byte(i), byte(i >> 8)} }
+	for i := range 3 * maxChecked {
+		c.add(sum(i))
+		c.add(sum(i)) // twice takes one place
+	}
+	for i := range 3 * maxChecked {
+		if c.has(sum(i)) != (i >= 2*maxChecked) {
+			t.Fatalf("command %d is remembered: %t", i, c.has(sum(i)))
+		}
+	}
+	if len(c.passed) != maxChecked {
+		t.Errorf("%d are remembered", len(c.passed))
+	}
+}
+
 func command(kind consensus.Kind, envelopes ...[]byte) ([]byte, error) {
 	c, err := consensus.NewCommand(kind, envelopes...)
 	if err != nil {

@@ -20,8 +20,8 @@
 //	draining    on its operator's word: it leaves rounds, services and its seat
 //	drained     it can be stopped without anybody missing it
 //
-// Nothing survives the process but the published log, disclosed blobs and the signed jobs:
-// identity is new at every boot.
+// Nothing survives the process but the published log, disclosed blobs, the signed jobs and the
+// outbox (outbox.go): identity is new at every boot.
 package node
 
 import (

@@ -86,6 +86,8 @@ type LogStatus struct {
 	// Key is the log's verifier key (c2sp.org/signed-note): what an outside witness is told.
 	Key       string          `json:"key"`
 	Published PublishedStatus `json:"published"`
+	// Outbox is what this node has found and the log does not hold yet.
+	Outbox OutboxStatus `json:"outbox"`
 }
 
 // PublishedStatus is the newest checkpoint that this node has verified.

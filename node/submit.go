@@ -26,7 +26,8 @@ func malformed(err error) error { return fmt.Errorf("%w: %w", errMalformed, err)
 
 // Times of the submission path.
 const (
-	submitRetry   = 300 * time.Millisecond
+	submitRetry   = 300 * time.Millisecond // doubles every submitTries, three times
+	submitTries   = 8
 	forwardWithin = 10 * time.Second
 )
 
@@ -69,7 +70,7 @@ func (n *Node) submit(ctx context.Context, c consensus.Command) (Applied, error)
 		}
 		last = err
 		select {
-		case <-time.After(submitRetry):
+		case <-time.After(submitRetry << min(attempt/submitTries, 3)):
 		case <-ctx.Done():
 			return Applied{}, fmt.Errorf("not ordered: %w (%w)", ctx.Err(), last)
 		}

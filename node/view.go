@@ -79,6 +79,7 @@ func (n *Node) logStatus() LogStatus {
 		}
 	}
 	out.Published.Outside = n.outsideStatus()
+	out.Outbox = n.edges.status()
 	return out
 }
 
@@ -165,6 +166,7 @@ func (n *Node) explain(s *Status, seats []consensus.Node, quorum, organisations 
 	s.Warnings = append(s.Warnings, provisionalWarnings(s.Provisional)...)
 	s.Warnings = append(s.Warnings, n.platformWarnings()...)
 	s.Warnings = append(s.Warnings, n.outsideWarnings()...)
+	s.Warnings = append(s.Warnings, n.outboxWarnings()...)
 	if err := n.machine.Halted(); err != nil {
 		s.Warnings = append(s.Warnings, err.Error())
 	}
