@@ -82,7 +82,7 @@ const (
 )
 
 // remedies says what a person does about a code.
-var remedies = united(remediesCommon, remediesSEVSNP, remediesTDX, remediesVTPM, remediesBoot, remediesActivation, remediesConstitution, remediesRecovery, remediesSeats, remediesPlatform, remediesProof)
+var remedies = united(remediesCommon, remediesSEVSNP, remediesTDX, remediesVTPM, remediesBoot, remediesActivation, remediesConstitution, remediesRecovery, remediesSeats, remediesPlatform, remediesProof, remediesLog)
 
 // united merges maps that share no code.
 func united(parts ...map[Code]string) map[Code]string {

@@ -23,6 +23,7 @@ type dirs struct {
 	outbox          *durable.Dir
 	left            []*durable.Dir // outboxes of earlier boots
 	jobs            *durable.Dir   // of all boots
+	misbehaviour    *durable.Dir   // of all boots
 	older           []*durable.Dir // blobs of earlier boots
 	raft            *durable.Dir   // for the store kind disk only
 	control, public net.Listener
@@ -106,6 +107,9 @@ func (d *dirs) open(cfg Config, store string, now time.Time) error {
 	if err == nil {
 		d.left = openOutboxes(d.data, d.outbox.Path())
 		d.jobs, err = d.data.Sub("jobs")
+	}
+	if err == nil {
+		d.misbehaviour, err = d.data.Sub(misbehaviourDir)
 	}
 	if err == nil && store == consensus.StoreDisk {
 		d.raft, err = d.data.Sub(boot + "/raft")

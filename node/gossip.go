@@ -61,11 +61,12 @@ type gossipMessage struct {
 	Chain string `json:"chain"`
 	// Heard are the statements that act at the sender and are not ordered yet.
 	Heard []consensus.StatementID `json:"heard"`
-	// Published is the size of the newest published checkpoint that the sender has.
+	// Published and Root are size and root of the newest published checkpoint that the sender has.
 	Published uint64 `json:"published"`
+	Root      string `json:"root,omitempty"`
 
-	// Policy are steps of the chain from number From on, Statements envelopes, Checkpoint a
-	// published one that is larger than the receiver's.
+	// Policy are steps of the chain from number From on, Statements envelopes, Checkpoint the
+	// sender's newest, where the receiver's is another.
 	From       int      `json:"from"`
 	Policy     [][]byte `json:"policy"`
 	Statements [][]byte `json:"statements"`
@@ -96,6 +97,7 @@ type gossiper struct {
 	known     map[consensus.StatementID]bool
 	exchanges allowance
 	faults    allowance
+	shows     allowance // checkpoints
 }
 
 // allowance is a token bucket: of burst at first, then rate a second.
@@ -146,6 +148,18 @@ func (g *gossip) admits(peer identity.PeerID, now time.Time) bool {
 	return true
 }
 
+// shown reports whether a peer may show a checkpoint, and counts it.
+func (g *gossip) shown(peer identity.PeerID, now time.Time) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	p := g.of(peer)
+	if !p.faults.left(now, faultBurst, faultRate) || !p.shows.left(now, checkpointBurst, checkpointRate) {
+		return false
+	}
+	p.shows.tokens--
+	return true
+}
+
 // listens reports whether a peer may err once more.
 func (g *gossip) listens(peer identity.PeerID, now time.Time) bool {
 	g.mu.Lock()
@@ -158,7 +172,7 @@ func (g *gossip) note(peer identity.PeerID, m gossipMessage) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	p := g.of(peer)
-	p.heard, p.has = true, gossipMessage{Incarnation: m.Incarnation, Steps: m.Steps, Chain: m.Chain, Published: m.Published}
+	p.heard, p.has = true, gossipMessage{Incarnation: m.Incarnation, Steps: m.Steps, Chain: m.Chain, Published: m.Published, Root: m.Root}
 	clear(p.known)
 	for _, id := range m.Heard {
 		p.known[id] = true
@@ -227,8 +241,10 @@ func (n *Node) message(peer identity.PeerID) (m gossipMessage, news bool) {
 		m.Statements = append(m.Statements, h.Raw)
 	}
 	newest, _ := n.lastPublished()
-	m.Published = newest.Size
-	if heard && newest.Size > has.Published && len(newest.note) <= room {
+	if newest.note != nil {
+		m.Published, m.Root = newest.Size, newest.Root.String()
+	}
+	if heard && m.Root != has.Root && len(newest.note) <= room { // also to who has a larger one: it may be of another history
 		m.Checkpoint = newest.note
 	}
 	return m, len(m.Statements) > 0
@@ -390,8 +406,10 @@ func (n *Node) hearGossip(peer identity.PeerID, m gossipMessage) error {
 			n.log.Info("in force before it is ordered", "from", n.nameOf(peer), "kind", h.Kind, "id", h.ID.String(), "says", h.Says)
 		}
 	}
-	if newest, _ := n.lastPublished(); len(m.Checkpoint) > 0 && m.Published > newest.Size && n.machine.tree.Size() >= m.Published {
-		if err := n.acceptCheckpoint(m.Checkpoint); err != nil {
+	if len(m.Checkpoint) > 0 && deaf == nil && !n.gossip.bad(m.Checkpoint) {
+		if err := n.hearCheckpoint(peer, m.Checkpoint); errors.Is(err, errForeign) {
+			fault(m.Checkpoint, err)
+		} else if err != nil {
 			n.strangers.Info("checkpoint not accepted", "from", n.nameOf(peer), "error", err)
 		}
 	}

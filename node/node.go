@@ -153,6 +153,8 @@ type Node struct {
 	logDir      string               // of this boot; "" in simulations
 	givers      givers
 	petitions   *petitions    // what this seat watches
+	conflicts   *conflicts    // what contradicts this node's log
+	publishing  sync.Mutex    // one checkpoint is published at a time
 	keep        uint64        // Deps.Keep
 	catching    chan struct{} // holds a token while a snapshot is fetched and restored
 	evidenceDir *durable.Dir  // private: salted evidence behind this node's results; nil in simulations
@@ -172,12 +174,15 @@ type Node struct {
 	fresh           freshness                 // guarded by mu
 	badCredentials  map[identity.PeerID]error // guarded by mu; refused by the machine, not to be ordered again
 	refusals        *refusals
-	phase           Phase             // guarded by mu; until the first Credential
-	phaseReason     *attest.Reason    // guarded by mu
-	outages         map[string]outage // guarded by mu; "attester", "enroller"
-	draining        *drain            // guarded by mu; nil while this node is not drained
-	newer           outage            // guarded by mu; who last sent a command that this release does not know, and when
-	shown           map[string]shown  // guarded by mu; how showing the log to outside witnesses goes, by name
+	phase           Phase                // guarded by mu; until the first Credential
+	phaseReason     *attest.Reason       // guarded by mu
+	outages         map[string]outage    // guarded by mu; "attester", "enroller"
+	draining        *drain               // guarded by mu; nil while this node is not drained
+	newer           outage               // guarded by mu; who last sent a command that this release does not know, and when
+	distrusted      map[string]bool      // guarded by conflicts.mu; cosigners that Raft is not to hear, by name
+	seen            []seen               // guarded by mu; newest checkpoints of earlier boots: see seen.go
+	witnessed       map[string]witnessed // guarded by mu; what outside witnesses have cosigned, by name
+	shown           map[string]shown     // guarded by mu; how showing the log to outside witnesses goes, by name
 }
 
 // Run runs a node until ctx ends, and then stops everything it started. Mistakes that the
@@ -209,6 +214,10 @@ func Run(ctx context.Context, cfg Config, deps Deps) error {
 	n.machine.pulled = deps.Policy
 	n.blobs, n.work = newBlobs(dirs.blobs), newWorkbench()
 	n.blobs.older = dirs.older
+	if dirs.misbehaviour != nil {
+		n.loadConflicts(dirs.misbehaviour)
+		n.loadSeen()
+	}
 
 	if len(cfg.Services) > 0 {
 		if err := run.NoCores(); err != nil {
@@ -282,7 +291,7 @@ func newNode(ctx context.Context, cfg Config, deps Deps) (*Node, error) {
 		data: deps.Data, keys: keys, key: keys.Peer, self: identity.PeerIDFromKey(public), log: deps.Log, strangers: capped(deps.Log),
 		protocols: newProtocols(deps.Genesis.MeshID()), kind: deps.Attester.Kind(), changed: newNotifier(),
 		peers: newPeerBook(), addresses: newAddressBook(!deps.InMemory), badCredentials: map[identity.PeerID]error{}, phase: PhaseEnrolling, refusals: newRefusals(),
-		attester: deps.Attester, outages: map[string]outage{}, runtime: &runtimelog.Log{}, proofs: newPendingProofs(), gossip: newGossip(), asleep: stoodStill, petitions: newPetitions(), catching: make(chan struct{}, 1),
+		attester: deps.Attester, outages: map[string]outage{}, runtime: &runtimelog.Log{}, proofs: newPendingProofs(), gossip: newGossip(), asleep: stoodStill, petitions: newPetitions(), conflicts: newConflicts(), distrusted: map[string]bool{}, catching: make(chan struct{}, 1),
 	}
 	n.headLimiter = &throttle.Requests{Rate: headRate, Burst: headBurst, Remotes: maxVisitors}
 	if n.wall = deps.Clock; n.wall == nil {
@@ -371,7 +380,7 @@ func (n *Node) join(deps Deps) error {
 func (n *Node) startTasks() {
 	for _, task := range []func(context.Context){
 		n.watchPolicy, n.watchStreams, n.prove, n.edges.run, n.renew, n.runDriver, n.runParticipant, n.runAggregator, n.runKeeper, n.watchHalt, n.runProbes, n.watchMachine,
-		n.syncLog, n.keepJobs, n.resubmitJobs, n.runTiles,
+		n.syncLog, n.runHistories, n.keepJobs, n.resubmitJobs, n.runTiles,
 	} {
 		n.tasks.Go(func() { task(n.ctx) })
 	}

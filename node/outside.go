@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/federated"
 	"github.com/attestmesh/meshnode/transparency"
@@ -22,7 +23,10 @@ import (
 const (
 	witnessWithin  = 5 * time.Second
 	witnessSlowest = 10 * time.Second // between two attempts while it fails
-	maxWitnesses   = consensus.MaxWitnesses
+	// witnessAhead is how long a witness may have cosigned more than this node has published: for a
+	// moment, after leadership has changed, it may.
+	witnessAhead = 30 * time.Second
+	maxWitnesses = consensus.MaxWitnesses
 )
 
 // shown is how showing the log to one witness goes.
@@ -31,6 +35,58 @@ type shown struct {
 	at    time.Time
 	err   error
 	since time.Time // when err began
+	// other is since when it says that it has cosigned another history; zero while it does not.
+	other time.Time
+}
+
+// witnessed is the newest checkpoint that an outside witness is known to have cosigned.
+type witnessed struct {
+	size uint64
+	at   time.Time
+}
+
+// noteWitnessed remembers what the outside witnesses have cosigned of this node's history: one that
+// is slow never gets its line onto the newest checkpoint of a log that grows.
+func (n *Node) noteWitnessed(v transparency.Verified) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, by := range v.Outside {
+		if had := n.witnessed[by.Name]; v.Size > had.size || v.Size == had.size && by.At.After(had.at) {
+			if n.witnessed == nil {
+				n.witnessed = map[string]witnessed{}
+			}
+			if len(n.witnessed) < maxWitnesses || had.size > 0 {
+				n.witnessed[by.Name] = witnessed{v.Size, by.At}
+			}
+		}
+	}
+}
+
+// disagrees reports whether an error of showing the log says that the witness has cosigned another
+// history: at once, or if it lasts.
+func disagrees(err error) (now, ifLasting bool) {
+	var refused *tlogwitness.Refused
+	return errors.As(err, &refused) && refused.Disagrees(), errors.Is(err, tlogwitness.ErrAhead)
+}
+
+// witnessConflicts are the witnesses that say they have cosigned another history of this log: who has
+// its key has shown them one. They cosign nothing here any more; that holds up nothing.
+func (n *Node) witnessConflicts() (out []ConflictStatus) {
+	if !n.leads() {
+		return nil // another seat shows them the log now
+	}
+	newest, _ := n.lastPublished()
+	for _, w := range n.cfg.Witnesses {
+		s := n.shownTo(w.Name)
+		if s.other.IsZero() {
+			continue
+		}
+		if now, _ := disagrees(s.err); !now && n.now().Sub(s.other) < witnessAhead {
+			continue
+		}
+		out = append(out, ConflictStatus{Code: attest.CodeLogKeyLeaked, Convicted: []string{}, Size: newest.Size, Root: newest.Root.String(), Since: s.other, Witness: w.Name})
+	}
+	return out
 }
 
 // checkWitnesses wants each witness once.
@@ -199,6 +255,10 @@ func (n *Node) recordShown(name string, size uint64, err error) {
 		}
 		s = shown{size: size, at: n.now()}
 	case s.err == nil || s.err.Error() != err.Error():
+		if now, lasting := disagrees(err); (now || lasting) && s.other.IsZero() { // until it cosigns again
+			s.other = n.now()
+			n.log.Error("an outside witness has cosigned another history of this log", "code", attest.CodeLogKeyLeaked, "witness", name, "error", err)
+		}
 		n.log.Warn("not cosigned by the outside witness", "witness", name, "error", err)
 		if s.err == nil {
 			s.since = n.now()
@@ -218,6 +278,11 @@ func (n *Node) outsideStatus() []OutsideStatus {
 				o.At = &by.At
 			}
 		}
+		n.mu.Lock()
+		if last, ok := n.witnessed[w.Name()]; ok {
+			o.Size, o.Last = last.size, &last.at
+		}
+		n.mu.Unlock()
 		if s := n.shownTo(w.Name()); s.err != nil && n.leads() {
 			o.Error, o.Since = s.err.Error(), &s.since
 		}

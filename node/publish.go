@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"crypto/ed25519"
+	"errors"
 	"fmt"
 	"time"
 
@@ -38,6 +39,7 @@ type cosignReply struct {
 func (n *Node) runPublisher(ctx context.Context) {
 	tick := time.NewTicker(publishEvery)
 	defer tick.Stop()
+	var again retry
 	for {
 		select {
 		case <-ctx.Done():
@@ -48,17 +50,45 @@ func (n *Node) runPublisher(ctx context.Context) {
 			continue
 		}
 		size := n.machine.tree.Size()
-		if last, at := n.lastPublished(); last.Size == size && last.Level == transparency.Strong && n.now().Sub(at) < republishEvery {
+		last, at := n.lastPublished()
+		grown := last.Size != size
+		if !grown && last.Level == transparency.Strong && n.now().Sub(at) < republishEvery || !grown && !again.due(n.now(), len(n.seatLinks())) {
 			continue
 		}
 		if err := n.publish(ctx); err != nil {
 			n.log.Warn("checkpoint not published", "size", size, "error", err)
 		}
+		if now, _ := n.lastPublished(); grown || now.Level == transparency.Strong {
+			again = retry{}
+		}
 	}
+}
+
+// retry is when a leader asks anew for the cosignatures that are missing while nothing grows: at once
+// when a seat is linked, else later and later. Its zero value asks.
+type retry struct {
+	seats int
+	next  time.Time
+	pause time.Duration
+}
+
+func (r *retry) due(now time.Time, seats int) bool {
+	if seats > r.seats {
+		r.pause = 0
+	} else if now.Before(r.next) {
+		r.seats = seats
+		return false
+	}
+	r.seats, r.pause = seats, min(max(publishEvery, 2*r.pause), republishEvery)
+	r.next = now.Add(r.pause)
+	return true
 }
 
 // publish makes one checkpoint of the present size and collects cosignatures.
 func (n *Node) publish(ctx context.Context) error {
+	if err := n.mayCosign(n.self); err != nil {
+		return err
+	}
 	size, root := n.machine.tree.Head()
 	note, err := transparency.NewCheckpoint(transparency.Checkpoint{Origin: n.origin(), Size: size, Root: root}, n.logKey())
 	if err != nil {
@@ -118,17 +148,23 @@ func (n *Node) askCosignature(ctx context.Context, l mesh.Link, note []byte) ([]
 }
 
 // handleCosign cosigns the leader's checkpoint once this seat's own tree has that root.
-func (n *Node) handleCosign(_ mesh.Link, s mesh.Stream) {
+func (n *Node) handleCosign(l mesh.Link, s mesh.Stream) {
 	defer s.Close()
 	deadline := n.now().Add(cosignWithin)
 	_ = s.SetDeadline(deadline)
-	note, err := readFrame(s, maxMessage)
+	note, err := readFrame(s, maxCheckpoint)
 	if err != nil {
 		return
 	}
 	c, err := transparency.ParseCheckpoint(note)
 	if err == nil {
 		err = n.waitSize(c.Size, deadline)
+	}
+	if err == nil {
+		_, err = n.hold(l.Peer(), note) // a root of its own is all that the witness looks at
+	}
+	if err == nil {
+		err = n.mayCosign(l.Peer())
 	}
 	var reply cosignReply
 	if w := n.witness(); err == nil && w != nil {
@@ -162,29 +198,29 @@ func (n *Node) waitSize(size uint64, deadline time.Time) error {
 
 // announceCheckpoint sends a published checkpoint to every linked node.
 func (n *Node) announceCheckpoint(ctx context.Context, note []byte) {
-	gather(ctx, n.links(), cosignWithin, func(ctx context.Context, l mesh.Link) (struct{}, error) {
-		s, err := n.open(ctx, l, n.protocols.checkpoint)
-		if err != nil {
-			return struct{}{}, err
-		}
-		defer s.Close()
-		return struct{}{}, writeFrame(s, note)
-	})
+	n.showCheckpoint(ctx, n.links(), note)
 }
 
 func (n *Node) handleCheckpoint(link mesh.Link, s mesh.Stream) {
 	defer s.Close()
-	deadline := n.now().Add(cosignWithin)
-	_ = s.SetDeadline(deadline)
-	note, err := readFrame(s, maxMessage)
-	if err != nil {
+	if !n.gossip.shown(link.Peer(), n.now()) {
+		_ = s.Reset()
 		return
 	}
-	if c, err := transparency.ParseCheckpoint(note); err == nil && n.waitSize(c.Size, deadline) != nil {
-		return // still catching up; the next one comes within a second of growth
+	deadline := n.now().Add(cosignWithin)
+	_ = s.SetDeadline(deadline)
+	note, err := readFrame(s, maxCheckpoint)
+	if err != nil || n.gossip.bad(note) {
+		return
 	}
-	if err := n.acceptCheckpoint(note); err != nil {
-		n.log.Warn("checkpoint not accepted", "from", n.nameOf(link.Peer()), "error", err)
+	if c, err := transparency.ParseCheckpoint(note); err == nil && c.Origin == n.origin() {
+		_ = n.waitSize(c.Size, deadline) // else it is kept until the tree has come to it
+	}
+	if err := n.hearCheckpoint(link.Peer(), note); errors.Is(err, errForeign) {
+		n.gossip.fault(link.Peer(), note, n.now())
+		n.strangers.Info("checkpoint not believed", "from", n.nameOf(link.Peer()), "error", err)
+	} else if err != nil {
+		n.strangers.Warn("checkpoint not accepted", "from", n.nameOf(link.Peer()), "error", err)
 	}
 }
 
@@ -202,12 +238,17 @@ func (n *Node) acceptCheckpoint(note []byte) error {
 		return err
 	}
 	if root != v.Root {
-		return fmt.Errorf("size %d has root %s here, the checkpoint says %s: two histories", v.Size, root, v.Root)
+		return fmt.Errorf("size %d has root %s here, the checkpoint says %s: %w", v.Size, root, v.Root, errTwoHistories)
 	}
 	if v.Level < transparency.Published {
 		return fmt.Errorf("size %d is cosigned by %v only", v.Size, v.Orgs)
 	}
-	if before, _ := n.lastPublished(); before.Size == v.Size {
+	if err := n.agreesWithSeen(note, v); err != nil {
+		return err
+	}
+	before, _ := n.lastPublished()
+	n.noteWitnessed(v)
+	if before.Size == v.Size {
 		older, newer := before.note, note
 		if olderThan(v, before.Verified) {
 			older, newer = note, before.note
@@ -223,6 +264,9 @@ func (n *Node) acceptCheckpoint(note []byte) error {
 		return err
 	}
 	n.machine.published(v.Size, note)
+	if !olderThan(v, before.Verified) {
+		n.believed(note)
+	}
 	return nil
 }
 
@@ -241,14 +285,16 @@ func olderThan(a, b transparency.Verified) bool {
 // publishHere serves a checkpoint that was verified, unless it is older than the one that is served.
 // One that shows no new cosignature of seats does not put off the leader's next.
 func (n *Node) publishHere(note []byte, v transparency.Verified) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if olderThan(v, n.newest.Verified) {
+	n.publishing.Lock()
+	defer n.publishing.Unlock()
+	if now, _ := n.lastPublished(); olderThan(v, now.Verified) {
 		return nil
 	}
-	if err := n.machine.tree.Publish(note); err != nil {
+	if err := n.machine.tree.Publish(note); err != nil { // to the disk: nobody waits for it who asks for n.mu
 		return err
 	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	if olderThan(n.newest.Verified, v) {
 		n.newestAt = n.now()
 	}
@@ -271,7 +317,9 @@ func (n *Node) checkpointPolicy() transparency.Policy {
 		p.Quorum = transparency.Quorum{Published: s.Quorum(), Strong: s.StrongQuorum()}
 	})
 	for _, c := range n.cosigners() {
-		p.Cosigners = append(p.Cosigners, c)
+		if !n.conflicts.guilty(c.Name) {
+			p.Cosigners = append(p.Cosigners, c)
+		}
 	}
 	p.Outside = n.outsideKeys()
 	return p

@@ -88,6 +88,8 @@ type LogStatus struct {
 	Published PublishedStatus `json:"published"`
 	// Outbox is what this node has found and the log does not hold yet.
 	Outbox OutboxStatus `json:"outbox"`
+	// Conflicts are other histories of the log that this node was shown.
+	Conflicts []ConflictStatus `json:"conflicts"`
 }
 
 // PublishedStatus is the newest checkpoint that this node has verified.
@@ -101,10 +103,13 @@ type PublishedStatus struct {
 }
 
 // OutsideStatus is one outside witness: At is when it cosigned the newest published checkpoint, if
-// it has; Error is why this node, as leader, could not show it one, since when.
+// it has; Size and Last name the newest one that it is known to have cosigned, and when; Error is why this
+// node, as leader, could not show it one, since when.
 type OutsideStatus struct {
 	Name  string     `json:"name"`
 	At    *time.Time `json:"at"`
+	Size  uint64     `json:"size,omitempty"`
+	Last  *time.Time `json:"last,omitempty"`
 	Error string     `json:"error,omitempty"`
 	Since *time.Time `json:"since,omitempty"`
 }

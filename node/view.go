@@ -80,6 +80,7 @@ func (n *Node) logStatus() LogStatus {
 	}
 	out.Published.Outside = n.outsideStatus()
 	out.Outbox = n.edges.status()
+	out.Conflicts = n.conflictStatuses()
 	return out
 }
 
@@ -167,6 +168,7 @@ func (n *Node) explain(s *Status, seats []consensus.Node, quorum, organisations 
 	s.Warnings = append(s.Warnings, n.platformWarnings()...)
 	s.Warnings = append(s.Warnings, n.outsideWarnings()...)
 	s.Warnings = append(s.Warnings, n.outboxWarnings()...)
+	s.Warnings = append(s.Warnings, conflictWarnings(s.Log.Conflicts)...)
 	if err := n.machine.Halted(); err != nil {
 		s.Warnings = append(s.Warnings, err.Error())
 	}

@@ -124,6 +124,8 @@ func witnessed(o node.OutsideStatus) string {
 		return "cosigned the published log at " + o.At.Format(time.RFC3339)
 	case o.Error != "" && o.Since != nil:
 		return fmt.Sprintf("not since %s: %s", o.Since.Format(time.RFC3339), printable(o.Error))
+	case o.Last != nil:
+		return fmt.Sprintf("cosigned size %d at %s; the log has grown since", o.Size, o.Last.Format(time.RFC3339))
 	}
 	return "has not cosigned the published log"
 }

@@ -43,18 +43,24 @@ var ErrAhead = errors.New("the witness has cosigned a larger log")
 
 // Refused is a witness's refusal.
 type Refused struct {
-	Status  int // as in the C2SP document: 400 malformed, 403 signature, 404 origin, 422 proof
+	Status  int // as in the C2SP document: 400 malformed, 403 signature, 404 origin, 409 root, 422 proof
 	Message string
 }
 
 // Error says what the status means.
 func (r *Refused) Error() string {
 	what := map[int]string{http.StatusForbidden: "it does not accept the log key", http.StatusNotFound: "it does not know this log's origin",
-		http.StatusUnprocessableEntity: "the log is no extension of what it has cosigned", http.StatusBadRequest: "it cannot read the request"}[r.Status]
+		http.StatusUnprocessableEntity: "the log is no extension of what it has cosigned", http.StatusBadRequest: "it cannot read the request",
+		http.StatusConflict: "it has cosigned another root of this size"}[r.Status]
 	if what == "" {
 		what = "it failed"
 	}
 	return fmt.Sprintf("%s (%d %.200q)", what, r.Status, r.Message)
+}
+
+// Disagrees reports whether the witness has cosigned another history of the log than it was shown.
+func (r *Refused) Disagrees() bool {
+	return r.Status == http.StatusUnprocessableEntity || r.Status == http.StatusConflict
 }
 
 // Log is what the client needs of the log.
@@ -111,13 +117,17 @@ func (c *Client) Cosign(ctx context.Context, checkpoint []byte) ([]byte, error) 
 		return nil, err
 	}
 	for range 2 {
-		lines, cosigned, err := c.add(ctx, min(c.last, cp.Size), cp.Size, checkpoint)
+		old := min(c.last, cp.Size)
+		lines, cosigned, err := c.add(ctx, old, cp.Size, checkpoint)
 		if err != nil {
 			return nil, fmt.Errorf("witness %s: %w", c.Name(), err)
 		}
 		if lines == nil {
 			if cosigned > cp.Size {
 				return nil, fmt.Errorf("witness %s: %w: %d, this one has %d", c.Name(), ErrAhead, cosigned, cp.Size)
+			}
+			if cosigned == old && old == cp.Size { // it is asked from where it stands, and has another root there
+				return nil, fmt.Errorf("witness %s: %w", c.Name(), &Refused{Status: http.StatusConflict, Message: fmt.Sprint(cosigned)})
 			}
 			c.last = cosigned
 			continue

@@ -1,0 +1,333 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/audit/misbehaviour"
+	"github.com/attestmesh/meshnode/consensus"
+	"github.com/attestmesh/meshnode/internal/durable"
+	"github.com/attestmesh/meshnode/internal/identity"
+	"github.com/attestmesh/meshnode/mesh"
+	"github.com/attestmesh/meshnode/transparency"
+)
+
+// parted is a mesh in which a traitor has shown two histories: each of two groups of seats has applied
+// another proposal. It returns a checkpoint of each, cosigned by the group and the traitor.
+func (c *crowd) parted(ours, theirs []*Node, traitor *Node) (own, other []byte) {
+	c.t.Helper()
+	for _, side := range []struct {
+		nodes []*Node
+		entry string
+		note  *[]byte
+	}{{ours, "ours", &own}, {theirs, "theirs", &other}} {
+		c.fed = side.nodes
+		c.order(consensus.KindProposal, c.proposal(crowdOrgs[:5], consensus.Action{AddEntry: &consensus.AddEntry{Entry: c.entry(side.entry)}}))
+		*side.note = c.noteOf(side.nodes[0], append([]*Node{traitor}, side.nodes...)...)
+	}
+	c.base++
+	return own, other
+}
+
+// noteOf is a checkpoint of one node's tree, signed by the log key and cosigned by whoever it is said to be.
+func (c *crowd) noteOf(of *Node, by ...*Node) []byte {
+	c.t.Helper()
+	size, root := of.machine.tree.Head()
+	return c.signed(of, transparency.Checkpoint{Origin: of.origin(), Size: size, Root: root}, by...)
+}
+
+func (c *crowd) signed(of *Node, at transparency.Checkpoint, by ...*Node) []byte {
+	c.t.Helper()
+	note, err := transparency.NewCheckpoint(at, crowdKey("log", "log"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, n := range by {
+		k := of.cosigners()[n.self]
+		line, err := transparency.Cosign(note, k.Name, n.keys.Cosigner)
+		if err == nil {
+			note, err = transparency.Merge(note, line, k)
+		}
+		if err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	return note
+}
+
+// believe has each node believe a checkpoint of its own history.
+func (c *crowd) believe(note []byte, nodes ...*Node) {
+	c.t.Helper()
+	for _, n := range nodes {
+		if err := n.acceptCheckpoint(note); err != nil {
+			c.t.Fatalf("%s: %v", n.ref, err)
+		}
+	}
+}
+
+func (n *Node) convictedOrgs() (out []string) {
+	for _, c := range n.conflictStatuses() {
+		for _, name := range c.Convicted {
+			out = append(out, strings.Split(strings.TrimPrefix(name, n.origin()+"/"), "/")[0])
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// Two groups that were shown two histories meet: both convict the traitor and nobody else, with a
+// file that anybody can verify, and cosign nothing more, since both histories were published.
+func TestTwoPublishedHistories(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrowd(t, len(crowdOrgs), func(int) string { return "new" })
+		defer c.close()
+		c.found()
+		c.affirm()
+		c.link(len(crowdOrgs) - 1)
+		traitor, ours, theirs := c.nodes[3], c.nodes[:3], c.nodes[4:]
+		for _, n := range c.nodes {
+			dir, err := durable.Open(filepath.Join(t.TempDir(), misbehaviourDir))
+			if err != nil {
+				t.Fatal(err)
+			}
+			n.conflicts.dir = dir
+		}
+		own, other := c.parted(ours, theirs, traitor)
+		c.believe(own, ours...)
+		c.believe(other, theirs...)
+		for _, n := range ours {
+			l, _ := theirs[0].linkTo(n.self)
+			theirs[0].showCheckpoint(t.Context(), []mesh.Link{l}, other)
+		}
+		// The others hear of it by a pull alone.
+		for _, n := range theirs {
+			l, _ := n.linkTo(ours[0].self)
+			for range 2 { // who has not said what it has is sent nothing
+				if _, err := n.gossipOnce(t.Context(), l); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		synctest.Wait()
+		for _, n := range slices.Concat(ours, theirs) {
+			status := n.conflictStatuses()
+			if got := n.convictedOrgs(); fmt.Sprint(got) != fmt.Sprintf("[%s]", traitor.ref.Org) || !status[0].Published || status[0].Code != attest.CodeMisbehaviour {
+				t.Fatalf("%s convicts %v: %+v", n.ref, got, status)
+			}
+			raw, err := os.ReadFile(status[0].File)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r, err := misbehaviour.Verify(raw, c.genesis)
+			if err != nil || len(r.Convicted) != 1 || r.Convicted[0].Peer != traitor.self {
+				t.Errorf("%s: the file says %+v, %v", n.ref, r.Convicted, err)
+			}
+			if !strings.Contains(fmt.Sprint(n.Status().Warnings), "misbehaviour: two histories") {
+				t.Errorf("%s does not say so: %q", n.ref, n.Status().Warnings)
+			}
+			for _, by := range []identity.PeerID{ours[0].self, n.self} {
+				if err := n.mayCosign(by); !errors.Is(err, errTwoHistories) {
+					t.Errorf("%s cosigns: %v", n.ref, err)
+				}
+			}
+		}
+		// A node that starts anew on that directory knows it still.
+		again := c.nodes[0]
+		dir := again.conflicts.dir
+		again.conflicts = newConflicts()
+		again.loadConflicts(dir)
+		if got := again.convictedOrgs(); len(got) != 1 || again.mayCosign(again.self) == nil {
+			t.Errorf("after a restart %v are convicted", got)
+		}
+	})
+}
+
+// A seat that has cosigned another history, too few of which were cosigned, is not counted any more and
+// gets no cosignature; the others go on.
+func TestConvictedIsNotCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrowd(t, len(crowdOrgs), func(int) string { return "new" })
+		defer c.close()
+		c.found()
+		c.affirm()
+		c.link(1)
+		traitor, ours, theirs := c.nodes[6], c.nodes[:5], c.nodes[5:6]
+		own, other := c.parted(ours, theirs, traitor)
+		c.believe(own, ours...)
+		n := ours[0]
+		if err := n.hearCheckpoint(theirs[0].self, other); !errors.Is(err, errTwoHistories) {
+			t.Fatal(err)
+		}
+		if got := n.convictedOrgs(); fmt.Sprint(got) != fmt.Sprintf("[%s]", traitor.ref.Org) || n.conflictStatuses()[0].Published {
+			t.Fatalf("convicted %v, %+v", got, n.conflictStatuses())
+		}
+		if n.mayCosign(traitor.self) == nil || n.mayCosign(ours[1].self) != nil {
+			t.Errorf("cosigns for the traitor: %v, for others: %v", n.mayCosign(traitor.self), n.mayCosign(ours[1].self))
+		}
+		c.fed = ours
+		c.propose(consensus.Action{AddEntry: &consensus.AddEntry{Entry: c.entry("next")}})
+		if err := n.acceptCheckpoint(c.noteOf(n, append([]*Node{traitor}, ours[:3]...)...)); err == nil {
+			t.Error("the traitor's cosignature still counts: with it there is a quorum")
+		}
+		if err := n.acceptCheckpoint(c.noteOf(n, ours[:4]...)); err != nil {
+			t.Errorf("the others alone: %v", err)
+		}
+	})
+}
+
+// Whoever has the log key and nobody's cosignature convicts nobody and stops nothing: an alarm, once.
+// Whoever has not even that costs itself a fault.
+func TestLeakedLogKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrowd(t, len(crowdOrgs)+1, func(int) string { return "new" })
+		defer c.close()
+		c.found()
+		c.affirm()
+		c.link(len(crowdOrgs))
+		n, thief := c.nodes[0], c.nodes[len(crowdOrgs)]
+		size, _ := n.machine.tree.Head()
+		c.believe(c.noteOf(n, c.nodes[:4]...), n)
+		show := func(note []byte) {
+			t.Helper()
+			l, ok := thief.linkTo(n.self)
+			if !ok {
+				t.Fatal("no link")
+			}
+			thief.showCheckpoint(t.Context(), []mesh.Link{l}, note)
+			synctest.Wait()
+		}
+		forged, err := transparency.NewCheckpoint(transparency.Checkpoint{Origin: n.origin(), Size: size, Root: transparency.Hash{1}}, crowdKey("thief", "log"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		show(forged)
+		if s := n.conflictStatuses(); len(s) != 0 || !n.gossip.bad(forged) {
+			t.Errorf("a checkpoint that nobody knows raises %+v", s)
+		}
+		for i := range 3 * maxAgainst {
+			show(c.signed(n, transparency.Checkpoint{Origin: n.origin(), Size: size - 1, Root: transparency.Hash{byte(i + 1)}}))
+			time.Sleep(time.Second)
+		}
+		s := n.conflictStatuses()
+		if len(s) == 0 || len(s) > maxAgainst {
+			t.Fatalf("%d alarms", len(s))
+		}
+		for _, x := range s {
+			if x.Code != attest.CodeLogKeyLeaked || len(x.Convicted) > 0 || x.Published {
+				t.Errorf("got %+v", x)
+			}
+		}
+		if w := fmt.Sprint(n.Status().Warnings); !strings.Contains(w, "log_key_leaked") {
+			t.Errorf("status does not say so: %s", w)
+		}
+		for _, by := range c.nodes {
+			if err := n.mayCosign(by.self); err != nil {
+				t.Errorf("for %s: %v", by.ref, err)
+			}
+		}
+		c.propose(consensus.Action{AddEntry: &consensus.AddEntry{Entry: c.entry("next")}})
+		if err := n.acceptCheckpoint(c.noteOf(n, c.nodes[:4]...)); err != nil {
+			t.Errorf("it does not go on: %v", err)
+		}
+	})
+}
+
+// A checkpoint that is larger than the own tree is looked at once the tree has come to it, and what is
+// kept until then is bounded.
+func TestCheckpointAheadOfTree(t *testing.T) {
+	c := newCrowd(t, len(crowdOrgs), func(int) string { return "new" })
+	defer c.close()
+	c.found()
+	c.affirm()
+	traitor, ours, theirs := c.nodes[6], c.nodes[:5], c.nodes[5:6]
+	c.fed = theirs
+	c.propose(consensus.Action{AddEntry: &consensus.AddEntry{Entry: c.entry("theirs")}})
+	other := c.noteOf(theirs[0], theirs[0], traitor)
+	c.base = 0
+	n := ours[0]
+	if err := n.hearCheckpoint(theirs[0].self, other); err != nil || len(n.conflictStatuses()) != 0 {
+		t.Fatalf("%v, %+v", err, n.conflictStatuses())
+	}
+	for i := range 2 * maxAhead {
+		note := c.signed(n, transparency.Checkpoint{Origin: n.origin(), Size: 1 << 20, Root: transparency.Hash{byte(i)}})
+		if err := n.hearCheckpoint(identity.PeerID(fmt.Sprint("peer ", i)), note); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := len(n.conflicts.ahead); got > maxAhead {
+		t.Errorf("%d checkpoints are kept", got)
+	}
+	n.conflicts.later(theirs[0].self, other) // it may have made room
+	c.fed = ours
+	c.propose(consensus.Action{AddEntry: &consensus.AddEntry{Entry: c.entry("ours")}})
+	c.propose(consensus.Action{AddEntry: &consensus.AddEntry{Entry: c.entry("more")}})
+	n.reviewAhead()
+	if got := n.convictedOrgs(); len(got) != 0 {
+		t.Fatalf("convicted %v before any checkpoint of its own covers it", got)
+	}
+	c.believe(c.noteOf(n, append([]*Node{traitor}, ours...)...), n)
+	if got := n.convictedOrgs(); fmt.Sprint(got) != fmt.Sprintf("[%s]", traitor.ref.Org) {
+		t.Errorf("convicted %v", got)
+	}
+}
+
+// L3: a node believes no checkpoint that is older than one that an earlier boot of it has kept, nor one
+// of a history that has another root there.
+func TestOlderThanSeen(t *testing.T) {
+	c := newCrowd(t, len(crowdOrgs), func(int) string { return "new" })
+	defer c.close()
+	c.found()
+	c.affirm()
+	n := c.nodes[0]
+	older := c.noteOf(n, c.nodes[:4]...)
+	c.propose(consensus.Action{AddEntry: &consensus.AddEntry{Entry: c.entry("next")}})
+	newer := c.noteOf(n, c.nodes[:4]...)
+	kept := func(note []byte) {
+		t.Helper()
+		n.cfg.Data = t.TempDir()
+		dir, err := durable.Open(filepath.Join(n.cfg.Data, "boot-1", "log"))
+		if err == nil {
+			err = dir.WriteFile("checkpoint", note, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.seen = nil
+		n.loadSeen()
+	}
+	refused := func(note []byte, claim string) {
+		t.Helper()
+		var r *RefusedError
+		if err := n.acceptCheckpoint(note); !errors.As(err, &r) || r.Reason.Code != attest.CodeRolledBack || !strings.Contains(r.Reason.Claim, claim) {
+			t.Errorf("got %v", err)
+		}
+		if p, _ := n.lastPublished(); p.note != nil {
+			t.Error("it is believed all the same")
+		}
+	}
+	kept(newer)
+	refused(older, "checkpoint")
+	size, _ := n.machine.tree.Head()
+	kept(c.signed(n, transparency.Checkpoint{Origin: n.origin(), Size: size - 1, Root: transparency.Hash{7}}, c.nodes[2], c.nodes[6]))
+	refused(newer, "root")
+	if got := n.convictedOrgs(); fmt.Sprint(got) != fmt.Sprintf("[%s]", c.nodes[2].ref.Org) {
+		t.Errorf("who has cosigned both: %v", got)
+	}
+	n.conflicts = newConflicts()
+	other, err := transparency.NewCheckpoint(transparency.Checkpoint{Origin: n.origin(), Size: size + 9, Root: transparency.Hash{7}}, crowdKey("thief", "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept(other) // put there by whoever owns the disk
+	if err := n.acceptCheckpoint(newer); err != nil {
+		t.Errorf("a file that the log key has not signed: %v", err)
+	}
+}
