@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/consensus"
@@ -49,6 +50,9 @@ func (j judge) Credential(peer identity.PeerID, raw []byte) (mesh.Subject, *atte
 	if !started && !c.HasRole(RoleSeat) && n.isSeat() {
 		return mesh.Subject{}, reason(attest.CodeNotStarted, "mesh", "founding seats only", "an ordered Bootstrap")
 	}
+	if why := n.notStrongCredential(raw, c); why != nil {
+		return mesh.Subject{}, why
+	}
 	n.peers.meet(peer, c.Ref())
 	return mesh.Subject{Peer: peer, Node: c.Ref(), BootSeq: c.BootSeq, Roles: c.Roles, Credential: raw}, nil
 }
@@ -60,7 +64,9 @@ func (j judge) Appraise(ctx context.Context, s mesh.Subject, ev attest.Evidence,
 	if err != nil {
 		raw = nil // it came from the wire and was decoded from these bytes: cannot fail
 	}
-	j.n.edges.record(s, raw, result)
+	if len(result.Reasons) == 0 || result.Reasons[0].Code != attest.CodeNotStrong { // which is about the log, not about the subject
+		j.n.edges.record(s, raw, result)
+	}
 	return claims, result
 }
 
@@ -71,7 +77,18 @@ func (j judge) Rejudge(s mesh.Subject, c attest.Claims) attest.Result {
 	if why := n.dismissed(s.Peer, s.Credential); why != nil {
 		return attest.Refuse(n.time(), *why)
 	}
-	return attest.Appraise(c, n.policyFor(s), n.time())
+	return n.acceptable(s, c, n.time())
+}
+
+// acceptable decides about claims by the policy in force, and by the one before where that is not strong.
+func (n *Node) acceptable(s mesh.Subject, c attest.Claims, now time.Time) attest.Result {
+	r := attest.Appraise(c, n.policyFor(s), now)
+	if r.Affirming() {
+		if why := n.notStrong(s, c); why != nil {
+			return attest.Refuse(now, *why)
+		}
+	}
+	return r
 }
 
 // appraise opens the second and the third door: a Scheme for authenticity, with the word of
@@ -94,7 +111,7 @@ func (n *Node) appraise(ctx context.Context, s mesh.Subject, ev attest.Evidence,
 	if why != nil {
 		return attest.Claims{}, attest.Refuse(now, *why)
 	}
-	return claims, attest.Appraise(claims, n.policyFor(s), now)
+	return claims, n.acceptable(s, claims, now)
 }
 
 // vouched adds to claims what the subject's Credential says about its attestation key. It was

@@ -38,6 +38,7 @@ type crowd struct {
 	nonce     int
 	base      uint64
 	fed       []*Node // whose machines the test feeds; nil: all
+	weak      bool    // what is ordered is not strong at once
 	// kind of the evidence, the schemes that verify it, and what makes that of node i; the
 	// second result is the machine below, where the first is more than it.
 	kind    string
@@ -208,6 +209,9 @@ func (c *crowd) order(kind consensus.Kind, envelopes ...[]byte) {
 	for _, n := range c.feeds() {
 		if out := n.machine.apply(raw); out.Err != nil || out.Reason != nil {
 			c.t.Fatalf("%s at %s: %v %v", kind, n.ref, out.Err, out.Reason)
+		}
+		if !c.weak {
+			n.machine.strengthen(n.machine.tree.Size())
 		}
 	}
 }

@@ -100,7 +100,7 @@ func (n *Node) evict(link mesh.Link, result attest.Result, decided time.Time) {
 	}
 	n.peers.refuse(s.Peer, why, n.openings())
 	switch why.Code {
-	case attest.CodeRetired, attest.CodeOrganisationRemoved, attest.CodeNoCredential: // not about what it runs
+	case attest.CodeRetired, attest.CodeOrganisationRemoved, attest.CodeNoCredential, attest.CodeNotStrong: // not about what it runs
 	default:
 		n.edges.record(s.Subject, nil, result)
 	}

@@ -39,6 +39,7 @@ func (n *Node) completed(f freshness) {
 	n.mu.Lock()
 	n.fresh = f
 	n.mu.Unlock()
+	n.machine.vouched()
 	n.changed.notify()
 }
 

@@ -75,12 +75,12 @@ func (m *Machine) Hears() bool {
 	return !m.heard.Empty()
 }
 
-// Openings counts what may let in again whom the policy refused: widenings, and what was heard
-// and ended without having been ordered. A narrowing lets in nobody.
+// Openings counts what may let in again whom the policy refused: widenings, when they are ordered and
+// when they are strong, and what was heard and ended without having been ordered. A narrowing lets in nobody.
 func (m *Machine) Openings() uint64 {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	return m.basis().Base() + m.lapsed
+	return m.basis().Base() + m.lapsed + m.opened
 }
 
 func (n *Node) openings() uint64 { return n.machine.Openings() }

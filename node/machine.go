@@ -82,6 +82,9 @@ type Machine struct {
 	pulled  *consensus.PolicyState       // guarded by mu; a policy chain ahead of the ordered one, or nil
 	heard   consensus.Provisional        // guarded by mu; see heard.go
 	lapsed  uint64                       // guarded by mu; counts what left heard without having been ordered
+	gated   bool                         // guarded by mu; see strong.go
+	awaited []awaited                    // guarded by mu; oldest first
+	opened  uint64                       // guarded by mu; counts changes that have become strong
 	halted  error                        // guarded by mu
 }
 
@@ -184,7 +187,12 @@ func (m *Machine) dispatch(raw []byte) ([][]byte, Applied, error) {
 		out := m.ledger.Apply(string(c.Kind), c.Body, m.members(m.state))
 		return out.Leaves, Applied{Reason: out.Reason, kind: c.Kind}, nil
 	}
+	var before *consensus.PolicyState
+	if c.Kind == consensus.KindProposal && m.gated {
+		before, _ = m.state.PolicyState.Append(nil) // a copy
+	}
 	out := m.state.Apply(c)
+	m.notInForce(before, m.tree.Size()) // its leaf is the next
 	if out.Reason == nil && out.EpochChanged {
 		m.applied[m.state.Epoch()] = m.now()
 	}

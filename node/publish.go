@@ -264,6 +264,9 @@ func (n *Node) acceptCheckpoint(note []byte) error {
 		return err
 	}
 	n.machine.published(v.Size, note)
+	if strong(v) {
+		n.machine.strengthen(v.Size)
+	}
 	if !olderThan(v, before.Verified) {
 		n.believed(note)
 	}

@@ -442,13 +442,14 @@ func (m *Machine) adopt(r *restored) error {
 		m.halted = fmt.Errorf("%w while a snapshot was restored: %w", errHalted, err)
 		return m.halted
 	}
-	next := r.machine
+	next, policy := r.machine, m.state.PolicyState
 	m.state, m.ledger, m.history, m.base, m.saved = next.state, next.ledger, next.history, next.base, next.saved
 	for h, i := range next.leaves {
 		m.leaves[h] = i
 	}
 	m.states.published, m.states.pending = r.saved, nil
 	m.before = before
+	m.notInForce(policy, m.tree.Size()-1) // what it has passed over
 	m.applied[m.state.Epoch()] = m.now()
 	if now := m.now(); !m.tickAt.IsZero() && now.Sub(m.tickAt) > maxStaleness {
 		m.gaps++

@@ -169,6 +169,7 @@ func (n *Node) explain(s *Status, seats []consensus.Node, quorum, organisations 
 	s.Warnings = append(s.Warnings, n.outsideWarnings()...)
 	s.Warnings = append(s.Warnings, n.outboxWarnings()...)
 	s.Warnings = append(s.Warnings, conflictWarnings(s.Log.Conflicts)...)
+	s.Warnings = append(s.Warnings, n.strongWarnings()...)
 	if err := n.machine.Halted(); err != nil {
 		s.Warnings = append(s.Warnings, err.Error())
 	}
