@@ -39,6 +39,8 @@ type crowd struct {
 	base      uint64
 	fed       []*Node // whose machines the test feeds; nil: all
 	weak      bool    // what is ordered is not strong at once
+	// faced, if set, stands between a node and its mesh.
+	faced func(i int, m mesh.Mesh) mesh.Mesh
 	// kind of the evidence, the schemes that verify it, and what makes that of node i; the
 	// second result is the machine below, where the first is more than it.
 	kind    string
@@ -97,7 +99,13 @@ func (noDirectory) Policy(context.Context, string) (PolicyDocument, error) {
 // seats; release says what each runs, which must be "new" or "old".
 func newCrowd(t testing.TB, n int, release func(i int) string) *crowd {
 	t.Helper()
-	c := &crowd{t: t, forger: attesttest.New("crowd"), kind: attest.KindSim}
+	return newFacedCrowd(t, n, release, nil)
+}
+
+// newFacedCrowd is newCrowd with crowd.faced.
+func newFacedCrowd(t testing.TB, n int, release func(i int) string, faced func(i int, m mesh.Mesh) mesh.Mesh) *crowd {
+	t.Helper()
+	c := &crowd{t: t, forger: attesttest.New("crowd"), kind: attest.KindSim, faced: faced}
 	c.schemes = []attest.Scheme{c.forger.Scheme()}
 	c.machine = func(_ int, measurement string) (attest.Attester, *attesttest.Attester) {
 		a := c.forger.Attester(measurement)
@@ -167,7 +175,13 @@ func (c *crowd) add(i int, release string) {
 	a, below := c.machine(i, attesttest.Measurement(release))
 	deps := Deps{Genesis: c.genesis, Attester: a, Schemes: c.schemes, Directory: noDirectory{}, InMemory: true,
 		Enroller: func(k Keys) Enroller { return crowdEnroller{c, cfg.Ref(), cfg.Roles, k} },
-		NewMesh:  func(m mesh.Config) (mesh.Mesh, error) { return mesh.NewMemory(&c.network, m) }}
+		NewMesh: func(m mesh.Config) (mesh.Mesh, error) {
+			out, err := mesh.NewMemory(&c.network, m)
+			if err == nil && c.faced != nil {
+				out = c.faced(i, out)
+			}
+			return out, err
+		}}
 	n, err := newNode(context.Background(), cfg, deps)
 	if err != nil {
 		c.t.Fatal(err)
