@@ -22,7 +22,8 @@ type Auditor struct {
 	opts   Options
 	once   bool // asked once: nothing is kept to go back to
 	claims *claims
-	watch  func(Seen) // as Options.After
+	again  *reappraisal // nil where no evidence was disclosed
+	watch  func(Seen)   // as Options.After
 
 	held          Head                      // the newest checkpoint that held
 	good          []byte                    // as saved there; nil before
@@ -270,6 +271,9 @@ func (a *Auditor) leaf(e transparency.Entry) error {
 		a.opts.Before(a.seen(seen))
 	}
 	seen.Findings = a.replay.leaf(e.Index, e.Leaf)
+	if len(seen.Findings) == 0 {
+		seen.Findings = a.again.leaf(e.Index, e.Leaf, a.State())
+	}
 	a.leaves.add(seen.Findings...)
 	a.fresh.add(seen.Findings...)
 	if e.Index == 0 && a.replay.state != nil {

@@ -16,9 +16,17 @@ import (
 // saltSize is what a node keeps before the evidence, to open the commitment with.
 const saltSize = 32
 
-// Evidence is what members have disclosed to an auditor: directories in which a file that a
-// commitment names holds the salt and the encoded evidence, as nodes keep them; the data
-// directory of a node, or a directory of such files.
+// Evidence is what members have disclosed to an auditor: directories in which the file that a
+// commitment names (64 characters of lower-case hex, the "evidence" of an attestation result)
+// holds 32 bytes of salt and then the evidence as it was encoded on the wire:
+//
+//	COMMITMENT                        as log disclose writes it
+//	evidence/COMMITMENT
+//	*/evidence/COMMITMENT
+//	*/evidence/ORG/NODE/COMMITMENT    the data directory of a node; ORG/NODE is the subject
+//
+// Nothing else in them is read: which leaf a file belongs to says the log, and whether it is
+// the right file the commitment. Where several directories have a file, the first that is right counts.
 type Evidence struct {
 	dirs    []fs.FS
 	schemes map[identity.MeshID]map[string]attest.Scheme
@@ -29,46 +37,63 @@ func NewEvidence(dirs ...fs.FS) *Evidence {
 	return &Evidence{dirs: dirs, schemes: map[identity.MeshID]map[string]attest.Scheme{}}
 }
 
+// errForeign is of a file that is not what its result commits to.
+var errForeign = errors.New("the file is not what the result commits to")
+
 // Disclose finds the evidence behind a result, holds it against the commitment and verifies
 // it under the roots of g, at the time of the result.
 func (e *Evidence) Disclose(g *consensus.Genesis, res *consensus.AttestationResult) Disclosed {
-	raw, err := e.find(res.Evidence)
+	raw, err := e.open(res)
 	if errors.Is(err, fs.ErrNotExist) {
 		return Disclosed{}
-	}
-	if err == nil && (len(raw) < saltSize || consensus.EvidenceCommitment([saltSize]byte(raw[:saltSize]), raw[saltSize:]) != res.Evidence) {
-		err = errors.New("the file is not what the result commits to")
 	}
 	if err != nil {
 		return Disclosed{Given: true, Err: err}
 	}
-	claims, err := e.verify(g, raw[saltSize:], res)
+	claims, err := e.verify(g, raw, res)
 	return Disclosed{Given: true, Claims: claims, Err: err}
 }
 
-// find reads the file of a commitment, which is 64 characters of hex.
-func (e *Evidence) find(commitment string) ([]byte, error) {
+// open returns the encoded evidence behind a result. The error is errForeign, wraps
+// fs.ErrNotExist, or says why a file could not be read.
+func (e *Evidence) open(res *consensus.AttestationResult) ([]byte, error) {
+	patterns := []string{res.Evidence, "evidence/" + res.Evidence, "*/evidence/" + res.Evidence,
+		fmt.Sprintf("*/evidence/%s/%s", res.Subject.Node, res.Evidence)}
+	err := error(fs.ErrNotExist)
 	for _, dir := range e.dirs {
-		for _, pattern := range []string{commitment, "evidence/" + commitment, "*/evidence/" + commitment} {
-			names, err := fs.Glob(dir, pattern)
-			if err != nil || len(names) == 0 {
-				continue
+		for _, pattern := range patterns {
+			names, bad := fs.Glob(dir, pattern)
+			if bad != nil {
+				return nil, bad
 			}
-			return readSmall(dir, names[0])
+			for _, name := range names {
+				raw, failed := readSmall(dir, name)
+				if failed == nil && (len(raw) < saltSize || consensus.EvidenceCommitment([saltSize]byte(raw[:saltSize]), raw[saltSize:]) != res.Evidence) {
+					failed = errForeign
+				}
+				if failed == nil {
+					return raw[saltSize:], nil
+				}
+				err = failed
+			}
 		}
 	}
-	return nil, fs.ErrNotExist
+	return nil, err
 }
 
 func readSmall(dir fs.FS, name string) ([]byte, error) {
+	st, err := fs.Stat(dir, name) // before Open, which waits for the writer of a fifo
+	if err != nil {
+		return nil, err
+	}
+	if !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is no file", name)
+	}
 	f, err := dir.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is no file", name)
-	}
 	raw, err := io.ReadAll(io.LimitReader(f, saltSize+attest.MaxEvidence+1))
 	if err == nil && len(raw) > saltSize+attest.MaxEvidence {
 		err = fmt.Errorf("%s is larger than any evidence", name)
@@ -97,5 +122,5 @@ func (e *Evidence) verify(g *consensus.Genesis, raw []byte, res *consensus.Attes
 	if scheme == nil || ev.Kind != res.Kind && res.Kind != "" {
 		return attest.Claims{}, fmt.Errorf("evidence of kind %q behind a result on %q", ev.Kind, res.Kind)
 	}
-	return scheme.Verify(context.Background(), ev, nil, res.At)
+	return attest.Verify(context.Background(), scheme, ev, nil, res.At)
 }

@@ -43,6 +43,16 @@
 // a checkpoint that is newer than the log that was read, the last is left to its
 // cosigners, who are then those at the log's end.
 //
+// # Disclosed evidence
+//
+// Of what members have disclosed (Options.Disclosed) each result is held against the evidence that
+// it commits to: the commitment, the evidence's authenticity under the roots in genesis, and, of an
+// affirming result, its kind, measurement and entry under the policy at that place in the log. So a
+// result is found that says what its evidence does not, by whatever number of verifiers it was signed
+// (disclosed_judge.go). Evidence that was not disclosed is counted, and no finding unless it is
+// asked for. That disclosed evidence was shown on the connection which the result is about, nobody can
+// check afterwards.
+//
 // # Impact
 //
 // An impact (ImpactOf) asks what, in the log that is audited meanwhile, relied on an entry, a
@@ -59,5 +69,5 @@
 //
 // Everything wrong is a finding of index, code and message. Codes are those of packages
 // transparency and attest, and the constants of this package. A report is ok if it has no
-// finding; "stale" and "unavailable" alone mean that it could not be decided.
+// finding; "stale", "unavailable" and "evidence_withheld" alone mean that it could not be decided.
 package audit

@@ -67,7 +67,9 @@ func (m *mesh) audit(location string, change ...func(*Options)) Report {
 	defer r.Close()
 	report, err := Log(m.t.Context(), r, opts)
 	m.check(err)
-	keep(m.t, location, opts, report)
+	if opts.Disclosed == nil {
+		keep(m.t, location, opts, report)
+	}
 	if report.OK != (len(report.Findings) == 0) {
 		m.t.Errorf("ok is %v with findings %v", report.OK, report.Findings)
 	}

@@ -26,6 +26,11 @@ type Options struct {
 	// Claims are leaves that are said to be in the log; what they are worth is in
 	// Report.Claims. They are for Log alone.
 	Claims []Claim
+	// Disclosed is evidence that members have disclosed; results are held against it, and what comes of
+	// that is in Report.Disclosed. Nil appraises nothing anew. It is for Log alone.
+	Disclosed *Evidence
+	// RequireDisclosed finds affirming results whose evidence was not disclosed.
+	RequireDisclosed bool
 	// Progress is called as entries are read; it may be nil. An Auditor can be saved then.
 	Progress func(done, size uint64)
 	// Before and After are shown every leaf in order, before and after its replay; they may be
@@ -70,7 +75,7 @@ func Log(ctx context.Context, r *transparency.Reader, opts Options) (Report, err
 // newOnce returns an auditor that is asked once.
 func newOnce(opts Options) *Auditor {
 	a := New(opts)
-	a.once, a.claims = true, newClaims(opts.Claims)
+	a.once, a.claims, a.again = true, newClaims(opts.Claims), newReappraisal(opts)
 	return a
 }
 
@@ -80,7 +85,7 @@ func (a *Auditor) audit(ctx context.Context, r *transparency.Reader) (Report, er
 	}
 	e, err := a.Extend(ctx, r, a.opts.At)
 	if ctx.Err() == nil {
-		e.Report.Claims = a.claims.judged(a)
+		e.Report.Claims, e.Report.Disclosed = a.claims.judged(a), a.again.report()
 	}
 	return e.Report, err
 }

@@ -40,6 +40,8 @@ type Report struct {
 	Findings  []transparency.Finding `json:"findings"`
 	// Recoveries are the places at which the log goes on in a higher incarnation.
 	Recoveries []Recovered `json:"recoveries,omitempty"`
+	// Disclosed is what disclosed evidence says; nil where none was given.
+	Disclosed *Reappraised `json:"disclosed,omitempty"`
 
 	// State is what the leaves lead to; nil where they do not hold.
 	State *consensus.State `json:"-"`
@@ -64,10 +66,10 @@ type Report struct {
 }
 
 // Undecided reports whether the findings, if there are any, say no more than that the log
-// is too old or could not be read.
+// is too old or could not be read, or that evidence was withheld that was asked for.
 func (r *Report) Undecided() bool {
 	for _, f := range r.Findings {
-		if f.Code != CodeStale && f.Code != CodeUnavailable {
+		if f.Code != CodeStale && f.Code != CodeUnavailable && f.Code != CodeEvidenceWithheld {
 			return false
 		}
 	}
@@ -84,6 +86,9 @@ func (r *Report) Proves() []string {
 		fmt.Sprintf("%d organisations have each computed that root themselves: another history of that size needs signatures that convict them", len(r.Cosigners)),
 		fmt.Sprintf("each of the %d changes to the allowed software, or to who decides about it, had the signatures of enough organisations of its time", r.Policies),
 		fmt.Sprintf("each of the %d attestation results was signed by a member of its time and, if affirming, named software allowed at its place in the log", r.Results),
+	}
+	if d := r.Disclosed; d != nil && d.Confirmed > 0 {
+		out = append(out, fmt.Sprintf("%d of the %d attestation results say what the evidence behind them says, verified anew under the roots in genesis and the policy of their place", d.Confirmed, d.Results))
 	}
 	for _, x := range r.Recoveries {
 		out = append(out, fmt.Sprintf("incarnation %d goes on from exactly the %d entries before it: its Recovery had the signatures of %v, its Bootstrap those of the enrollers of %v", x.Incarnation, x.Index, x.Signers, x.Founders))
@@ -105,11 +110,10 @@ func (r *Report) Proves() []string {
 
 // ProvesNot says in words what no audit of the log alone can prove.
 func (r *Report) ProvesNot() []string {
-	out := []string{
-		"that the results are true: the evidence behind them is not in the log, only commitments to it",
+	out := append(r.unseen(),
 		"that everything that happened was logged, or that nothing was logged after this checkpoint",
 		"that allowed software is good, or that the hardware of an affirmed node was not broken",
-	}
+	)
 	if len(r.Recoveries) > 0 {
 		out = append(out, "that nothing was ordered between a recovered checkpoint and the end of its incarnation: that is given up, by the organisations that signed the Recovery")
 	}
@@ -125,6 +129,19 @@ func (r *Report) ProvesNot() []string {
 	}
 	if r.Simulated {
 		out = append(out, "anything about hardware: this mesh admits SIMULATED evidence, which its host can forge")
+	}
+	return out
+}
+
+// unseen says which results rest on their verifiers' word.
+func (r *Report) unseen() []string {
+	d := r.Disclosed
+	if d == nil {
+		return []string{"that the results are true: the evidence behind them is not in the log, only commitments to it"}
+	}
+	out := []string{"that disclosed evidence was shown on the connection that its result is about: what it was bound to died with that"}
+	if d.Withheld+d.Undecided > 0 {
+		out = append(out, fmt.Sprintf("that the %d affirming results whose evidence was not disclosed, or the %d that it does not decide, are true", d.Withheld, d.Undecided))
 	}
 	return out
 }

@@ -24,6 +24,7 @@ import (
 func logAuditCommand() *cobra.Command {
 	var genesis, state string
 	var maxAge, saveEvery time.Duration
+	var disclosed disclosedFlags
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "audit [--genesis FILE] [--state FILE] DIR|URL",
@@ -36,6 +37,9 @@ address. With --state the audit is saved as it goes, and at its end: the next on
 FILE goes on from there, be it that this one was interrupted or killed or that the log has grown
 since, and requires that the log still is the one that was audited. Keep FILE as safe as the
 verdict has to be.
+
+With --disclosed, the evidence that members have disclosed (log disclose) is verified anew, and
+each result held against it; that takes the whole log, so not with --state.
 
 Exit 0: everything holds. 1: something does not; the findings say which entry
 and why. 2: the input is no log. 3: too old, or it could not be read to the end.`,
@@ -55,6 +59,9 @@ and why. 2: the input is no log. 3: too old, or it could not be read to the end.
 				}
 				opts.Genesis = g
 			}
+			if err := disclosed.apply(&opts); err != nil {
+				return err
+			}
 			kept := &keptAudit{path: state, every: saveEvery}
 			report, err := kept.run(cmd, args[0], opts)
 			if err != nil {
@@ -67,6 +74,8 @@ and why. 2: the input is no log. 3: too old, or it could not be read to the end.
 	cmd.Flags().DurationVar(&maxAge, "max-age", 0, "exit 3 if the quorum's cosignatures are older (default: 5m for a URL, no limit for a DIR)")
 	cmd.Flags().StringVar(&state, "state", "", "file to go on from and to save the audit in")
 	cmd.Flags().DurationVar(&saveEvery, "save-every", 10*time.Second, "how often to save with --state, besides at the end")
+	disclosed.add(cmd)
+	cmd.MarkFlagsMutuallyExclusive("state", "disclosed")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	return cmd
 }
@@ -212,6 +221,9 @@ func auditText(location string, r *audit.Report) string {
 	}
 	for _, f := range r.Findings {
 		fmt.Fprintf(&b, "FINDING    entry %d: %s: %s\n", f.Index, f.Code, f.Message)
+	}
+	if r.Disclosed != nil {
+		b.WriteString(disclosedText(r.Disclosed))
 	}
 	verdict := "everything holds"
 	if r.Undecided() {

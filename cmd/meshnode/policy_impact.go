@@ -3,8 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
 	"strings"
 	"time"
 
@@ -76,14 +74,10 @@ func (f *impactFlags) run(cmd *cobra.Command, args []string) error {
 			return err
 		}
 	}
-	var dirs []fs.FS
-	for _, dir := range f.evidence {
-		if st, err := os.Stat(dir); err != nil || !st.IsDir() {
-			return usageError("name a node's data directory, or its evidence directory", "--evidence %s: is no directory", dir)
-		}
-		dirs = append(dirs, os.DirFS(dir))
+	evidence, err := openEvidence("--evidence", f.evidence)
+	if err != nil {
+		return err
 	}
-	evidence := audit.NewEvidence(dirs...)
 	worst := 0
 	for _, location := range logs {
 		v, status, err := impactOf(cmd, location, g, q, evidence)
