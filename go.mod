@@ -25,7 +25,7 @@ require (
 	github.com/multiformats/go-multiaddr v0.16.1 // the addresses of the mesh port
 	github.com/multiformats/go-multistream v0.6.1 // names the protocol of each stream
 	github.com/rogpeppe/go-internal v1.14.1 // runs the scripts that test the command line
-	github.com/secure-systems-lab/go-securesystemslib v0.11.1 // the DSSE encoding that is signed
+	github.com/secure-systems-lab/go-securesystemslib v0.11.1 // the DSSE encoding that ours is held against
 	github.com/sigstore/sigstore v1.10.11 // signers and verifiers, of files and of key services
 	github.com/spf13/cobra v1.10.2 // the command line
 	github.com/transparency-dev/merkle v0.0.2 // the second Merkle implementation, which audits the first

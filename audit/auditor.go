@@ -174,7 +174,7 @@ func (a *Auditor) extend(ctx context.Context, r *transparency.Reader) (step, err
 		a.restart()
 		a.replay.at = a.at
 	}
-	walked, err := a.walker.Walk(ctx, r, head, transparency.WalkOptions{Each: a.leaf, Progress: a.opts.Progress})
+	walked, err := a.walker.Walk(ctx, r, head, transparency.WalkOptions{Prepare: func(leaf []byte) any { return readEntry(leaf) }, Each: a.leaf, Progress: a.opts.Progress})
 	a.report.Entries = walked.Read
 	if errors.Is(err, errStop) { // what the tree has to say hangs on a checkpoint that nobody signed
 		return stepRefused, nil
@@ -266,13 +266,17 @@ func (a *Auditor) place() (consensus.CheckpointSeen, error) {
 // leaf replays one leaf. After the Bootstrap of the checkpoint's incarnation, as soon as the
 // log key is known, the checkpoint must be signed by it, or the walk ends.
 func (a *Auditor) leaf(e transparency.Entry) error {
-	seen := Seen{Index: e.Index, Leaf: e.Leaf, Hash: e.Hash, Kind: kindOf(e.Leaf)}
+	read, ok := e.Prepared.(*entry)
+	if !ok {
+		return fmt.Errorf("audit: leaf %d was not read", e.Index)
+	}
+	seen := Seen{Index: e.Index, Leaf: read.Raw(), Hash: e.Hash, Kind: read.Kind(), read: read}
 	if a.opts.Before != nil {
 		a.opts.Before(a.seen(seen))
 	}
-	seen.Findings = a.replay.leaf(e.Index, e.Leaf)
+	seen.Findings = a.replay.leaf(e.Index, read)
 	if len(seen.Findings) == 0 {
-		seen.Findings = a.again.leaf(e.Index, e.Leaf, a.State())
+		seen.Findings = a.again.leaf(a.seen(seen))
 	}
 	a.leaves.add(seen.Findings...)
 	a.fresh.add(seen.Findings...)
@@ -287,7 +291,7 @@ func (a *Auditor) leaf(e transparency.Entry) error {
 	if err := a.tree.AppendHash(e.Hash); err != nil {
 		return err
 	}
-	a.claims.leaf(e.Index, e.Leaf, a)
+	a.claims.leaf(e.Index, read.Raw(), a)
 	if e.Index+1 == a.held.Size {
 		if root, err := a.tree.Root(); err != nil || root != a.held.Root {
 			a.foundFork(root)

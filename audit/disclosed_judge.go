@@ -10,7 +10,6 @@ import (
 
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/consensus"
-	"github.com/attestmesh/meshnode/internal/envelope"
 	"github.com/attestmesh/meshnode/internal/identity"
 	"github.com/attestmesh/meshnode/transparency"
 )
@@ -98,19 +97,17 @@ func (x *reappraisal) report() *Reappraised {
 
 // leaf is called after each leaf that the replay found as it should be, with the state that
 // this leads to.
-func (x *reappraisal) leaf(index uint64, leaf []byte, s *consensus.State) []transparency.Finding {
+func (x *reappraisal) leaf(seen Seen) []transparency.Finding {
+	index, s := seen.Index, seen.State
 	if x == nil || s == nil {
 		return nil
 	}
 	if _, known := x.epochs[s.Epoch()]; !known {
 		x.epochs[s.Epoch()] = len(s.PolicyChain())
 	}
-	if kindOf(leaf) != envelope.TypeAttestationResult {
-		return nil
-	}
-	res, err := consensus.ParseResult(leaf)
-	if err != nil {
-		return nil // the replay says so
+	res := seen.Result()
+	if res == nil {
+		return nil // or the replay says why it is none
 	}
 	x.out.Results++
 	raw, err := x.e.open(res)

@@ -148,9 +148,9 @@ func (t *tracer) leaf(s Seen) {
 	if len(s.Findings) == 0 && s.State != nil {
 		switch s.Kind {
 		case envelope.TypeAttestationResult:
-			t.result(s.Index, s.Leaf)
+			t.result(s.Index, s.Result())
 		case envelope.TypeRound:
-			t.round(s.Index, s.Leaf)
+			t.round(s.Index, s.Round())
 		}
 	}
 	if len(t.out.Admissions) > 0 || t.err != nil {
@@ -160,9 +160,8 @@ func (t *tracer) leaf(s Seen) {
 	t.size = s.Index + 1
 }
 
-func (t *tracer) result(index uint64, leaf []byte) {
-	res, err := consensus.ParseResult(leaf)
-	if err != nil || !t.q.Since.IsZero() && !res.Expires.After(t.q.Since) {
+func (t *tracer) result(index uint64, res *consensus.AttestationResult) {
+	if res == nil || !t.q.Since.IsZero() && !res.Expires.After(t.q.Since) {
 		return
 	}
 	relied, decided := t.relied(res)
@@ -241,9 +240,8 @@ func (q Query) matches(c *attest.Claims) bool {
 }
 
 // round follows a committed round: who made it, and which model it goes on from.
-func (t *tracer) round(index uint64, leaf []byte) {
-	round, err := federated.ParseRound(leaf)
-	if err != nil {
+func (t *tracer) round(index uint64, round *federated.Round) {
+	if round == nil {
 		return
 	}
 	j := t.jobs[round.Job]

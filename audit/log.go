@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/attestmesh/meshnode/consensus"
+	"github.com/attestmesh/meshnode/federated"
+	"github.com/attestmesh/meshnode/internal/envelope"
 	"github.com/attestmesh/meshnode/transparency"
 )
 
@@ -58,6 +60,22 @@ type Seen struct {
 	// Policy is the leaf that the policy in force was last changed by: the Bootstrap, a
 	// Recovery's Bootstrap or a proposal.
 	Policy uint64
+
+	read *entry
+}
+
+// Result returns the result that the leaf is, if its verifier has signed it; else nil.
+func (s *Seen) Result() *consensus.AttestationResult {
+	r, _ := s.read.Result()
+	return r
+}
+
+// Round returns the committed round that the leaf is, if its aggregator has signed it; else nil.
+func (s *Seen) Round() *federated.Round {
+	if s.Kind != envelope.TypeRound || s.read.roundErr != nil {
+		return nil
+	}
+	return &s.read.round
 }
 
 // ErrNoLog is returned where there is neither a checkpoint nor a tile.

@@ -47,8 +47,25 @@ func newReplayer(given *consensus.Genesis, place func() (consensus.CheckpointSee
 // started reports whether genesis and Bootstrap were read and hold.
 func (r *replayer) started() bool { return r.state != nil && !r.broken && r.state.Started() }
 
+// entry is a leaf that was read once, and its signature verified where that hangs on nothing but
+// the leaf; on any goroutine, before its turn.
+type entry struct {
+	*consensus.Leaf
+	round    federated.Round // of a round that its aggregator has signed
+	roundErr error
+}
+
+func readEntry(raw []byte) *entry {
+	e := &entry{Leaf: consensus.ParseLeaf(raw)}
+	if e.Kind() == envelope.TypeRound {
+		e.round, e.roundErr = federated.ParseRound(raw)
+	}
+	return e
+}
+
 // leaf replays one leaf and returns what is wrong with it.
-func (r *replayer) leaf(index uint64, leaf []byte) []transparency.Finding {
+func (r *replayer) leaf(index uint64, e *entry) []transparency.Finding {
+	leaf := e.Raw()
 	switch {
 	case index == 0:
 		return r.first(leaf)
@@ -63,12 +80,12 @@ func (r *replayer) leaf(index uint64, leaf []byte) []transparency.Finding {
 			r.derived = r.derived[1:]
 			return nil
 		}
-		if !r.expiry(leaf) {
+		if !r.expiry(e) {
 			out = append(out, finding(index, CodeDerivedMissing, "want the leaf that follows from those before: "+describe(r.derived[0])))
 			r.derived = nil
 		}
 	}
-	return append(out, r.dispatch(index, leaf)...)
+	return append(out, r.dispatch(index, e)...)
 }
 
 func finding(index uint64, code, message string) transparency.Finding {
@@ -104,8 +121,8 @@ func (r *replayer) second(leaf []byte) []transparency.Finding {
 }
 
 // dispatch replays a leaf through the rules of its kind.
-func (r *replayer) dispatch(index uint64, leaf []byte) []transparency.Finding {
-	kind := kindOf(leaf)
+func (r *replayer) dispatch(index uint64, e *entry) []transparency.Finding {
+	kind, leaf := e.Kind(), e.Raw()
 	if kind == envelope.TypeRecovery || r.state.Recovering() {
 		return r.recovery(index, kind, leaf)
 	}
@@ -113,17 +130,17 @@ func (r *replayer) dispatch(index uint64, leaf []byte) []transparency.Finding {
 	case envelope.TypeCredential, envelope.TypeAttestationResult, envelope.TypeProposal, envelope.TypeMembership,
 		envelope.TypeSuspension, envelope.TypeSuspensionLift, envelope.TypeWithdrawal, envelope.TypeState, envelope.TypeReady, envelope.TypeDrain, envelope.TypeRetirement:
 	case envelope.TypeRound:
-		return r.round(index, leaf)
+		return r.round(index, e)
 	case "":
 		return []transparency.Finding{finding(index, string(attest.CodeMalformed), "no DSSE envelope over an in-toto Statement in canonical form")}
 	default:
 		return []transparency.Finding{finding(index, CodeUnknownLeaf, fmt.Sprintf("predicate type %.100q", kind))}
 	}
 	var out []transparency.Finding
-	if f := r.times(index, kind, leaf); f != nil {
+	if f := r.times(index, e); f != nil {
 		out = append(out, *f)
 	}
-	o, err := r.state.Replay(leaf)
+	o, err := r.state.ReplayLeaf(e.Leaf)
 	if err != nil {
 		code := string(consensus.ReasonOf(err).Code)
 		if kind == envelope.TypeMembership || kind == envelope.TypeState {
@@ -140,7 +157,7 @@ func (r *replayer) dispatch(index uint64, leaf []byte) []transparency.Finding {
 	case envelope.TypeSuspension, envelope.TypeSuspensionLift:
 		r.suspensions++
 	}
-	if t := latest(kind, leaf); !t.IsZero() {
+	if t := latest(e); !t.IsZero() {
 		out = append(out, r.clockBefore(t)...)
 	}
 	if len(o.Leaves) > 1 { // a removal by expiry has none and may stand between derived leaves
@@ -160,7 +177,8 @@ func (r *replayer) meet(keys []envelope.Key) {
 }
 
 // times finds leaves that were ordered after the members' clock had passed their expiry.
-func (r *replayer) times(index uint64, kind string, leaf []byte) *transparency.Finding {
+func (r *replayer) times(index uint64, e *entry) *transparency.Finding {
+	kind, leaf := e.Kind(), e.Raw()
 	var code attest.Code
 	var what string
 	switch kind {
@@ -173,7 +191,7 @@ func (r *replayer) times(index uint64, kind string, leaf []byte) *transparency.F
 			code, what = attest.CodeProposalExpired, "the proposal that it is from expired at "+w.Expires.Format(time.RFC3339)
 		}
 	case envelope.TypeAttestationResult:
-		res, err := consensus.VerifyResult(leaf)
+		res, err := e.Result()
 		if err != nil {
 			return nil // Replay says why
 		}
@@ -228,31 +246,18 @@ func (r *replayer) lastExpiry(kind, measurement string) time.Time {
 
 // expiry reports whether leaf is a removal by expiry, which can come between the leaves
 // that are derived from one proposal.
-func (r *replayer) expiry(leaf []byte) bool {
-	if kindOf(leaf) != envelope.TypeMembership {
+func (r *replayer) expiry(e *entry) bool {
+	if e.Kind() != envelope.TypeMembership {
 		return false
 	}
-	m, err := consensus.ParseMembership(leaf)
+	m, err := consensus.ParseMembership(e.Raw())
 	return err == nil && m.Code == attest.CodeExpired
-}
-
-// kindOf returns the predicate type of a leaf, "" if it is no envelope.
-func kindOf(leaf []byte) string {
-	env, err := envelope.Parse(leaf)
-	if err != nil {
-		return ""
-	}
-	kind, err := envelope.PredicateType(env.Payload)
-	if err != nil {
-		return ""
-	}
-	return kind
 }
 
 func describe(leaf []byte) string {
 	m, err := consensus.ParseMembership(leaf)
 	if err != nil {
-		return "a leaf of kind " + kindOf(leaf)
+		return "a leaf of kind " + consensus.ParseLeaf(leaf).Kind()
 	}
 	return fmt.Sprintf("%s %s of %s (%s)", m.Change, m.Code, m.Node, m.Cause)
 }

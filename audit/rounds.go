@@ -6,7 +6,6 @@ import (
 
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/consensus"
-	"github.com/attestmesh/meshnode/federated"
 	"github.com/attestmesh/meshnode/federated/chunk"
 	"github.com/attestmesh/meshnode/internal/identity"
 	"github.com/attestmesh/meshnode/transparency"
@@ -24,10 +23,10 @@ type job struct {
 // round replays the leaf of a committed round: who signed it and who took part, against
 // the membership at its index, and how it continues the job. Whether the sum is right is
 // what the job's certificates prove.
-func (r *replayer) round(index uint64, leaf []byte) []transparency.Finding {
-	round, err := federated.ParseRound(leaf)
-	if err != nil {
-		return []transparency.Finding{finding(index, string(attest.CodeBadSignature), err.Error())}
+func (r *replayer) round(index uint64, e *entry) []transparency.Finding {
+	round := e.round
+	if e.roundErr != nil {
+		return []transparency.Finding{finding(index, string(attest.CodeBadSignature), e.roundErr.Error())}
 	}
 	var out []transparency.Finding
 	found := func(code attest.Code, format string, args ...any) {

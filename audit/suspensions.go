@@ -51,10 +51,11 @@ func (r *replayer) clockBefore(t time.Time) []transparency.Finding {
 
 // latest returns what the members' clock had not reached when a leaf was ordered that they
 // accepted; zero if the leaf does not say.
-func latest(kind string, leaf []byte) time.Time {
-	switch kind {
+func latest(e *entry) time.Time {
+	leaf := e.Raw()
+	switch e.Kind() {
 	case envelope.TypeAttestationResult:
-		if res, err := consensus.ParseResult(leaf); err == nil {
+		if res, err := e.Result(); err == nil {
 			return res.Expires
 		}
 	case envelope.TypeProposal:

@@ -23,6 +23,11 @@ func (s *State) applyResults(envelopes [][]byte) (Outcome, error) {
 		}
 		results[i] = r
 	}
+	return s.takeResults(results)
+}
+
+// takeResults is applyResults of decoded edges, at least one.
+func (s *State) takeResults(results []*AttestationResult) (Outcome, error) {
 	var out Outcome
 	for i, r := range results {
 		if err := s.admitEdge(r); err != nil {

@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -22,15 +23,19 @@ var endOfTime = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)
 // An incarnation above 0 begins with two leaves, Recovery and Bootstrap; the caller compares
 // State.Continues with the place at which the first of them stands.
 // The error carries a Reason. Whoever takes part in a mesh uses Apply.
-func (s *State) Replay(leaf []byte) (Outcome, error) {
-	env, err := envelope.Parse(leaf)
-	if err != nil {
+func (s *State) Replay(leaf []byte) (Outcome, error) { return s.ReplayLeaf(ParseLeaf(leaf)) }
+
+// ReplayLeaf is Replay of a leaf that was read before: nothing that is known of it is looked at
+// again.
+func (s *State) ReplayLeaf(l *Leaf) (Outcome, error) {
+	if l == nil || l.err != nil || l.kind == "" {
+		err := errors.New("no leaf")
+		if l != nil && l.err != nil {
+			err = l.err
+		}
 		return Outcome{}, refuseErr(attest.CodeMalformed, "leaf", err)
 	}
-	predicate, err := envelope.PredicateType(env.Payload)
-	if err != nil {
-		return Outcome{}, refuseErr(attest.CodeMalformed, "leaf", err)
-	}
+	predicate, leaf := l.kind, l.raw
 	if !s.Started() || predicate == envelope.TypeRecovery {
 		return s.replayRecovery(predicate, leaf)
 	}
@@ -38,10 +43,11 @@ func (s *State) Replay(leaf []byte) (Outcome, error) {
 	case envelope.TypeCredential:
 		return s.applyCredential(leaf)
 	case envelope.TypeAttestationResult:
-		if _, err := VerifyResult(leaf); err != nil {
+		r, err := l.Result()
+		if err != nil {
 			return Outcome{}, err
 		}
-		out, err := s.applyResults([][]byte{leaf})
+		out, err := s.takeResults([]*AttestationResult{r})
 		if err == nil && out.Reason != nil {
 			err = &attest.Error{Reason: *out.Reason}
 		}

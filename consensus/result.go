@@ -134,27 +134,46 @@ func decodeResult(raw []byte) (*AttestationResult, *envelope.Envelope, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("attestation result: %w", err)
 	}
-	st, err := envelope.Decode[AttestationResult](env.Payload, envelope.TypeAttestationResult)
+	scanned, _ := scanResult(env.Payload)
+	r, err := resultIn(env, raw, scanned)
 	if err != nil {
 		return nil, nil, fmt.Errorf("attestation result: %w", err)
 	}
-	r := &st.Predicate
-	if err := r.check(); err != nil {
-		return nil, nil, fmt.Errorf("attestation result: %w", err)
-	}
-	if err := checkSubject(st.Subject, nodeSubject(r.Subject.Node, r.Subject.Peer)); err != nil {
-		return nil, nil, fmt.Errorf("attestation result: %w", err)
-	}
-	r.digest, r.raw = sha256.Sum256(env.Payload), raw
 	return r, env, nil
 }
 
-var (
-	// The list of codes may grow between releases, so that its membership must not decide
-	// what Apply does: only the form is judged.
-	codePattern = regexp.MustCompile(`^[a-z][a-z0-9_]{0,39}$`)
-	hexPattern  = regexp.MustCompile(`^([0-9a-f]{2}){0,64}$`)
-)
+// resultIn decodes the payload of env, whose bytes are raw. r is what scanResult has made of
+// it, or nil.
+func resultIn(env *envelope.Envelope, raw []byte, r *AttestationResult) (*AttestationResult, error) {
+	if len(raw) > MaxResult {
+		return nil, fmt.Errorf("%d bytes, the limit is %d", len(raw), MaxResult)
+	}
+	if r == nil {
+		var err error
+		if r, err = unmarshalResult(env.Payload); err != nil {
+			return nil, err
+		}
+	}
+	if err := r.check(); err != nil {
+		return nil, err
+	}
+	r.digest, r.raw = sha256.Sum256(env.Payload), raw
+	return r, nil
+}
+
+// unmarshalResult decodes a payload by way of encoding/json.
+func unmarshalResult(payload []byte) (*AttestationResult, error) {
+	st, err := envelope.Decode[AttestationResult](payload, envelope.TypeAttestationResult)
+	if err != nil {
+		return nil, err
+	}
+	r := &st.Predicate
+	return r, checkSubject(st.Subject, nodeSubject(r.Subject.Node, r.Subject.Peer))
+}
+
+// The list of codes may grow between releases, so that its membership must not decide
+// what Apply does: only the form is judged.
+var codePattern = regexp.MustCompile(`^[a-z][a-z0-9_]{0,39}$`)
 
 func (r *AttestationResult) check() error {
 	for _, p := range []Party{r.Verifier, r.Subject} {
@@ -176,7 +195,7 @@ func (r *AttestationResult) check() error {
 			return err
 		}
 	}
-	if !hexPattern.MatchString(r.Measurement) {
+	if n := len(r.Measurement); n > 2*64 || n%2 != 0 || !lowerHex(r.Measurement) {
 		return fmt.Errorf("measurement: got %.24q, want at most 64 bytes in hex", r.Measurement)
 	}
 	if r.Codes == nil || len(r.Codes) > MaxCodes {

@@ -32,8 +32,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-
-	"github.com/secure-systems-lab/go-securesystemslib/dsse"
+	"strconv"
 
 	"github.com/attestmesh/meshnode/internal/canonical"
 )
@@ -94,6 +93,14 @@ func Parse(raw []byte) (*Envelope, error) {
 	if len(raw) > MaxSize {
 		return nil, fmt.Errorf("envelope: %d bytes, the limit is %d", len(raw), MaxSize)
 	}
+	if e := scan(raw); e != nil {
+		return e, nil
+	}
+	return parse(raw)
+}
+
+// parse is Parse by way of encoding/json.
+func parse(raw []byte) (*Envelope, error) {
 	var w wireEnvelope
 	if err := canonical.DecodeJSON(raw, &w); err != nil {
 		return nil, fmt.Errorf("envelope: %w", err)
@@ -123,4 +130,10 @@ func Parse(raw []byte) (*Envelope, error) {
 }
 
 // pae is the DSSE pre-authentication encoding of a payload of our type.
-func pae(payload []byte) []byte { return dsse.PAE(PayloadType, payload) }
+func pae(payload []byte) []byte {
+	out := make([]byte, 0, len(paePrefix)+8+len(payload))
+	out = strconv.AppendInt(append(out, paePrefix...), int64(len(payload)), 10)
+	return append(append(out, ' '), payload...)
+}
+
+var paePrefix = fmt.Sprintf("DSSEv1 %d %s ", len(PayloadType), PayloadType)

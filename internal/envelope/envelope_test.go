@@ -6,10 +6,12 @@ import (
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/attestmesh/meshnode/internal/identity"
+	"github.com/secure-systems-lab/go-securesystemslib/dsse"
 	"github.com/sigstore/sigstore/pkg/signature"
 )
 
@@ -152,6 +154,82 @@ func TestVerifyCountsOrganisations(t *testing.T) {
 	}
 }
 
+// The quick reading of an envelope accepts what the strict one does, at every byte that differs.
+func TestScanIsParse(t *testing.T) {
+	s1, _ := edSigner(t, 1)
+	s2, _ := edSigner(t, 2)
+	for _, raw := range [][]byte{signed(t).Marshal(), signed(t, s1).Marshal(), signed(t, s1, s2).Marshal(), (&Envelope{}).Marshal()} {
+		sameParse(t, raw, true)
+		for i := range raw {
+			for _, c := range []byte("\x00\n \"\\,]}{=A/~\x7f\xc3") {
+				bad := bytes.Clone(raw)
+				bad[i] = c
+				sameParse(t, bad, bytes.Equal(bad, raw))
+				sameParse(t, slices.Insert(bytes.Clone(raw), i, c), false)
+			}
+			sameParse(t, slices.Delete(bytes.Clone(raw), i, i+1), false)
+			sameParse(t, raw[:i], false)
+		}
+		sameParse(t, append(bytes.Clone(raw), ' '), false)
+	}
+	many := &Envelope{}
+	for range MaxSignatures {
+		many.Signatures = append(many.Signatures, Signature{"a", []byte{1}})
+	}
+	sameParse(t, many.Marshal(), true)
+	many.Signatures = append(many.Signatures, Signature{"b", nil})
+	sameParse(t, many.Marshal(), false)
+	for _, id := range []string{"ä", "\u2028", "<&>", "\x1f", "a\"b"} {
+		sameParse(t, (&Envelope{Signatures: []Signature{{id, nil}}}).Marshal(), id == "<&>")
+	}
+}
+
+func sameParse(t *testing.T, raw []byte, must bool) {
+	t.Helper()
+	quick := scan(raw)
+	strict, err := parse(raw)
+	if quick != nil && (err != nil || !bytes.Equal(quick.Marshal(), strict.Marshal()) || !bytes.Equal(quick.Marshal(), raw)) {
+		t.Fatalf("%q is read at once, but refused: %v", raw, err)
+	}
+	if must && quick == nil {
+		t.Fatalf("%q is not read at once", raw)
+	}
+}
+
+func TestPAE(t *testing.T) {
+	for _, payload := range []string{"", "x", strings.Repeat("y", 12345)} {
+		if got, want := pae([]byte(payload)), dsse.PAE(PayloadType, []byte(payload)); !bytes.Equal(got, want) {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
+func TestVerifyPeerKeyID(t *testing.T) {
+	s, pub := edSigner(t, 1)
+	want, err := KeyID(pub)
+	if err != nil || ed25519KeyID(pub) != want {
+		t.Errorf("%s, want %s, %v", ed25519KeyID(pub), want, err)
+	}
+	peer := identity.PeerIDFromKey(pub)
+	e := signed(t, s)
+	if err := e.VerifyPeer(peer); err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(e *Envelope){
+		"another payload":   func(e *Envelope) { e.Payload[3] ^= 1 },
+		"another signature": func(e *Envelope) { e.Signatures[0].Sig[3] ^= 1 },
+		"another key id":    func(e *Envelope) { e.Signatures[0].KeyID = strings.Repeat("0", 64) },
+		"no signature":      func(e *Envelope) { e.Signatures = nil },
+		"two signatures":    func(e *Envelope) { e.Signatures = append(e.Signatures, e.Signatures[0]) },
+	} {
+		e := signed(t, s)
+		change(e)
+		if err := e.VerifyPeer(peer); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	s, _ := edSigner(f, 1)
 	f.Add(signed(f, s).Marshal())
@@ -160,6 +238,9 @@ func FuzzParse(f *testing.F) {
 		e, err := Parse(raw)
 		if err != nil {
 			return
+		}
+		if _, err := parse(raw); err != nil {
+			t.Fatalf("the quick reading accepted what the strict one refuses: %v", err)
 		}
 		if !bytes.Equal(e.Marshal(), raw) {
 			t.Fatal("accepted bytes that encode differently")

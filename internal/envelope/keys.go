@@ -35,6 +35,14 @@ func KeyID(pub crypto.PublicKey) (string, error) {
 	return hex.EncodeToString(sum[:]), nil
 }
 
+// ed25519KeyID is KeyID of an Ed25519 key, whose SubjectPublicKeyInfo is a constant and the key
+// (RFC 8410 §4).
+func ed25519KeyID(pub ed25519.PublicKey) string {
+	der := append([]byte{0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00}, pub...)
+	sum := sha256.Sum256(der)
+	return hex.EncodeToString(sum[:])
+}
+
 // MarshalPublic returns the SubjectPublicKeyInfo DER of an Ed25519 or P-256 key.
 func MarshalPublic(pub crypto.PublicKey) ([]byte, error) {
 	switch k := pub.(type) {
@@ -166,6 +174,10 @@ func (e *Envelope) VerifyPeer(peer identity.PeerID) error {
 	if len(e.Signatures) != 1 {
 		return fmt.Errorf("verify: %d signatures, want exactly that of peer %s", len(e.Signatures), peer.Short())
 	}
+	if s := &e.Signatures[0]; s.KeyID == ed25519KeyID(pub) && ed25519.Verify(pub, pae(e.Payload), s.Sig) {
+		return nil
+	}
+	// It says why not.
 	_, err = e.Verify([]Key{{Public: pub}})
 	return err
 }
