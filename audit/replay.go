@@ -200,7 +200,7 @@ func (r *replayer) times(index uint64, e *entry) *transparency.Finding {
 		}
 		if !r.earliest.Before(res.Expires) {
 			code, what = attest.CodeStale, "the result expired at "+res.Expires.Format(time.RFC3339)
-		} else if end := r.lastExpiry(res.Kind, res.Measurement); res.Verdict == attest.VerdictAffirming && !end.IsZero() && !r.earliest.Before(end) {
+		} else if end := r.state.LastEnd(res.Kind, res.Measurement); res.Verdict == attest.VerdictAffirming && !end.IsZero() && !r.earliest.Before(end) {
 			code, what = attest.CodeExpired, "the measurement was allowed until "+end.Format(time.RFC3339)
 		}
 	case envelope.TypeSuspension, envelope.TypeSuspensionLift:
@@ -213,7 +213,7 @@ func (r *replayer) times(index uint64, e *entry) *transparency.Finding {
 			return nil
 		}
 		n, _ := r.state.Node(m.Peer)
-		if end := r.lastExpiry(n.Kind, n.Measurement); end.After(r.at.Add(consensus.ClockSkew)) {
+		if end := r.state.LastEnd(n.Kind, n.Measurement); end.After(r.at.Add(consensus.ClockSkew)) {
 			f := finding(index, CodeNotDerived, fmt.Sprintf("the seat %s was removed as expired, but its measurement is allowed until %s", m.Node, end.Format(time.RFC3339)))
 			return &f
 		}
@@ -223,25 +223,6 @@ func (r *replayer) times(index uint64, e *entry) *transparency.Finding {
 	}
 	f := finding(index, string(code), fmt.Sprintf("%s, but results ordered before it were made later than %s", what, r.earliest.Format(time.RFC3339)))
 	return &f
-}
-
-// lastExpiry returns when the last entry for a measurement expires; zero if one never
-// does, or there is none.
-func (r *replayer) lastExpiry(kind, measurement string) time.Time {
-	var last time.Time
-	for _, e := range r.state.Entries() {
-		if e.Kind != kind || e.Measurement != measurement {
-			continue
-		}
-		end := r.state.Ends(e.ID)
-		if end.IsZero() {
-			return time.Time{}
-		}
-		if end.After(last) {
-			last = end
-		}
-	}
-	return last
 }
 
 // expiry reports whether leaf is a removal by expiry, which can come between the leaves

@@ -34,7 +34,7 @@ func (s *State) contradict(out *Outcome, r *AttestationResult) error {
 		}
 		subject.evicted = subject.contradicted
 	}
-	if !subject.seat {
+	if !subject.seat || !s.seatContradicted() {
 		return nil
 	}
 	for _, ref := range s.refs() {
@@ -54,8 +54,31 @@ func (s *State) contradict(out *Outcome, r *AttestationResult) error {
 	return nil
 }
 
+// seatContradicted reports whether a seat is that could not be let go.
+func (s *State) seatContradicted() bool {
+	for _, n := range s.nodes {
+		if n.contradicted != "" && n.inRaft() {
+			return true
+		}
+	}
+	return false
+}
+
+// refused reports whether anybody's newest finding refuses n.
+func (s *State) refused(n *node) bool {
+	for _, e := range s.edges[n.cred.Peer] {
+		if e.Verdict == attest.VerdictContraindicated {
+			return true
+		}
+	}
+	return false
+}
+
 // contradiction returns why enough other organisations refuse n, or "".
 func (s *State) contradiction(n *node) attest.Code {
+	if !s.refused(n) {
+		return ""
+	}
 	refusing := map[identity.OrgID]attest.Code{}
 	affirming := map[identity.OrgID]bool{}
 	for _, e := range s.Edges(n.cred.Peer) {

@@ -300,6 +300,25 @@ func (s *PolicyState) Ends(id string) time.Time {
 	return s.end(&e)
 }
 
+// LastEnd returns when the last of the entries for a measurement ends; zero if one never does, or
+// there is none.
+func (s *PolicyState) LastEnd(kind, measurement string) time.Time {
+	var last time.Time
+	for _, e := range s.entries {
+		if e.Kind != kind || e.Measurement != measurement {
+			continue
+		}
+		end := s.end(&e)
+		if end.IsZero() {
+			return time.Time{}
+		}
+		if end.After(last) {
+			last = end
+		}
+	}
+	return last
+}
+
 // EntryEnds returns when the allowed entries end that do, by id.
 func (s *PolicyState) EntryEnds() map[string]time.Time {
 	out := map[string]time.Time{}

@@ -37,6 +37,8 @@ const (
 	// after pauses of 1 and 2 times retryPause.
 	requestTries = 3
 	retryPause   = 250 * time.Millisecond
+	// likelyBody is as much memory as a server gets for what it announces before it comes.
+	likelyBody = 1 << 20
 	// maxRedirects bounds how far a server can send a reader about.
 	maxRedirects = 3
 )

@@ -1,6 +1,7 @@
 package transparency
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -72,14 +73,17 @@ func (s dirSource) fetch(ctx context.Context, name string, limit int64) ([]byte,
 	if !st.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s is no regular file: %w", name, fs.ErrNotExist)
 	}
-	return readLimited(f, name, limit)
+	return readLimited(f, name, st.Size(), limit)
 }
 
-func readLimited(r io.Reader, name string, limit int64) ([]byte, error) {
-	data, err := io.ReadAll(io.LimitReader(r, limit+1))
+// readLimited reads at most limit bytes. likely is how many there are said to be, or less.
+func readLimited(r io.Reader, name string, likely, limit int64) ([]byte, error) {
+	buf := bytes.NewBuffer(make([]byte, 0, max(0, min(likely, limit))+bytes.MinRead))
+	_, err := buf.ReadFrom(io.LimitReader(r, limit+1))
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", ErrUnavailable, name, err)
 	}
+	data := buf.Bytes()
 	if int64(len(data)) > limit {
 		return nil, fmt.Errorf("%s: %w (%d bytes)", name, errTooLarge, limit)
 	}
@@ -159,7 +163,7 @@ func (s *httpSource) get(ctx context.Context, name string, limit int64) (data []
 		transient := resp.StatusCode >= 500 || resp.StatusCode == http.StatusTooManyRequests
 		return nil, transient, fmt.Errorf("%w: %s answers %s", ErrUnavailable, u, resp.Status)
 	}
-	data, err = readLimited(resp.Body, u, limit)
+	data, err = readLimited(resp.Body, u, min(resp.ContentLength, likelyBody), limit)
 	if ctx.Err() != nil {
 		return nil, false, ctx.Err()
 	}

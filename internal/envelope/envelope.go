@@ -32,6 +32,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/attestmesh/meshnode/internal/canonical"
@@ -130,10 +131,12 @@ func parse(raw []byte) (*Envelope, error) {
 }
 
 // pae is the DSSE pre-authentication encoding of a payload of our type.
-func pae(payload []byte) []byte {
-	out := make([]byte, 0, len(paePrefix)+8+len(payload))
-	out = strconv.AppendInt(append(out, paePrefix...), int64(len(payload)), 10)
-	return append(append(out, ' '), payload...)
+func pae(payload []byte) []byte { return appendPAE(nil, payload) }
+
+func appendPAE(to, payload []byte) []byte {
+	to = slices.Grow(to, len(paePrefix)+8+len(payload))
+	to = strconv.AppendInt(append(to, paePrefix...), int64(len(payload)), 10)
+	return append(append(to, ' '), payload...)
 }
 
 var paePrefix = fmt.Sprintf("DSSEv1 %d %s ", len(PayloadType), PayloadType)

@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/attestmesh/meshnode/internal/identity"
 	"github.com/sigstore/sigstore/pkg/signature"
@@ -174,13 +175,21 @@ func (e *Envelope) VerifyPeer(peer identity.PeerID) error {
 	if len(e.Signatures) != 1 {
 		return fmt.Errorf("verify: %d signatures, want exactly that of peer %s", len(e.Signatures), peer.Short())
 	}
-	if s := &e.Signatures[0]; s.KeyID == ed25519KeyID(pub) && ed25519.Verify(pub, pae(e.Payload), s.Sig) {
-		return nil
+	if s := &e.Signatures[0]; s.KeyID == ed25519KeyID(pub) {
+		message := messages.Get().(*[]byte)
+		*message = appendPAE((*message)[:0], e.Payload)
+		ok := ed25519.Verify(pub, *message, s.Sig)
+		if messages.Put(message); ok {
+			return nil
+		}
 	}
 	// It says why not.
 	_, err = e.Verify([]Key{{Public: pub}})
 	return err
 }
+
+// messages spares an audit a copy of every leaf.
+var messages = sync.Pool{New: func() any { return new([]byte) }}
 
 // PublicKey is a crypto.PublicKey that is written as base64 SubjectPublicKeyInfo DER.
 type PublicKey struct{ crypto.PublicKey }
