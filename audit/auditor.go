@@ -109,6 +109,9 @@ func (a *Auditor) restart() {
 // Held returns the newest checkpoint that held; the zero value before the first.
 func (a *Auditor) Held() Head { return a.held }
 
+// Entries returns how many entries were read so far, whether or not they have held yet.
+func (a *Auditor) Entries() uint64 { return a.walker.Read() }
+
 // State returns that of governance after the leaves that were read; nil before genesis and
 // Bootstrap. The next Extend changes it.
 func (a *Auditor) State() *consensus.State {

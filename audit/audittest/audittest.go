@@ -31,6 +31,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/sigstore/sigstore/pkg/signature"
@@ -41,10 +42,18 @@ import (
 	"github.com/attestmesh/meshnode/internal/identity"
 )
 
+// keys are those that were made: a long log takes few of them very often.
+var keys sync.Map
+
 // Key returns the private key of a label.
 func Key(label string) ed25519.PrivateKey {
+	if k, ok := keys.Load(label); ok {
+		return k.(ed25519.PrivateKey)
+	}
 	seed := sha256.Sum256([]byte(label))
-	return ed25519.NewKeyFromSeed(seed[:])
+	k := ed25519.NewKeyFromSeed(seed[:])
+	keys.Store(label, k)
+	return k
 }
 
 // Public returns the public key of a label.

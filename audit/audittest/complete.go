@@ -144,15 +144,27 @@ func (m *Mesh) Cosigners() []string {
 	return out
 }
 
-// Grow appends results until there are n leaves. In each a seat says of another something that it
-// did not say before, a second later than the last.
+// Grow appends results until there are n leaves: Results from the first on.
 func (m *Mesh) Grow(n int) {
-	boots := m.Cosigners()
-	releases := []string{"last", "new"}
+	next := m.Results()
 	for i := 0; len(m.Leaves) < n; i++ {
 		m.At = m.At.Add(time.Second)
+		m.Force(next(i))
+	}
+}
+
+// Results returns the results that can follow what Complete has come to, by number, without end. In
+// each a seat says of another something that it did not say before, a second later than the last.
+// The function may be called on several goroutines and in any order.
+func (m *Mesh) Results() func(i int) []byte {
+	boots, begin := m.Cosigners(), m.At
+	releases := []string{"last", "new"}
+	return func(i int) []byte {
 		verifier := i % len(boots)
 		subject := (verifier + 1 + i/len(boots)%(len(boots)-1)) % len(boots)
-		m.Force(m.Result(boots[verifier], boots[subject], releases[i/len(boots)/(len(boots)-1)%2]))
+		return m.Result(boots[verifier], boots[subject], releases[i/len(boots)/(len(boots)-1)%2], func(r *consensus.AttestationResult) {
+			r.At = begin.Add(time.Duration(i+1) * time.Second)
+			r.Expires = r.At.Add(time.Hour)
+		})
 	}
 }

@@ -75,6 +75,8 @@ func Rooms() []Room {
 			Reason: "it spoils logs with the C2SP libraries and raw bytes: whatever reads or writes them here shares nothing with it"},
 		{Pattern: "internal/logjudge", Direct: []string{"audit", "audit/audittest", "consensus", "transparency"}, Through: []string{"attest/...", "federated/...", "internal/..."},
 			Reason: "it tells another verifier's tests what ours says of their logs"},
+		{Pattern: "internal/loggen", Direct: []string{"audit/...", "transparency", "internal/..."}, Through: []string{"attest/...", "consensus", "transparency/...", "federated/..."},
+			Reason: "it makes long logs for trials of an audit, and knows no more than tests do"},
 		{Pattern: "internal/...", Direct: []string{"internal/..."},
 			Reason: "what all rooms share knows none of them"},
 	}
