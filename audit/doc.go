@@ -65,6 +65,17 @@
 // (vouched), or if it goes on from a touched model (inherits). Told are also each job's newest model that is
 // not, and where the log stood before the first admission.
 //
+// # Matrix
+//
+// A matrix (MatrixOf) is who had verified whom at one place of a log, under which policy, whether that
+// counts, and who could take part in rounds. matrix.go says what a time means where no leaf has one.
+//
+// # Volume
+//
+// A log holds changes and one heartbeat for each lifetime of a result, within quotas. What one boot says of
+// another too often is found by the replay. Quotas are counted between ticks, which are no leaves: found is
+// what is more than all ticks between two state leaves can have allowed (volume.go).
+//
 // # Findings
 //
 // Everything wrong is a finding of index, code and message. Codes are those of packages

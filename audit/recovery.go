@@ -94,6 +94,7 @@ func (r *replayer) recovery(index uint64, kind string, leaf []byte) []transparen
 		if err := r.state.Recover(leaf, at, time.Time{}); err != nil {
 			return fail(err)
 		}
+		r.volume = volume{}
 		x := r.state.Recovery()
 		if x.Planned {
 			r.parts = append(r.parts, part{index, x.Checkpoint})

@@ -33,6 +33,7 @@ type replayer struct {
 	suspensions int
 	suspects    []suspect
 	jobs        map[federated.JobID]*job
+	volume      volume
 	// governors are all govern keys that were in force so far.
 	governors []envelope.Key
 	// earliest is a time that the members' clock had passed: the newest result so far
@@ -157,6 +158,7 @@ func (r *replayer) dispatch(index uint64, e *entry) []transparency.Finding {
 	case envelope.TypeSuspension, envelope.TypeSuspensionLift:
 		r.suspensions++
 	}
+	out = append(out, r.volume.leaf(index, kind, leaf, r.state)...)
 	if t := latest(e); !t.IsZero() {
 		out = append(out, r.clockBefore(t)...)
 	}

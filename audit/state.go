@@ -70,6 +70,7 @@ type wireReplay struct {
 	Jobs        []wireJob
 	Governors   []wireKey
 	Earliest    string // RFC 3339, empty if unknown
+	Volume      wireVolume
 }
 
 type wireFinding struct {
@@ -252,7 +253,7 @@ func (r *replayer) wire() (wireReplay, error) {
 		return wireReplay{}, err
 	}
 	w := wireReplay{Genesis: r.genesis, Image: image, Policy: r.policy, Derived: r.derived, Results: uint64(r.results), Rounds: uint64(r.rounds),
-		Suspensions: uint64(r.suspensions), Earliest: wireTime(r.earliest)}
+		Suspensions: uint64(r.suspensions), Earliest: wireTime(r.earliest), Volume: r.volume.wire()}
 	for _, x := range r.recoveries {
 		w.Recoveries = append(w.Recoveries, wireRecovered{Index: x.Index, Incarnation: uint64(x.Incarnation), Planned: x.Planned, Created: wireTime(x.Created),
 			Signers: joined(x.Signers), Founders: joined(x.Founders)})
@@ -286,6 +287,7 @@ func (a *Auditor) unwire(w *wireReplay) (*replayer, error) {
 	if r.state, err = consensus.Restore(r.state.Genesis(), w.Image); err != nil {
 		return nil, err
 	}
+	r.volume = w.Volume.of()
 	r.policy, r.derived, r.results, r.rounds, r.suspensions = w.Policy, w.Derived, int(w.Results), int(w.Rounds), int(w.Suspensions)
 	if r.earliest, err = unwireTime(w.Earliest); err != nil {
 		return nil, err

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/internal/envelope"
 	"github.com/attestmesh/meshnode/internal/identity"
 )
 
@@ -168,6 +169,30 @@ func (s *State) charged(kind Kind, raw []byte) (quota, []identity.OrgID) {
 		}
 	}
 	return 0, nil
+}
+
+// Quota names a kind of thing of which an organisation has so many ordered between two ticks:
+// "results", "credentials", "proposals" or "suspensions".
+type Quota string
+
+// Of returns how many of q the limits allow between two ticks.
+func (l Limits) Of(q Quota) int {
+	for i := range quotas {
+		if i.String() == string(q) {
+			return l.limit(i)
+		}
+	}
+	return 0
+}
+
+// Charged returns as what an ordered leaf of a predicate type was counted, and against whom, for
+// whoever has the leaves and not the ticks; nobody for what is not counted, or not always. No signature
+// is checked.
+func (s *State) Charged(predicate string, leaf []byte) (Quota, []identity.OrgID) {
+	kind := map[string]Kind{envelope.TypeAttestationResult: KindResults, envelope.TypeCredential: KindCredential,
+		envelope.TypeProposal: KindProposal, envelope.TypeSuspension: KindSuspension}[predicate]
+	q, orgs := s.charged(kind, leaf)
+	return Quota(q.String()), orgs
 }
 
 type usageImage struct {
