@@ -204,19 +204,3 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
-
-// BenchmarkFile verifies a whole proof file with six signatures on its checkpoint, and all that
-// leads there, for information.
-func BenchmarkFile(b *testing.B) {
-	m := audittest.Complete()
-	results := m.Find(envelope.TypeAttestationResult)
-	data, p := export(b, m, at(int(results[3])), m.Cosigners()...)
-	b.ReportMetric(float64(p.Leaves), "leaves")
-	b.ReportMetric(float64(len(data)), "bytes")
-	opts := options(m)
-	for b.Loop() {
-		if _, err := Verify(data, opts); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
