@@ -164,6 +164,13 @@ func TestExportOfDamagedLog(t *testing.T) {
 	if _, _, err := tryExport(t, m, at(3), audittest.Seats()...); err == nil {
 		t.Error("a leaf that is no canonical statement was exported")
 	}
+	m = small()
+	for _, i := range []int{0, 1} {
+		m.Leaves[i], m.Leaves[3] = m.Leaves[3], m.Leaves[i]
+		if _, _, err := tryExport(t, m, at(3), audittest.Seats()...); err == nil {
+			t.Errorf("entry 3 was exported from a log that has it as entry %d", i)
+		}
+	}
 }
 
 func edited(t testing.TB, data []byte, change func(*File)) []byte {

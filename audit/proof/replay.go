@@ -99,7 +99,7 @@ func changesPolicy(kind string) bool {
 
 // leaf replays a leaf. What a proof is of has to hold by what is shown before it.
 func (r *replay) leaf(index uint64, kind string, leaf []byte, subject bool) error {
-	if r.opening != nil && (kind != envelope.TypeBootstrap || index != r.openAt+1) || r.policy == nil && index > 1 {
+	if r.opening != nil && (kind != envelope.TypeBootstrap || index != r.openAt+1) || r.policy == nil && (index > 1 || !changesPolicy(kind)) {
 		return refuse(index, attest.CodePolicyIncomplete, "genesis, or a Recovery, is not followed by its Bootstrap")
 	}
 	if changesPolicy(kind) {
