@@ -24,7 +24,12 @@ func matrixOf(t *testing.T, m *audittest.Mesh, p Place) (Report, *Matrix, error)
 		t.Fatal(err)
 	}
 	defer r.Close()
-	return MatrixOf(t.Context(), r, p, Options{Genesis: m.Genesis, At: m.At.Add(time.Minute)})
+	opts := Options{Genesis: m.Genesis, At: m.At.Add(time.Minute)}
+	report, out, err := MatrixOf(t.Context(), r, p, opts)
+	if err == nil && p == (Place{}) {
+		keep(t, dir, opts, report)
+	}
+	return report, out, err
 }
 
 func mustMatrix(t *testing.T, m *audittest.Mesh, p Place) *Matrix {

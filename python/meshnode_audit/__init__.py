@@ -15,6 +15,7 @@ does not by what the leaves before it say.
     policy      the policy that proposals lead to; actions: what they do
     state       nodes, edges, seats, suspensions; seats: how they change hands
     rounds      committed training rounds
+    volume      how much organisations had ordered between two state leaves
     replay      the rules for a whole log, leaf by leaf
     report      the audit of a directory
 

@@ -10,6 +10,7 @@ from .refused import Malformed, Refused
 from .rounds import Rounds
 from .state import CLOCK_SKEW, State
 from .strict import ZERO_TIME
+from .volume import Volume
 
 KINDS = ("credential", "attestation-result", "proposal", "membership", "suspension", "suspension-lift", "withdrawal", "state", "ready", "drain", "retirement")
 
@@ -24,6 +25,7 @@ class Replay:
         self.broken = False  # genesis, a Bootstrap or a Recovery do not hold
         self.derived = []  # leaves that must come next
         self.rounds = Rounds()
+        self.volume = Volume()
         self.recoveries, self.parts = [], []
         self.suspects = []
         # A time that the members' clock had passed: the newest result so far would not have been
@@ -86,6 +88,7 @@ class Replay:
             self.derived += self.state.apply(kind, leaf)
         except Refused as e:
             return out + [(index, "not_derived" if kind in ("membership", "state") else e.code, str(e))]
+        out += self.volume.leaf(index, kind, leaf, self.state)
         latest = self.not_reached(kind, leaf)
         return out + (self.clock_before(latest) if latest else [])
 
@@ -97,6 +100,7 @@ class Replay:
             if kind == "recovery":
                 if self.derived:
                     raise Refused("malformed", "a Recovery in place of what follows from the leaves before it")
+                self.volume = Volume()
                 r, signers = state.recover(leaf, SimpleNamespace(size=size, root=root))
                 if r.planned:
                     self.parts.append((index, r.checkpoint))
