@@ -70,6 +70,9 @@
 // the whole tree can be forged, and no file could show it. What helps is an outside witness, whose
 // cosignature Report.Outside names, another copy of the log, and log audit.
 //
+// Results. A newer result on the same node, which replaces one that is shown or tells that it had ended, may
+// have been left out: that a verifier or a participant had been affirmed is shown, not that it still was.
+//
 // Who took part in a round while suspended, whose signature on a proposal had been withdrawn, and
 // whether anything was ordered before it expired, leaves in the file do not say: the majority that
 // ordered it is believed, or the log is audited.

@@ -478,6 +478,10 @@ func TestCompleteTo(t *testing.T) {
 	if p.CompleteTo >= uint64(size) || !strings.Contains(strings.Join(p.ProvesNot(), "\n"), fmt.Sprintf("between entries %d and %d", p.CompleteTo, size)) {
 		t.Errorf("%+v\n%s", p, strings.Join(p.ProvesNot(), "\n"))
 	}
+	_, late := export(t, m, at(size-1), m.Cosigners()...)
+	if !p.Settled() || late.Settled() || !strings.Contains(strings.Join(late.Says(), "\n"), "as far as the file shows") {
+		t.Errorf("%v %v %v", p.Settled(), late.Settled(), late.Says())
+	}
 	if f, err := Parse(data); err != nil || len(f.Links) > 60 {
 		t.Errorf("%d links, %v", len(f.Links), err)
 	}

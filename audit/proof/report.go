@@ -132,7 +132,11 @@ func (r *Report) Says() []string {
 		if x.EntryLeaf != nil {
 			out = append(out, fmt.Sprintf("allowed by entry %s, which log entry %d had added", x.Entry, *x.EntryLeaf))
 		}
-		return append(out, fmt.Sprintf("judged under epoch %d; the policy in force there was that of epoch %d, from log entry %d", x.Epoch, r.Epoch, r.PolicyLeaf))
+		shown := ""
+		if !r.Settled() {
+			shown = ", as far as the file shows"
+		}
+		return append(out, fmt.Sprintf("judged under epoch %d; the policy in force there was that of epoch %d, from log entry %d%s", x.Epoch, r.Epoch, r.PolicyLeaf, shown))
 	case r.Policy != nil:
 		x := r.Policy
 		out := []string{fmt.Sprintf("%s made the policy of epoch %d (base %d)", x.Cause, x.Epoch, x.Base)}
@@ -194,10 +198,10 @@ func (r *Report) Proves() []string {
 	case r.Round != nil:
 		out = append(out, "the aggregator signed the list of participants; each was a member in that role")
 		if r.Round.allEligible() {
-			out = append(out, "the aggregator and every participant were affirmed by enough other organisations, in software that was allowed")
+			out = append(out, "the aggregator and every participant had been affirmed by enough other organisations, in software that was allowed")
 		}
 	}
-	if r.settled() {
+	if r.Settled() {
 		out = append(out, fmt.Sprintf("no change of the policy before entry %d was left out", r.CompleteTo))
 	}
 	for _, w := range r.Outside {
@@ -206,8 +210,9 @@ func (r *Report) Proves() []string {
 	return out
 }
 
-// settled reports whether the policy at the leaf is known for certain.
-func (r *Report) settled() bool { return r.CompleteTo > r.Index }
+// Settled reports whether the policy at the leaf is known for certain: the file holds every change of it up
+// to there.
+func (r *Report) Settled() bool { return r.CompleteTo > r.Index }
 
 func (r *RoundFacts) allEligible() bool {
 	return r.Eligible(r.Aggregator) && !slices.ContainsFunc(r.Participants, func(p Part) bool { return !r.Eligible(p) })
@@ -225,7 +230,7 @@ func names(orgs []identity.OrgID) string {
 func (r *Report) ProvesNot() []string {
 	var out []string
 	if r.CompleteTo < r.Size {
-		out = append(out, fmt.Sprintf("that no change of the policy was ordered between entries %d and %d, which the maker of the file may have left out: it could have removed an organisation or software that is counted here", r.CompleteTo, r.Size))
+		out = append(out, fmt.Sprintf("that no change of the policy was ordered between entries %d and %d, which the maker of the file may have left out: it could have added an organisation, or removed one, or software, that is counted here", r.CompleteTo, r.Size))
 	}
 	out = append(out, "that no boot counted here had been replaced, drained, retired or refused meanwhile, which the maker of the file may have left out: an honest majority of organisations did not order its statements or cosign under its name after that")
 	switch {
@@ -236,7 +241,8 @@ func (r *Report) ProvesNot() []string {
 		if !r.Round.allEligible() {
 			out = append(out, "that those were eligible for whom too few affirmations are shown")
 		}
-		out = append(out, "that nobody who took part was suspended, and that the sums are right: log audit and job verify tell")
+		out = append(out, "that these affirmations still held when the round was committed: newer results, which replace them or show that they had ended, may have been left out; the seats that ordered the round are believed",
+			"that nobody who took part was suspended, and that the sums are right: log audit and job verify tell")
 	case r.Policy != nil:
 		out = append(out, "that it was ordered before it expired, or that no signature on it had been withdrawn: the seats that ordered it are believed; log audit tells")
 	default:

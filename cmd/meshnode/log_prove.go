@@ -33,6 +33,9 @@ type proven struct {
 	Size  uint64             `json:"size"`
 	Root  transparency.Hash  `json:"root"`
 	Level transparency.Level `json:"level"`
+	// Settled says that the file shows which policy was in force at the entry, and not only a part of
+	// its changes.
+	Settled bool `json:"settled"`
 }
 
 func logProveCommand() *cobra.Command {
@@ -157,9 +160,12 @@ func runLogProve(cmd *cobra.Command, args []string, f proveFlags) error {
 		return err
 	}
 	if f.json {
-		return printJSON(cmd.OutOrStdout(), proven{f.output, len(data), p.Kind, p.Index, p.Size, p.Root, p.Level})
+		return printJSON(cmd.OutOrStdout(), proven{f.output, len(data), p.Kind, p.Index, p.Size, p.Root, p.Level, p.Settled()})
 	}
 	_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: entry %d (%s) of %d, %s, %d bytes\n", printable(f.output), p.Index, printable(p.Kind), p.Size, p.Level, len(data))
+	if err == nil && !p.Settled() {
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "no entry behind it says yet which policy was in force: a reader cannot tell that no change after entry %d was left out; make it again later, the log gets such an entry about every half hour\n", p.CompleteTo)
+	}
 	return err
 }
 
