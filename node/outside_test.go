@@ -3,16 +3,25 @@ package node
 import (
 	"bytes"
 	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"filippo.io/torchwood"
 
 	"github.com/attestmesh/meshnode/consensus"
+	"github.com/attestmesh/meshnode/federated"
+	"github.com/attestmesh/meshnode/mesh"
 	"github.com/attestmesh/meshnode/transparency"
 )
 
@@ -119,4 +128,129 @@ func TestSlowWitness(t *testing.T) {
 	if !at.IsZero() {
 		t.Error("the leader thinks that seats have cosigned again")
 	}
+}
+
+// cosignWithSeats returns a witness's cosignature (c2sp.org/tlog-cosignature) of the time of a seat's: in a
+// bubble it is another year than outside.
+func cosignWithSeats(note []byte, key ed25519.PrivateKey) []byte {
+	text, lines, _ := bytes.Cut(note, []byte("\n\n"))
+	text = append(text, '\n')
+	var stamp []byte
+	for line := range strings.Lines(string(lines)) {
+		words := strings.Fields(line)
+		if raw, err := base64.StdEncoding.DecodeString(words[len(words)-1]); err == nil && len(raw) == 4+8+ed25519.SignatureSize {
+			stamp = raw[4:12]
+		}
+	}
+	message := fmt.Appendf(nil, "cosignature/v1\ntime %d\n%s", binary.BigEndian.Uint64(stamp), text)
+	sum := sha256.Sum256(slices.Concat([]byte(witnessName+"\n"), []byte{4}, key.Public().(ed25519.PublicKey)))
+	return fmt.Appendf(nil, "— %s %s\n", witnessName, base64.StdEncoding.EncodeToString(slices.Concat(sum[:4], stamp, ed25519.Sign(key, message))))
+}
+
+// A witness is down for an hour: members are admitted, proven and allowed what was voted in as before,
+// since cosignatures of organisations alone make a checkpoint published and strong; the operator is told.
+// When it is back it is shown the newest checkpoint, and none in between.
+func TestWitnessDownForAnHour(t *testing.T) {
+	outage := time.Hour
+	if raceDetector {
+		outage = 5 * time.Minute
+	}
+	key := crowdKey("witness", "old")
+	var down atomic.Bool
+	var asked, cosigned, newest atomic.Int64
+	// Outside of the bubble, whose time does not wait for it; no connection outlives its request.
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		if down.Load() {
+			panic(http.ErrAbortHandler)
+		}
+		body, _ := io.ReadAll(r.Body)
+		head, note, _ := bytes.Cut(body, []byte("\n\n"))
+		var old int64
+		if _, err := fmt.Sscanf(string(head), "old %d", &old); err != nil {
+			t.Errorf("%q: %v", head, err)
+		}
+		if last := newest.Load(); old != last {
+			w.Header().Set("Content-Type", "text/x.tlog.size")
+			w.WriteHeader(http.StatusConflict)
+			fmt.Fprintf(w, "%d\n", last)
+			return
+		}
+		cp, err := transparency.ParseCheckpoint(note)
+		if err != nil {
+			t.Error(err)
+		}
+		line := cosignWithSeats(note, key)
+		newest.Store(int64(cp.Size))
+		cosigned.Add(1)
+		_, _ = w.Write(line)
+	}))
+	srv.Config.SetKeepAlivesEnabled(false)
+	srv.Start()
+	defer srv.Close()
+
+	synctest.Test(t, func(t *testing.T) {
+		c := newCrowd(t, len(crowdOrgs), func(int) string { return "new" })
+		defer c.close()
+		for _, n := range c.nodes {
+			n.cred = c.renewal(n, 3*time.Hour)
+			n.cfg.Witnesses = []WitnessConfig{{Name: witnessName, URL: srv.URL}}
+			n.tasks.Go(func() { n.edges.run(n.ctx) })
+		}
+		c.raft()
+		submit := func(kind consensus.Kind, envelope []byte) {
+			t.Helper()
+			command, err := consensus.NewCommand(kind, envelope)
+			if err == nil {
+				_, err = c.leading().submit(t.Context(), command)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		c.leading()
+		submit(consensus.KindProposal, c.proposal(crowdOrgs, consensus.Action{SetWitnesses: &consensus.SetWitnesses{Witnesses: []string{outsideKey(t, key).Key()}}}))
+		at := c.nodes[0]
+		whole := func(outside int) func() bool {
+			return func() bool {
+				p, _ := at.lastPublished()
+				return p.Size == at.machine.tree.Size() && p.Level == transparency.Strong && len(p.Outside) == outside
+			}
+		}
+		within(t, time.Minute, "a strong checkpoint that the witness has cosigned", whole(1))
+
+		down.Store(true)
+		before, began := newest.Load(), time.Now()
+		for i := 0; time.Since(began) < outage; i++ {
+			time.Sleep(outage / 4)
+			c.add(len(c.nodes), "new")
+			member := c.nodes[len(c.nodes)-1]
+			c.dial(member, at)
+			var l mesh.Link
+			within(t, 10*time.Second, "a link to a new member", func() (ok bool) { l, ok = at.linkTo(member.self); return ok })
+			within(t, proofWithin, "the proof of a new member's verdict", func() bool { p, _ := at.proofOf(l.Session()); return p == ProofProven })
+			at.machine.View(func(s *consensus.State, _ *federated.Ledger) { c.base = s.Base() })
+			submit(consensus.KindProposal, c.proposal(crowdOrgs[:5], consensus.Action{AddEntry: &consensus.AddEntry{Entry: c.entry(fmt.Sprint("r", i))}}))
+			within(t, 10*time.Second, "a strong checkpoint without the witness", whole(0))
+		}
+		if got := newest.Load(); got != before {
+			t.Fatalf("the witness has cosigned size %d while it was down", got)
+		}
+		if s := c.leading().outsideStatus(); len(s) != 1 || s[0].Error == "" || s[0].Since == nil {
+			t.Errorf("the leader's status says %+v", s)
+		}
+		if n := asked.Load(); n > int64(outage/witnessSlowest)+60 {
+			t.Errorf("a witness that is down was asked %d times", n)
+		}
+
+		down.Store(false)
+		again := cosigned.Load()
+		within(t, witnessSlowest+5*time.Second, "a checkpoint of the whole log that the witness has cosigned", whole(1))
+		if n := cosigned.Load() - again; n > 2 || newest.Load() != int64(at.machine.tree.Size()) {
+			t.Errorf("it was shown %d checkpoints, the newest of size %d, of %d entries", n, newest.Load(), at.machine.tree.Size())
+		}
+		if s := c.leading().outsideStatus(); s[0].Error != "" || s[0].At == nil {
+			t.Errorf("the leader's status says %+v", s)
+		}
+	})
 }
