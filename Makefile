@@ -4,7 +4,7 @@ STATICCHECK_VERSION := v0.8.2
 LDFLAGS := -s -w -X main.version=$(VERSION)
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 
-.PHONY: check fmt vet staticcheck test race demo inference bench flood million fuzz model mutants second-verifier dist
+.PHONY: check fmt vet staticcheck test race demo inference bench flood crash million fuzz model mutants second-verifier dist
 
 check: fmt vet staticcheck race
 
@@ -66,6 +66,11 @@ flood:
 ENTRIES ?= 1000000
 million: bin/meshnode
 	$(GO) run ./internal/loggen -entries $(ENTRIES) -audit bin/meshnode
+
+# Each system call of a log's writer failed once and the writer killed at each, then audited (needs
+# strace and the right to trace); a log and a witness that are down for an hour of virtual time.
+crash:
+	MESHNODE_CRASH=all $(GO) test -count 1 -timeout 15m -run '^(TestL6LogDownForAnHour|TestL7SystemCalls|TestWitnessDownForAnHour)$$' -v ./node
 
 # Every fuzz target for a short while.
 FUZZTIME ?= 10s

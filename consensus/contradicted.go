@@ -92,7 +92,7 @@ func (s *State) contradiction(n *node) attest.Code {
 		}
 	}
 	maps.DeleteFunc(refusing, func(org identity.OrgID, _ attest.Code) bool { return affirming[org] })
-	if len(refusing) < max(s.Quorum(), NarrowThreshold(s.N())) {
+	if len(refusing) == 0 || len(refusing) < max(s.Quorum(), NarrowThreshold(s.N())) {
 		return ""
 	}
 	return refusing[slices.Min(slices.Collect(maps.Keys(refusing)))]

@@ -11,9 +11,18 @@ import (
 	"github.com/attestmesh/meshnode/internal/identity"
 )
 
-// applyResults takes every edge of the batch that holds against the present membership and
-// policy, and skips the others: a batch is one node's collection, and part of it may have
-// been overtaken.
+// ApplyResults is Apply of the command that r was verified from.
+func (s *State) ApplyResults(r *Results) Outcome {
+	out, err := Outcome{}, refuse(attest.CodeNotStarted, string(KindResults), "before Bootstrap", "after Bootstrap")
+	if s.Started() {
+		out, err = s.takeResults(r.list)
+	}
+	if err != nil {
+		return Outcome{Reason: ReasonOf(err)}
+	}
+	return out
+}
+
 func (s *State) applyResults(envelopes [][]byte) (Outcome, error) {
 	results := make([]*AttestationResult, len(envelopes))
 	for i, raw := range envelopes {
@@ -26,7 +35,9 @@ func (s *State) applyResults(envelopes [][]byte) (Outcome, error) {
 	return s.takeResults(results)
 }
 
-// takeResults is applyResults of decoded edges, at least one.
+// takeResults takes every edge of the batch that holds against the present membership and
+// policy, and skips the others: a batch is one node's collection, and part of it may have
+// been overtaken.
 func (s *State) takeResults(results []*AttestationResult) (Outcome, error) {
 	var out Outcome
 	for i, r := range results {

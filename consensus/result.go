@@ -260,14 +260,28 @@ func CheckResults(c Command) error {
 	if c.Kind != KindResults {
 		return nil
 	}
+	_, err := VerifyResults(c)
+	return err
+}
+
+// Results are those of one results command, with valid signatures. They serve one State once.
+type Results struct{ list []*AttestationResult }
+
+// VerifyResults is CheckResults of a results command, for who will apply it: decoding it once more
+// costs Apply more than all else.
+func VerifyResults(c Command) (*Results, error) {
+	if c.V != CommandVersion || c.Kind != KindResults {
+		return nil, refuse(attest.CodeWrongVersion, "command", fmt.Sprintf("version %d kind %.20q", c.V, c.Kind), string(KindResults))
+	}
 	raws, err := c.envelopes(1, MaxResults)
 	if err != nil {
-		return refuseErr(attest.CodeMalformed, "results", err)
+		return nil, refuseErr(attest.CodeMalformed, "results", err)
 	}
+	out := &Results{make([]*AttestationResult, len(raws))}
 	for i, raw := range raws {
-		if _, err := VerifyResult(raw); err != nil {
-			return fmt.Errorf("results: %d: %w", i, err)
+		if out.list[i], err = VerifyResult(raw); err != nil {
+			return nil, fmt.Errorf("results: %d: %w", i, err)
 		}
 	}
-	return nil
+	return out, nil
 }

@@ -175,6 +175,9 @@ func (m *Machine) seq() uint64 { return m.base + uint64(len(m.history)) }
 
 // dispatch hands the command to the room that owns its kind. An error halts the machine.
 func (m *Machine) dispatch(raw []byte) ([][]byte, Applied, error) {
+	if results := m.checked.take(raw); results != nil {
+		return m.outcome(consensus.Command{Kind: consensus.KindResults}, m.state.ApplyResults(results))
+	}
 	c, err := consensus.DecodeCommand(raw)
 	if err != nil {
 		return nil, Applied{}, err
@@ -193,6 +196,11 @@ func (m *Machine) dispatch(raw []byte) ([][]byte, Applied, error) {
 	}
 	out := m.state.Apply(c)
 	m.notInForce(before, m.tree.Size()) // its leaf is the next
+	return m.outcome(c, out)
+}
+
+// outcome settles what a command of governance did.
+func (m *Machine) outcome(c consensus.Command, out consensus.Outcome) ([][]byte, Applied, error) {
 	if out.Reason == nil && out.EpochChanged {
 		m.applied[m.state.Epoch()] = m.now()
 	}
@@ -224,17 +232,22 @@ func (m *Machine) dispatch(raw []byte) ([][]byte, Applied, error) {
 	return out.Leaves, applied, nil
 }
 
-// maxChecked is how many commands that have passed Check are remembered.
-const maxChecked = 256
+// Limits of what is remembered of Check: of maxChecked commands that they have passed, of
+// maxVerified, which follow each other closely, what was decoded.
+const (
+	maxChecked  = 256
+	maxVerified = 32
+)
 
 // checked remembers the newest commands that have passed Check, by their SHA-256. A batch of
-// results is a hundred signatures; it is offered by its submitter, again while nobody leads, and
-// then stored.
+// results is a hundred signatures; it is offered by its submitter, again while nobody leads, then
+// stored, and then applied.
 type checked struct {
-	mu     sync.Mutex
-	passed map[[32]byte]bool    // guarded by mu
-	order  [maxChecked][32]byte // guarded by mu; a ring
-	next   int                  // guarded by mu
+	mu       sync.Mutex
+	passed   map[[32]byte]bool               // guarded by mu
+	order    [maxChecked][32]byte            // guarded by mu; a ring
+	next     int                             // guarded by mu
+	verified map[[32]byte]*consensus.Results // guarded by mu; of the newest in order
 }
 
 func (c *checked) has(sum [32]byte) bool {
@@ -243,18 +256,33 @@ func (c *checked) has(sum [32]byte) bool {
 	return c.passed[sum]
 }
 
-func (c *checked) add(sum [32]byte) {
+// add remembers a command; results is nil for other kinds.
+func (c *checked) add(sum [32]byte, results *consensus.Results) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.passed[sum] {
 		return
 	}
 	if c.passed == nil {
-		c.passed = map[[32]byte]bool{}
+		c.passed, c.verified = map[[32]byte]bool{}, map[[32]byte]*consensus.Results{}
 	}
 	delete(c.passed, c.order[c.next])
+	delete(c.verified, c.order[(c.next+maxChecked-maxVerified)%maxChecked])
 	c.order[c.next], c.passed[sum] = sum, true
+	if results != nil {
+		c.verified[sum] = results
+	}
 	c.next = (c.next + 1) % maxChecked
+}
+
+// take returns what was decoded of a results command, once; nil where that is not there any more.
+func (c *checked) take(raw []byte) *consensus.Results {
+	sum := sha256.Sum256(raw)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := c.verified[sum]
+	delete(c.verified, sum)
+	return out
 }
 
 // Check is the follower's guard: it refuses an entry whose results are not signed by who
@@ -265,25 +293,25 @@ func (m *Machine) Check(raw []byte) error {
 	if m.checked.has(sum) {
 		return nil
 	}
-	err := checkCommand(raw)
+	results, err := checkCommand(raw)
 	if err == nil {
-		m.checked.add(sum)
+		m.checked.add(sum, results)
 	}
 	return err
 }
 
-func checkCommand(raw []byte) error {
+func checkCommand(raw []byte) (*consensus.Results, error) {
 	c, err := consensus.DecodeCommand(raw)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	switch c.Kind {
 	case consensus.KindJob, consensus.KindRoundOpen, consensus.KindRoundClose, consensus.KindRoundCommit:
-		return federated.CheckCommand(string(c.Kind), c.Body)
+		return nil, federated.CheckCommand(string(c.Kind), c.Body)
 	case consensus.KindResults:
-		return consensus.CheckResults(c)
+		return consensus.VerifyResults(c)
 	}
-	return nil
+	return nil, nil
 }
 
 // View runs f on a consistent state. f must not keep what it is given nor block.

@@ -3,6 +3,7 @@ package node
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"strings"
@@ -203,16 +204,21 @@ func TestCheckedCommandsAreBounded(t *testing.T) {
 	var c checked
 	sum := func(i int) [32]byte { return [32]byte{byte(i), byte(i >> 8)} }
 	for i := range 3 * maxChecked {
-		c.add(sum(i))
-		c.add(sum(i)) // twice takes one place
+		c.add(sum(i), &consensus.Results{})
+		c.add(sum(i), &consensus.Results{}) // twice takes one place
 	}
 	for i := range 3 * maxChecked {
 		if c.has(sum(i)) != (i >= 2*maxChecked) {
 			t.Fatalf("command %d is remembered: %t", i, c.has(sum(i)))
 		}
 	}
-	if len(c.passed) != maxChecked {
-		t.Errorf("%d are remembered", len(c.passed))
+	if len(c.passed) != maxChecked || len(c.verified) != maxVerified {
+		t.Errorf("%d are remembered, %d of them decoded", len(c.passed), len(c.verified))
+	}
+	raw := []byte("a command")
+	c.add(sha256.Sum256(raw), &consensus.Results{})
+	if c.take(raw) == nil || c.take(raw) != nil {
+		t.Error("what was decoded is not given once")
 	}
 }
 

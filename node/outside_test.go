@@ -151,10 +151,7 @@ func cosignWithSeats(note []byte, key ed25519.PrivateKey) []byte {
 // since cosignatures of organisations alone make a checkpoint published and strong; the operator is told.
 // When it is back it is shown the newest checkpoint, and none in between.
 func TestWitnessDownForAnHour(t *testing.T) {
-	outage := time.Hour
-	if raceDetector {
-		outage = 5 * time.Minute
-	}
+	outage := longOutage()
 	key := crowdKey("witness", "old")
 	var down atomic.Bool
 	var asked, cosigned, newest atomic.Int64
