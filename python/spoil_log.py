@@ -214,10 +214,10 @@ class Forger:
         """A leaf of which one value is another, signed by those who had signed it."""
         env = json.loads(leaf)
         statement = self.payload(leaf)
-        holder, key = rng.choice(list(places(statement["predicate"] if rng.random() < 0.9 else statement)))
-        before = json.dumps(holder[key])
+        holder, key = rng.choice(list(places(statement.get("predicate") if rng.random() < 0.9 else statement)) or [(statement, "_type")])
+        before = json.dumps(holder.get(key) if isinstance(holder, dict) else holder[key])
         field = key if isinstance(key, str) else ""
-        holder[key] = self._other(rng, field, holder[key])
+        holder[key] = self._other(rng, field, json.loads(before))
         what = f"{field}: {before[:60]} -> {json.dumps(holder[key])[:60]}"
         if rng.random() < 0.05:
             holder.pop(key)

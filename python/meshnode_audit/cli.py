@@ -1,16 +1,18 @@
-"""meshnode_audit.py [--genesis FILE] [--json] DIR
+"""meshnode_audit.py [--genesis FILE] [--max-age DURATION] [--json] DIR
 
 Exit 0: everything holds. 1: something does not; the findings say which entry and why. 2: the
-input is no log. 3: it could not be read to the end."""
+input is no log. 3: too old, or it could not be read to the end."""
 
 import argparse
 import json
 import os
+import re
 import sys
 
 from .genesis import parse_genesis
 from .refused import Malformed, Refused
 from .report import audit
+from .strict import HOUR, MINUTE, SECOND
 from .tiles import Directory, Missing, TooLarge, Unavailable
 
 MAX_GENESIS = 64 << 10
@@ -20,12 +22,13 @@ def main(argv=None):
     parser = argparse.ArgumentParser(prog="meshnode_audit.py", description="Check a published log offline: every hash, every signature, every rule. "
                                      "A second verifier that shares no code with meshnode log audit.")
     parser.add_argument("--genesis", metavar="FILE", help="genesis file of the mesh that is meant (default: the log's own)")
+    parser.add_argument("--max-age", metavar="DURATION", type=duration, default=0, help="exit 3 if the quorum's cosignatures are older, as 5m or 24h (default: no limit)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("directory", metavar="DIR", help='holds "checkpoint" and "tile/"')
     args = parser.parse_args(argv)
     try:
         genesis = read_genesis(args.genesis) if args.genesis else None
-        report = audit(open_log(args.directory), genesis)
+        report = audit(open_log(args.directory), genesis, max_age=args.max_age)
     except (OSError, Malformed, Refused) as e:
         print(f"meshnode_audit: {e}", file=sys.stderr)
         return 2
@@ -37,6 +40,16 @@ def main(argv=None):
     else:
         print(text(args.directory, report))
     return report.exit_code
+
+
+def duration(text):
+    """Milliseconds of a duration such as 90s, 5m or 1h30m."""
+    if not re.fullmatch("([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?", text) or not text:
+        raise argparse.ArgumentTypeError("give a duration such as 5m")
+    ms = sum(int(n) * {"h": HOUR, "m": MINUTE, "s": SECOND}[unit] for n, unit in re.findall("([0-9]+)([hms])", text))
+    if ms == 0:
+        raise argparse.ArgumentTypeError("want more than zero")
+    return ms
 
 
 def read_genesis(path):
