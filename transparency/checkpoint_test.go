@@ -138,6 +138,7 @@ func TestCosignaturesThatDoNotCount(t *testing.T) {
 		"zero timestamp":      {rawCosignature(t, head.text(), a, 0), CodeCosignatureTime},
 		"in the future":       {rawCosignature(t, head.text(), a, unix+600), CodeCosignatureTime},
 		"timestamp overflows": {rawCosignature(t, head.text(), a, 1<<63+1), CodeCosignatureTime},
+		"year overflows":      {rawCosignature(t, head.text(), a, 1<<63-1), CodeCosignatureTime},
 		"plain Ed25519":       {typeLine, CodeCosignatureKey},
 		"another key":         {strings.ReplaceAll(rawCosignature(t, head.text(), c, unix), c.Name, a.Name), CodeCosignatureKey},
 		"too short":           {"— " + a.Name + " " + base64.StdEncoding.EncodeToString([]byte("12345678")) + "\n", CodeCosignatureKey},

@@ -192,7 +192,7 @@ func (k knownCosigner) check(text string, s note.Signature, now time.Time) (time
 	}
 	unix, err := torchwood.CosignatureTimestamp(s)
 	at := time.Unix(unix, 0).UTC()
-	if err != nil || unix <= 0 || at.After(now.Add(maxSkew)) {
+	if err != nil || unix <= 0 || unix > now.Add(maxSkew).Unix() { // a time.Time of that much would wrap
 		return time.Time{}, &Problem{CodeCosignatureTime, s.Name, fmt.Sprintf("timestamp %d, the verifier's time is %d", unix, now.Unix())}
 	}
 	return at, nil
