@@ -104,7 +104,9 @@ func newMeshOf(t testing.TB, unsigned *Genesis) *mesh {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &mesh{t: t, g: g, s: NewState(g), at: start.Add(time.Hour)}
+	m := &mesh{t: t, g: g, s: NewState(g), at: start.Add(time.Hour)}
+	keep(t, m)
+	return m
 }
 
 // started returns a mesh after Bootstrap and its first tick.

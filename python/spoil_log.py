@@ -115,9 +115,46 @@ def root_of(hashes):
     return hashlib.sha256(b"\1" + root_of(hashes[:split]) + root_of(hashes[split:])).digest()
 
 
+def files_of(leaves, checkpoint):
+    """The files of a log of at most 65,536 leaves."""
+    hashes = [hashlib.sha256(b"\0" + x).digest() for x in leaves]
+    out = {"checkpoint": checkpoint}
+    for n, first in enumerate(range(0, len(leaves), 256)):
+        part = leaves[first:first + 256]
+        width = "" if len(part) == 256 else f".p/{len(part)}"
+        out[f"tile/0/{n:03d}{width}"] = b"".join(hashes[first:first + 256])
+        out[f"tile/entries/{n:03d}{width}"] = b"".join(len(x).to_bytes(2, "big") + x for x in part)
+    upper = [root_of(hashes[i:i + 256]) for i in range(0, len(leaves) // 256 * 256, 256)]
+    if upper:
+        out[f"tile/1/000.p/{len(upper)}"] = b"".join(upper)
+    return out
+
+
+def sealed_by_log(keys, leaves):
+    """A log of leaves with a checkpoint that nobody cosigned, by the log key of the last Bootstrap among
+    them; None if that is nobody's."""
+    mesh_id = hashlib.sha256(base64.b64decode(json.loads(leaves[0])["payload"])).hexdigest()
+    last = None
+    for leaf in leaves[1:]:
+        try:
+            statement = Forger.payload(leaf)
+        except (ValueError, KeyError, TypeError):
+            continue
+        if isinstance(statement, dict) and str(statement.get("predicateType")).endswith("/bootstrap/v1"):
+            last = statement["predicate"]
+    key_id = last and hashlib.sha256(base64.b64decode(last["log_key"])).hexdigest()
+    if key_id not in keys.private:
+        return None
+    origin = f"{Forger.payload(leaves[0])['predicate']['origin']}/{mesh_id[:16]}/{last['incarnation']}"
+    text = f"{origin}\n{len(leaves)}\n{base64.b64encode(root_of([hashlib.sha256(bytes(1) + x).digest() for x in leaves])).decode()}\n"
+    digest = hashlib.sha256(origin.encode() + b"\n\1" + keys.public[key_id]).digest()[:4]
+    line = base64.b64encode(digest + keys.private[key_id].sign(text.encode())).decode()
+    return files_of(leaves, f"{text}\n\u2014 {origin} {line}\n".encode())
+
+
 class Forger:
-    """Publishes other leaves in place of those of a log of at most 256 leaves, and signs what it
-    changes like those who had signed it."""
+    """Publishes other leaves in place of those of a log, and signs what it changes like those who had
+    signed it."""
 
     def __init__(self, files):
         self.keys = Keys()
@@ -166,9 +203,7 @@ class Forger:
             else:
                 body = at.to_bytes(8, "big") + key.sign(f"cosignature/v1\ntime {at}\n{text}".encode())
             lines.append(f"\u2014 {name} {base64.b64encode(digest + body).decode()}\n")
-        width = "" if len(leaves) == 256 else f".p/{len(leaves)}"
-        return {"checkpoint": f"{text}\n{''.join(lines)}".encode(), f"tile/0/000{width}": b"".join(hashes),
-                f"tile/entries/000{width}": b"".join(len(x).to_bytes(2, "big") + x for x in leaves)}
+        return files_of(leaves, f"{text}\n{''.join(lines)}".encode())
 
     # --- changes -----------------------------------------------------------------------
 

@@ -2,9 +2,9 @@
 as they should be, on every tampered one, on random changes of bytes, and on leaves that were
 changed and signed again.
 
-MESHNODE_SPOILED and MESHNODE_FORGED are how many random changes are tried (make second-verifier:
-10,000 and 1,500), MESHNODE_SEED begins them. MESHNODE_SECOND_VERIFIER=1 also has every log judged
-that the tests of package audit make.
+MESHNODE_SPOILED and MESHNODE_FORGED are how many random changes are tried, MESHNODE_SEED begins
+them. MESHNODE_SECOND_VERIFIER=1 also has every log judged that the tests of packages audit and
+consensus make (make second-verifier).
 """
 
 import calendar
@@ -193,6 +193,27 @@ class Agreement(WithGo):
             given = parse_genesis(genesis.read_bytes()) if genesis.exists() else None
             with self.subTest(said["test"]):
                 self.assertEqual(judged(log / "log", given, unix_ms(said["at"]), said["max_age_ms"]), verdict(said["report"]))
+
+    @unittest.skipUnless(os.environ.get("MESHNODE_SECOND_VERIFIER"), "MESHNODE_SECOND_VERIFIER is not set")
+    def test_leaves_of_other_tests(self):
+        """The leaves that the meshes of package consensus's tests come to, and after them each envelope
+        that was refused there, as a lying majority could log it. Tests that make thousands are left out."""
+        kept = self.scratch / "leaves"
+        kept.mkdir()
+        self.run_go("test", "-count=1", "-skip", "DryRun|Image|TenThousand|Commute|Narrow|OneSeat|ConstitutionReplays|Centuries", "./consensus", MESHNODE_KEEP_LEAVES=str(kept))
+        keys, seen = spoil_log.Keys(), set()
+        for path in sorted(kept.iterdir()):
+            mesh = json.loads(path.read_text())
+            leaves = [x.encode() for x in mesh["leaves"]]
+            for tried in [leaves] + [leaves[:x["after"]] + [x["leaf"].encode()] for x in mesh["forced"] or []]:
+                files = spoil_log.sealed_by_log(keys, tried) if len(tried) > 1 else None
+                if files and files["checkpoint"] not in seen:
+                    seen.add(files["checkpoint"])
+                    log = self.scratch / "one"
+                    spoil_log.write(str(log), files)
+                    self.agree(log, (mesh["test"], len(tried)))
+                    shutil.rmtree(log)
+        self.assertGreater(len(seen), 500)
 
 
 def unix_ms(text):
