@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 from . import strict
 from .entries import Chips, added_entry, chips, covered, entry_id, floor, floor_covers, product, scope
-from .genesis import (GOVERNANCE, KEY_FIELDS, MAX_ORGANISATIONS, ORGANISATION_FIELDS, admit_entry, check_key, check_organisation, check_witnesses, key, limits, organisation,
-                      own_witness)
+from .genesis import (GOVERNANCE, KEY_FIELDS, MAX_ORGANISATIONS, admit_entry, check_key, check_organisation, check_witnesses, limits,
+                      organisation, own_witness)
 from .refused import Malformed, Refused, demand
 from .strict import Optional, ZERO_TIME, digest, hexadecimal, listing, name, struct, time
 

@@ -19,10 +19,11 @@ MAX_GENESIS = 64 << 10
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="meshnode_audit.py", description="Check a published log offline: every hash, every signature, every rule. "
-                                     "A second verifier that shares no code with meshnode log audit.")
+    parser = argparse.ArgumentParser(prog="meshnode_audit.py", description="Check a published log offline: every hash, every "
+                                     "signature, every rule. A second verifier that shares no code with meshnode log audit.")
     parser.add_argument("--genesis", metavar="FILE", help="genesis file of the mesh that is meant (default: the log's own)")
-    parser.add_argument("--max-age", metavar="DURATION", type=duration, default=0, help="exit 3 if the quorum's cosignatures are older, as 5m or 24h (default: no limit)")
+    parser.add_argument("--max-age", metavar="DURATION", type=duration, default=0,
+                        help="exit 3 if the quorum's cosignatures are older, as 5m or 24h (default: no limit)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("directory", metavar="DIR", help='holds "checkpoint" and "tile/"')
     args = parser.parse_args(argv)
@@ -73,7 +74,8 @@ def open_log(path):
 
 
 def text(location, report):
-    lines = [f"log        {location}", f"entries    {report.entries}", f"root       {report.root}", f"cosigners  {', '.join(report.cosigners) or 'nobody'} ({report.level})"]
+    lines = [f"log        {location}", f"entries    {report.entries}", f"root       {report.root}",
+             f"cosigners  {', '.join(report.cosigners) or 'nobody'} ({report.level})"]
     lines += [f"FINDING    entry {index}: {code}: {message}" for index, code, message in report.findings]
     lines.append("verdict    " + {0: "everything holds", 1: "NOT as it should be", 3: "cannot decide"}[report.exit_code])
     return "\n".join(line.encode("ascii", "backslashreplace").decode() for line in lines)

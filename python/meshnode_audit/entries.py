@@ -67,7 +67,8 @@ def _status(v):
     return v
 
 
-_tdx = struct(tcb_statuses=Optional(ordered(_status, MAX_ADVISORIES), ()), rejected_advisory_ids=Optional(ordered(matching("INTEL-SA-[0-9]{5}"), MAX_ADVISORIES), ()),
+_advisories = ordered(matching("INTEL-SA-[0-9]{5}"), MAX_ADVISORIES)
+_tdx = struct(tcb_statuses=Optional(ordered(_status, MAX_ADVISORIES), ()), rejected_advisory_ids=Optional(_advisories, ()),
               minimum_tcb_evaluation_data_number=Optional(strict.integer(0, MAX_EVALUATION), 0), minimum_tcb_date=Optional(time, ZERO_TIME))
 
 
@@ -83,7 +84,8 @@ def tdx_covers(a, b):
             and a.minimum_tcb_evaluation_data_number >= b.minimum_tcb_evaluation_data_number and a.minimum_tcb_date >= b.minimum_tcb_date)
 
 
-_floor = struct_of(("product", "product", Optional(line)), ("sevsnp", "sevsnp", Optional(tcb, None)), ("tdx", "tdx", Optional(tdx, None)), ("from", "since", Optional(time, ZERO_TIME)))
+_floor = struct_of(("product", "product", Optional(line)), ("sevsnp", "sevsnp", Optional(tcb, None)), ("tdx", "tdx", Optional(tdx, None)),
+                   ("from", "since", Optional(time, ZERO_TIME)))
 
 
 def floor(v):

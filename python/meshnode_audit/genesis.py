@@ -20,8 +20,7 @@ WITNESS = re.compile(r"[!-*,-~]{1,160}\+[0-9a-f]{8}\+[A-Za-z0-9+/]{43,64}={0,2}"
 
 KEY_FIELDS = dict(role=strict.string, public=public_key, not_after=Optional(time, ZERO_TIME))
 key = struct(**KEY_FIELDS)
-ORGANISATION_FIELDS = dict(id=name, roles=listing(strict.string), keys=listing(key))
-organisation = struct(**ORGANISATION_FIELDS)
+organisation = struct(id=name, roles=listing(strict.string), keys=listing(key))
 limits = struct(nodes=integer(1, MAX_NODES), results=Optional(integer(0, MAX_QUOTA), 0), credentials=Optional(integer(0, MAX_QUOTA), 0),
                 proposals=Optional(integer(0, MAX_QUOTA), 0), suspensions=Optional(integer(0, MAX_QUOTA), 0))
 
@@ -85,8 +84,9 @@ def keys_of(organisations, role, end=ZERO_TIME, members_only=False):
 _kinds = struct(member=listing(kinds), seat=listing(kinds), aggregator=listing(kinds))
 _roots = struct(sim=listing(public_key), vtpm=listing(root_key))
 _policy = struct(entries=listing(entry), floors=Optional(listing(floor), ()), denied=Optional(listing(product), ()))
-_genesis = struct(name=name, nonce=hexadecimal(32), created_at=time, origin=strict.string, fsm_version=integer(1, FSM_VERSION), store=matching("memory|disk"),
-                  allow_sim=strict.boolean, organisations=listing(organisation), kinds=_kinds, roots=_roots, policy=_policy, witnesses=listing(strict.string), limits=limits)
+_genesis = struct(name=name, nonce=hexadecimal(32), created_at=time, origin=strict.string, fsm_version=integer(1, FSM_VERSION),
+                  store=matching("memory|disk"), allow_sim=strict.boolean, organisations=listing(organisation), kinds=_kinds, roots=_roots, policy=_policy,
+                  witnesses=listing(strict.string), limits=limits)
 
 
 def kinds_for(g, role):

@@ -17,7 +17,6 @@ LOG_KEY, COSIGNATURE = 1, 4  # signature types
 
 _B64 = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 _SPACE = re.compile("[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
-LEVELS = ("unpublished", "published", "strong")
 
 
 def b64_loose(text):

@@ -118,7 +118,9 @@ class _Audit:
         policy = self.replay.state.policy
         own = policy.origin[:-len(str(policy.incarnation))]
         number = self.head.origin[len(own):]
-        return self.head.origin.startswith(own) and re.fullmatch("0*[0-9]{1,20}", number, re.ASCII) is not None and policy.incarnation < int(number.lstrip("0") or "0") < 1 << 64
+        if not self.head.origin.startswith(own) or not re.fullmatch("0*[0-9]{1,20}", number, re.ASCII):
+            return False
+        return policy.incarnation < int(number.lstrip("0") or "0") < 1 << 64
 
     def verify(self, cosigners):
         state = self.replay.state

@@ -420,7 +420,8 @@ class State:
         live, today = sum(not s.lifted and at < s.until for s in own), sum(at < s.ordered + DAY for s in own)
         if live >= MAX_LIVE or today >= MAX_DAILY:
             raise Refused("limit", f"{live} suspensions in force, {today} within a day")
-        self.suspensions[x.id] = SimpleNamespace(organisation=x.organisation, node=x.node, target=target, until=x.until, ordered=x.issued - CLOCK_SKEW, lifted=False)
+        self.suspensions[x.id] = SimpleNamespace(organisation=x.organisation, node=x.node, target=target, until=x.until,
+                                                 ordered=x.issued - CLOCK_SKEW, lifted=False)
         return []
 
     def lift(self, leaf):

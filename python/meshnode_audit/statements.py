@@ -69,7 +69,8 @@ def credential(raw):
 
 # --- bootstrap and recovery ------------------------------------------------------------
 
-_bootstrap = struct(**_about, attempt=uint32, credentials=listing(strict.string), log_key=public_key, recovery=Optional(strict.string), continues=Optional(place, NOWHERE))
+_bootstrap = struct(**_about, attempt=uint32, credentials=listing(strict.string), log_key=public_key, recovery=Optional(strict.string),
+                    continues=Optional(place, NOWHERE))
 
 
 def bootstrap(raw):
@@ -79,8 +80,8 @@ def bootstrap(raw):
     return b
 
 
-_recovery = struct(**_about, previous_origin=strict.string, checkpoint=place, epoch=uint64, base=uint64, policy=digest, organisations=ordered(name, MAX_ORGANISATIONS, least=1),
-                   planned=Optional(strict.boolean, False), nonce=nonce, created=time, expires=time)
+_recovery = struct(**_about, previous_origin=strict.string, checkpoint=place, epoch=uint64, base=uint64, policy=digest,
+                   organisations=ordered(name, MAX_ORGANISATIONS, least=1), planned=Optional(strict.boolean, False), nonce=nonce, created=time, expires=time)
 
 
 @lru_cache(maxsize=16)
@@ -99,8 +100,8 @@ def recovery(raw):
 _party = struct(node=node_ref, peer=peer)
 _vector = strict.struct_of(*((n, n.replace("-", "_"), int8) for n in (
     "instance-identity", "configuration", "executables", "file-system", "hardware", "runtime-opaque", "storage-opaque", "sourced-data")))
-_result = struct(verifier=_party, subject=_party, mesh_id=digest, incarnation=uint64, epoch=uint64, kind=strict.string, measurement=matching("([0-9a-f]{2}){0,64}"),
-                 verdict=matching("affirming|warning|none|contraindicated"), codes=listing(code, null=False), vector=_vector, reference=Optional(strict.string),
+_result = struct(verifier=_party, subject=_party, mesh_id=digest, incarnation=uint64, epoch=uint64, kind=strict.string,
+                 measurement=matching("([0-9a-f]{2}){0,64}"), verdict=matching("affirming|warning|none|contraindicated"), codes=listing(code, null=False), vector=_vector, reference=Optional(strict.string),
                  evidence=digest, at=time, expires=time)
 
 
@@ -217,8 +218,9 @@ def logged_state(raw):
 
 _accepted = struct(node=node_ref, peer=peer, update_root=digest, examples_commitment=digest, statement=digest)
 _rejected = struct(node=node_ref, peer=peer, code=matching("[a-z0-9_]{1,64}"))
-_round = struct(mesh_id=digest, job=hexadecimal(8), round=strict.integer(0, MAX_ROUNDS), attempt=strict.integer(1, MAX_ATTEMPTS), base_root=digest, epoch=uint64,
-                rule=strict.string, arithmetic=strict.string, result_root=digest, aggregator=node_ref, peer=peer, accepted=listing(_accepted), rejected=listing(_rejected))
+_round = struct(mesh_id=digest, job=hexadecimal(8), round=strict.integer(0, MAX_ROUNDS), attempt=strict.integer(1, MAX_ATTEMPTS),
+                base_root=digest, epoch=uint64, rule=strict.string, arithmetic=strict.string, result_root=digest, aggregator=node_ref, peer=peer,
+                accepted=listing(_accepted), rejected=listing(_rejected))
 
 
 def order(node):

@@ -13,7 +13,6 @@ from types import SimpleNamespace
 
 from .refused import Malformed, demand
 
-MS = 1
 SECOND = 1000
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
