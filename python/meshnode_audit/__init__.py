@@ -1,6 +1,6 @@
 """A second verifier of a mesh's transparency log, which shares no code with the first.
 
-Written from docs/PROTOCOL.md (§9, §20, §21), so that it can disagree with `meshnode log audit`.
+Written from docs/PROTOCOL.md (§9, §20, §23), so that it can disagree with `meshnode log audit`.
 It reads a directory of static files, believes nothing in it, and comes to a Report: ok, or
 findings of index, code and message. It knows no ticks, as no auditor does: a leaf holds or
 does not by what the leaves before it say.

@@ -1,4 +1,4 @@
-"""What proposals do (docs/PROTOCOL.md §20.3, §21.4): each action with its fields, its class, the
+"""What proposals do (docs/PROTOCOL.md §20.3, §23.4): each action with its fields, its class, the
 fsm_version that it came with, and its effect on a policy that nobody else sees yet."""
 
 from types import SimpleNamespace

@@ -1,5 +1,5 @@
 """What is allowed to run, and on which hardware: entries, floors, products, lists of chips
-(docs/PROTOCOL.md §21.3)."""
+(docs/PROTOCOL.md §23.3)."""
 
 from types import SimpleNamespace
 

@@ -1,5 +1,5 @@
 """Organisations, their keys, limits, witnesses, and the genesis that names the first of all
-(docs/PROTOCOL.md §21.2)."""
+(docs/PROTOCOL.md §23.2)."""
 
 import re
 from functools import lru_cache

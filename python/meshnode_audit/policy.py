@@ -1,5 +1,5 @@
 """The policy: what genesis, Bootstraps, proposals and Recoveries lead to by themselves
-(docs/PROTOCOL.md §20.3, §20.5, §21.4). Nothing here has a clock: what is compared with a
+(docs/PROTOCOL.md §20.3, §20.5, §23.4). Nothing here has a clock: what is compared with a
 time is compared with times in signed bytes."""
 
 import bisect
@@ -147,7 +147,7 @@ class Policy:
     # --- digest ------------------------------------------------------------------------
 
     def digest(self):
-        """What seats sign to name this policy (docs/PROTOCOL.md §21.7), in hex."""
+        """What seats sign to name this policy (docs/PROTOCOL.md §23.7), in hex."""
         def orNull(items):
             return sorted(items) or None
         image = [self.genesis.fsm_version, bytes.fromhex(self.mesh_id), self.incarnation, self.epoch, self.base, orNull(self.entries), orNull(self.revoked),

@@ -1,4 +1,4 @@
-"""The rules for a whole log, leaf by leaf (docs/PROTOCOL.md §21): what the first leaves are, which
+"""The rules for a whole log, leaf by leaf (docs/PROTOCOL.md §23): what the first leaves are, which
 leaf must follow from those before, and what times in signed bytes rule out."""
 
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""The audit of a directory: the tree, every leaf, and the checkpoint (docs/PROTOCOL.md §21)."""
+"""The audit of a directory: the tree, every leaf, and the checkpoint (docs/PROTOCOL.md §23)."""
 
 import re
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Committed training rounds (docs/PROTOCOL.md §21.6): who signed and who took part, against the
+"""Committed training rounds (docs/PROTOCOL.md §23.6): who signed and who took part, against the
 membership at that place, and how a round continues its job. Whether the sum is right is what
 a job's certificates prove."""
 

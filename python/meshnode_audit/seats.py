@@ -1,4 +1,4 @@
-"""How seats change hands, and how nodes leave (docs/PROTOCOL.md §18.8, §20.2, §21.5)."""
+"""How seats change hands, and how nodes leave (docs/PROTOCOL.md §18.8, §20.2, §23.5)."""
 
 from . import statements
 from .envelope import peer_key, sha256_hex

@@ -1,4 +1,4 @@
-"""Nodes, edges and suspensions as leaves leave them (docs/PROTOCOL.md §21.5). No tick is among
+"""Nodes, edges and suspensions as leaves leave them (docs/PROTOCOL.md §23.5). No tick is among
 the leaves: nothing here is over before a leaf says so.
 
 apply(leaf) executes the leaf of a known kind, or raises Refused, and returns the leaves that

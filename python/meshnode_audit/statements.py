@@ -1,5 +1,5 @@
 """Every statement but genesis: its fields, and what its bytes alone have to show (docs/PROTOCOL.md
-§9, §20.2, §20.3, §21). Decoders raise Malformed; who signed is judged elsewhere."""
+§9, §20.2, §20.3, §23). Decoders raise Malformed; who signed is judged elsewhere."""
 
 from functools import lru_cache
 from types import SimpleNamespace
