@@ -19,10 +19,14 @@ import (
 
 	"filippo.io/torchwood"
 
+	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/federated"
 	"github.com/attestmesh/meshnode/mesh"
+	"github.com/attestmesh/meshnode/internal/durable"
 	"github.com/attestmesh/meshnode/transparency"
+	"github.com/attestmesh/meshnode/transparency/tlogwitness"
+	"github.com/attestmesh/meshnode/transparency/tlogwitness/witnesstest"
 )
 
 const witnessName = "witness.example"
@@ -249,5 +253,105 @@ func TestWitnessDownForAnHour(t *testing.T) {
 		if s := c.leading().outsideStatus(); s[0].Error != "" || s[0].At == nil {
 			t.Errorf("the leader's status says %+v", s)
 		}
+	})
+}
+
+// A witness that we did not write was shown another history first, by a thief of the log key, and cosigns
+// ours no more. The leader says so; nothing waits for it: a newcomer is admitted and proven, and the
+// checkpoint is as strong as the organisations make it.
+func TestPoisonedWitnessHoldsUpNothing(t *testing.T) {
+	t.Run("litewitness", func(t *testing.T) {
+		w := witnesstest.Start(t)
+		poisoned(t, w.Know, witnesstest.Name, w.URL, w.Key)
+	})
+	t.Run("omniwitness", func(t *testing.T) {
+		w := witnesstest.StartOmni(t)
+		poisoned(t, w.Know, witnesstest.OmniName, w.URL, w.Key)
+	})
+}
+
+func poisoned(t *testing.T, know func(origin, vkey string), name, url, wkey string) {
+	all := crowdOrgs
+	crowdOrgs = crowdOrgs[:3]
+	t.Cleanup(func() { crowdOrgs = all })
+	c := newCrowd(t, len(crowdOrgs)+1, func(int) string { return "new" })
+	defer c.close()
+	for _, n := range c.nodes {
+		n.cfg.Witnesses = []WitnessConfig{{Name: name, URL: url}}
+	}
+	origin, logKey := c.genesis.Origin(0), crowdKey("log", "log")
+	vkey, err := transparency.VerifierKey(origin, logKey.Public().(ed25519.PublicKey))
+	if err != nil {
+		t.Fatal(err)
+	}
+	know(origin, vkey)
+	dir, err := durable.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	fork, err := transparency.NewTree(dir)
+	if err == nil {
+		_, err = fork.AppendAll([][]byte{[]byte("forged"), []byte("forged too")})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	size, root := fork.Head()
+	note, err := transparency.NewCheckpoint(transparency.Checkpoint{Origin: origin, Size: size, Root: root}, logKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := transparency.ParseOutside(wkey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	thief, err := tlogwitness.New(key, url, fork)
+	if err == nil {
+		_, err = thief.Cosign(t.Context(), note)
+		thief.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	seats, newcomer := c.nodes[:len(crowdOrgs)], c.nodes[len(crowdOrgs)]
+	c.nodes = seats
+	c.raft()
+	leader := c.leading()
+	c.nodes = append(seats, newcomer)
+	submit := func(kind consensus.Kind, raw []byte) {
+		t.Helper()
+		command, err := consensus.NewCommand(kind, raw)
+		if err == nil {
+			_, err = leader.submit(t.Context(), command)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, raw := range c.edgesOfSeats() {
+		submit(consensus.KindResults, raw)
+	}
+	submit(consensus.KindProposal, c.proposal(crowdOrgs, consensus.Action{SetWitnesses: &consensus.SetWitnesses{Witnesses: []string{wkey}}}))
+	await(t, "the leader says that the log key has leaked", func() bool {
+		s := leader.conflictStatuses()
+		return len(s) == 1 && s[0].Code == attest.CodeLogKeyLeaked && s[0].Witness == name && len(s[0].Convicted) == 0
+	})
+	if out := leader.outsideStatus(); len(out) != 1 || out[0].At != nil || out[0].Error == "" {
+		t.Errorf("outside: %+v", out)
+	}
+	submit(consensus.KindCredential, newcomer.credential())
+	c.dial(newcomer, leader)
+	await(t, "the newcomer is admitted", func() bool { return leader.hasLink(newcomer.self) })
+	l, _ := leader.linkTo(newcomer.self)
+	raw, err := leader.signEdge(edge{l.Session().Subject, nil, l.Session().Result})
+	if err != nil {
+		t.Fatal(err)
+	}
+	submit(consensus.KindResults, raw)
+	await(t, "the newcomer is proven", func() bool { p, _ := leader.proofOf(l.Session()); return p == ProofProven })
+	await(t, "the log is strong, and by organisations alone", func() bool {
+		p, _ := leader.lastPublished()
+		return p.Level == transparency.Strong && len(p.Orgs) == len(crowdOrgs) && len(p.Outside) == 0 && p.Size == leader.machine.tree.Size()
 	})
 }

@@ -1,5 +1,5 @@
-// Package witnesstest runs a witness that we did not write, for tests: torchwood's litewitness
-// v0.9.0 in a process of its own, with its key in an ssh-agent and what it knows in a database of its own,
+// Package witnesstest runs witnesses that we did not write, for tests: torchwood's litewitness v0.9.0 and
+// transparency-dev's omniwitness, each in a process of its own, with a key and a database of its own,
 // so that it can be killed and go on. Where one of the programs that this takes is not
 // installed the test is skipped. No binary links it.
 package witnesstest
@@ -107,13 +107,38 @@ func (w *Litewitness) Restart() {
 	}
 	process := w.process
 	w.t.Cleanup(func() { _ = process.Process.Kill(); _ = process.Wait() })
-	w.await(func() bool {
-		conn, err := net.DialTimeout("tcp", w.address, time.Second)
-		if err == nil {
-			conn.Close()
-		}
-		return err == nil
-	})
+	w.await(func() bool { return answers(w.address) })
+}
+
+// answers reports whether something takes connections there.
+func answers(address string) bool {
+	conn, err := net.DialTimeout("tcp", address, time.Second)
+	if err == nil {
+		conn.Close()
+	}
+	return err == nil
+}
+
+// Backup returns what it has persisted, while it does not run.
+func (w *Litewitness) Backup() []byte {
+	w.t.Helper()
+	w.run("python3", "-c", "import sqlite3,sys; sqlite3.connect(sys.argv[1]).execute('PRAGMA wal_checkpoint(TRUNCATE)')", w.path("db"))
+	raw, err := os.ReadFile(w.path("db"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return raw
+}
+
+// RestoreFrom puts back what Backup returned, while it does not run.
+func (w *Litewitness) RestoreFrom(raw []byte) {
+	w.t.Helper()
+	for _, name := range []string{"db-wal", "db-shm"} {
+		_ = os.Remove(w.path(name))
+	}
+	if err := os.WriteFile(w.path("db"), raw, 0o600); err != nil {
+		w.t.Fatal(err)
+	}
 }
 
 // Kill ends it at once.
