@@ -33,11 +33,15 @@ func logVerifyCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "verify --genesis FILE PROOF...",
-		Short: "Check proofs of single entries offline, with genesis and the files alone",
+		Short: "Check proofs, and misbehaviour files, offline, with genesis and the files alone",
 		Long: `Check files that meshnode log prove made: no log, no network. Every proof of inclusion,
 every signature, every change of the policy since genesis, the log's signature and the
 cosignatures of a majority of all organisations have to hold; nothing of it can be left out.
 It says what was proven, by whom, and what the file leaves open.
+
+A file that a node has written to DATA/misbehaviour is verified too: it names the
+organisations that have cosigned two histories of the log, or says that only the log's
+key has signed both, which convicts nobody.
 
 Exit 0: every file holds. 1: one does not. 2: one is no proof. 3: one is a plain
 tlog-proof without what links it to genesis, or older than --max-age. Of several files
@@ -62,7 +66,7 @@ the worst by 2, 1, 3, 0.`,
 			}
 			exit := exitOK
 			for i, path := range args {
-				v, code := verifyProofFile(path, opts)
+				v, code := verifyFile(path, opts)
 				exit = worseExit(exit, code)
 				if asJSON {
 					err = printJSON(cmd.OutOrStdout(), v)

@@ -48,6 +48,12 @@ func TestScripts(t *testing.T) {
 			if err != nil {
 				return err
 			}
+			// Who has signed two histories, made by the tests of package misbehaviour.
+			misbehaviour, err := filepath.Abs("../../audit/misbehaviour/testdata")
+			env.Setenv("MISBEHAVIOUR", misbehaviour)
+			if err != nil {
+				return err
+			}
 			// A job of three organisations, made by the tests of package federated.
 			job, err := filepath.Abs("../../federated/testdata/job")
 			env.Setenv("JOB", job)
