@@ -1,6 +1,8 @@
 package node
 
 import (
+	"bytes"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"os"
@@ -329,5 +331,69 @@ func TestOlderThanSeen(t *testing.T) {
 	kept(other) // put there by whoever owns the disk
 	if err := n.acceptCheckpoint(newer); err != nil {
 		t.Errorf("a file that the log key has not signed: %v", err)
+	}
+}
+
+// L4, L8, L9, L12: a checkpoint is believed by the cosignatures of enough organisations, each by its
+// own cosigner key over this origin, and by nothing else.
+func TestCheckpointsThatAreNotBelieved(t *testing.T) {
+	c := newCrowd(t, len(crowdOrgs), func(int) string { return "new" })
+	defer c.close()
+	c.found()
+	c.affirm()
+	n := c.nodes[0]
+	size, root := n.machine.tree.Head()
+	at := transparency.Checkpoint{Origin: n.origin(), Size: size, Root: root}
+	few := c.noteOf(n, c.nodes[:3]...)
+	// cosigned adds a line to few, as somebody under some name by some key.
+	cosigned := func(name string, org identity.OrgID, key ed25519.PrivateKey) []byte {
+		t.Helper()
+		line, err := transparency.Cosign(few, name, key)
+		if err == nil {
+			line, err = transparency.Merge(few, line, transparency.Cosigner{Name: name, Org: org, Key: key.Public().(ed25519.PublicKey)})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return line
+	}
+	fourth, third := n.cosigners()[c.nodes[3].self], n.cosigners()[c.nodes[2].self]
+	again := n.cosigners()[c.nodes[2].self].Name
+	elsewhere := at
+	elsewhere.Origin = c.genesis.Origin(1)
+	byNode, err := transparency.NewCheckpoint(at, c.nodes[3].key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, _, _ := strings.Cut(string(few), "\n\n")
+	_, lines, _ := strings.Cut(string(c.signed(n, elsewhere)), "\n\n")
+	for name, x := range map[string]struct {
+		note []byte
+		want string
+	}{
+		"one organisation too few":                     {few, "cosigned by [alpha beta delta] only, 4 organisations are needed"},
+		"one of them twice, under another boot's name": {cosigned(n.genesis.CosignerName(0, c.nodes[2].ref, 7), third.Org, c.nodes[2].keys.Cosigner), "cosigned by [alpha beta delta] only"},
+		"one of them twice, by its line again":         {append(bytes.Clone(few), few[bytes.LastIndex(few, []byte("\u2014 "+again)):]...), ""},
+		"by the peer key in place of the cosigner's":   {cosigned(fourth.Name, fourth.Org, c.nodes[3].key), "cosigned by [alpha beta delta] only"},
+		"by the log key in place of a cosigner's":      {cosigned(fourth.Name, fourth.Org, crowdKey("log", "log")), "cosigned by [alpha beta delta] only"},
+		"by another's cosigner key":                    {cosigned(fourth.Name, fourth.Org, c.nodes[4].keys.Cosigner), "cosigned by [alpha beta delta] only"},
+		"by a node's key in place of the log's":        {byNode, "not signed by the log key"},
+		"without the log's":                            {[]byte(body + "\n\n" + string(few[bytes.LastIndex(few, []byte("\u2014 "+again)):])), "not signed by the log key"},
+		"of another incarnation":                       {c.signed(n, elsewhere), "origin"},
+		"with another incarnation's line":              {[]byte(body + "\n\n" + lines), ""},
+	} {
+		err := n.hearCheckpoint(c.nodes[1].self, x.note)
+		if err == nil || !strings.Contains(err.Error(), x.want) && !errors.Is(err, errForeign) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if p, _ := n.lastPublished(); p.note != nil {
+			t.Fatalf("%s: believed", name)
+		}
+	}
+	if s := n.conflictStatuses(); len(s) > 0 {
+		t.Errorf("they raise %+v", s)
+	}
+	if err := n.hearCheckpoint(c.nodes[1].self, c.noteOf(n, c.nodes[:4]...)); err != nil {
+		t.Errorf("a good one: %v", err)
 	}
 }

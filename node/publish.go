@@ -241,7 +241,7 @@ func (n *Node) acceptCheckpoint(note []byte) error {
 		return fmt.Errorf("size %d has root %s here, the checkpoint says %s: %w", v.Size, root, v.Root, errTwoHistories)
 	}
 	if v.Level < transparency.Published {
-		return fmt.Errorf("size %d is cosigned by %v only", v.Size, v.Orgs)
+		return fmt.Errorf("size %d is cosigned by %v only, %d organisations are needed", v.Size, v.Orgs, policy.Quorum.Published)
 	}
 	if err := n.agreesWithSeen(note, v); err != nil {
 		return err
