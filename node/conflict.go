@@ -438,12 +438,12 @@ func (n *Node) showCheckpoint(ctx context.Context, links []mesh.Link, note []byt
 
 // conflictStatuses says what was found, newest last.
 func (n *Node) conflictStatuses() []ConflictStatus {
-	out := []ConflictStatus{}
+	out, origin := []ConflictStatus{}, n.origin()
 	c := n.conflicts
 	c.mu.Lock()
 	for _, x := range c.against {
-		if x.report.Verdict == "" {
-			continue // no checkpoint of one's own covers it yet
+		if x.report.Verdict == "" || x.at.Origin != origin {
+			continue // no checkpoint of one's own covers it yet; or the mesh was recovered since, which ends it
 		}
 		out = append(out, ConflictStatus{Code: attest.Code(x.report.Verdict), Convicted: convictedNames(x.report), Published: x.report.Published,
 			Size: x.at.Size, Root: x.at.Root.String(), Since: x.since, File: x.file})

@@ -397,3 +397,67 @@ func TestCheckpointsThatAreNotBelieved(t *testing.T) {
 		t.Errorf("a good one: %v", err)
 	}
 }
+
+// A new incarnation has another origin and another log key: what was found in the one before is over, and
+// whoever has the old key signs nothing in it.
+func TestNewIncarnationCuresTheLogKey(t *testing.T) {
+	c := newCrowd(t, len(crowdOrgs), func(int) string { return "new" })
+	defer c.close()
+	c.found()
+	c.affirm()
+	n := c.nodes[0]
+	dir, err := durable.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.conflicts.dir = dir
+	c.believe(c.noteOf(n, c.nodes[:4]...), n)
+	size, root := n.machine.tree.Head()
+	for _, by := range [][]*Node{nil, c.nodes[2:3]} {
+		_ = n.hearCheckpoint(c.nodes[1].self, c.signed(n, transparency.Checkpoint{Origin: n.origin(), Size: size, Root: transparency.Hash{1}}, by...))
+	}
+	if got := n.conflictStatuses(); len(got) != 2 || n.mayCosign(c.nodes[2].self) == nil {
+		t.Fatalf("got %+v", got)
+	}
+
+	chain := c.rise(5)
+	steps := chain[len(chain)-2:]
+	var leaves [][]byte
+	for i := range size {
+		leaf, err := n.machine.tree.Leaf(i)
+		if err != nil {
+			t.Fatal(err)
+		}
+		leaves = append(leaves, leaf)
+	}
+	l := &oldLog{from: "here", leaves: leaves, at: consensus.CheckpointSeen{Size: size, Root: root.String()}}
+	if l.state, l.ledger, err = replayLog(c.genesis, leaves); err != nil {
+		t.Fatal(err)
+	}
+	c.add(0, "new")
+	again := c.nodes[len(c.nodes)-1]
+	again.loadConflicts(dir)
+	if err := again.resume(l, steps[0]); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := command(consensus.KindRecovery, steps...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out := again.machine.apply(raw); out.Err != nil || out.Reason != nil {
+		t.Fatalf("%v %v", out.Err, out.Reason)
+	}
+	if again.incarnation() != 1 || again.origin() == n.origin() {
+		t.Fatalf("incarnation %d, %s", again.incarnation(), again.origin())
+	}
+	if got := again.conflictStatuses(); len(got) != 0 || again.mayCosign(again.self) != nil {
+		t.Errorf("it is still held against the new log: %+v", got)
+	}
+	size, _ = again.machine.tree.Head()
+	if err := again.hearCheckpoint(c.nodes[1].self, c.signed(again, transparency.Checkpoint{Origin: again.origin(), Size: size, Root: transparency.Hash{1}})); !errors.Is(err, errForeign) {
+		t.Errorf("the old key in the new log: %v", err)
+	}
+	if got := again.conflictStatuses(); len(got) != 0 {
+		t.Errorf("the old key raises %+v", got)
+	}
+}
