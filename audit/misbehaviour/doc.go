@@ -25,6 +25,9 @@
 // was started anew may have been shown another history by others, and believed it. Report.Both
 // names it.
 //
+// A file is no leaf of the log: where there are two histories there is nobody to order it for all, and it
+// says to whoever holds it all that a leaf could.
+//
 // # Format
 //
 // One JSON object without white space, in the one form of package canonical, of at most MaxFile
