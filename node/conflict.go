@@ -212,7 +212,7 @@ func (n *Node) hold(from identity.PeerID, note []byte) (ahead bool, err error) {
 		n.conflicts.later(from, note)
 		return true, nil
 	}
-	n.contradicted(note, c)
+	n.contradicted(note, s)
 	return false, fmt.Errorf("size %d has another root here than the checkpoint says (%s): %w", c.Size, c.Root, errTwoHistories)
 }
 
@@ -242,11 +242,14 @@ func (n *Node) reviewAhead() {
 	}
 }
 
-// contradicted takes up a checkpoint of another history.
-func (n *Node) contradicted(note []byte, at transparency.Checkpoint) {
+// contradicted takes up a checkpoint of another history, if it can say more than those before: whoever
+// has the log key, or has been convicted, can make as many as it likes.
+func (n *Node) contradicted(note []byte, s transparency.Signed) {
 	c := n.conflicts
 	c.mu.Lock()
-	known := slices.ContainsFunc(c.against, func(x *conflict) bool { return bytes.Equal(x.note, note) })
+	known := slices.ContainsFunc(c.against, func(x *conflict) bool { return bytes.Equal(x.note, note) }) ||
+		len(s.Cosigners) == 0 && slices.ContainsFunc(c.against, func(x *conflict) bool { return x.at.Origin == s.Origin }) ||
+		len(s.Cosigners) > 0 && !slices.ContainsFunc(s.Cosigners, func(k transparency.Cosigner) bool { _, ok := c.convicted[k.Name]; return !ok })
 	if !known {
 		if len(c.against) >= maxAgainst { // what convicts nobody makes room
 			if i := slices.IndexFunc(c.against, func(x *conflict) bool { return len(x.report.Convicted) == 0 && !x.report.Published }); i >= 0 {
@@ -254,7 +257,7 @@ func (n *Node) contradicted(note []byte, at transparency.Checkpoint) {
 			}
 		}
 		if len(c.against) < maxAgainst {
-			c.against = append(c.against, &conflict{note: note, at: at, since: n.now()})
+			c.against = append(c.against, &conflict{note: note, at: s.Checkpoint, since: n.now()})
 		}
 	}
 	c.mu.Unlock()
@@ -301,6 +304,7 @@ func (n *Node) press() {
 	if policy == nil {
 		return
 	}
+	cosigners := n.knownCosigners()
 	c := n.conflicts
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -314,6 +318,9 @@ func (n *Node) press() {
 			continue // of an earlier boot or incarnation
 		}
 		for _, own := range slices.Backward(c.own) {
+			if !c.worthwhile(own, x, policy, cosigners) {
+				continue
+			}
 			raw, r, err := misbehaviour.New(policy, credentials, n.machine.tree, own, x.note)
 			if err != nil || !saysMore(r, x.report) {
 				continue
@@ -324,6 +331,27 @@ func (n *Node) press() {
 		}
 	}
 	n.distrustConvicted()
+}
+
+// worthwhile reports whether a pair can say something that is not known: to make its file the whole
+// policy chain is verified. mu is held.
+func (c *conflicts) worthwhile(own []byte, x *conflict, policy *consensus.PolicyState, cosigners []transparency.Cosigner) bool {
+	if x.report.Verdict == "" {
+		return true
+	}
+	ours, err1 := transparency.Signers(own, policy.LogKey(), cosigners, nil)
+	theirs, err2 := transparency.Signers(x.note, policy.LogKey(), cosigners, nil)
+	if err1 != nil || err2 != nil {
+		return false
+	}
+	for _, k := range theirs.Cosigners {
+		_, known := c.convicted[k.Name]
+		if !known && slices.ContainsFunc(ours.Cosigners, func(o transparency.Cosigner) bool { return o.Name == k.Name }) {
+			return true
+		}
+	}
+	quorum := policy.SnapshotQuorum()
+	return !c.parted[x.at.Origin] && len(ours.Cosigners) >= quorum && len(theirs.Cosigners) >= quorum
 }
 
 // saysMore reports whether a report says more than the one before.

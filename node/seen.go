@@ -66,7 +66,9 @@ func (n *Node) agreesWithSeen(note []byte, v transparency.Verified) error {
 		}
 		if root != s.Root {
 			n.believed(note) // against which the old one is held
-			n.contradicted(s.note, s.Checkpoint)
+			if by, err := transparency.Signers(s.note, n.logPublic(), n.knownCosigners(), nil); err == nil {
+				n.contradicted(s.note, by)
+			}
 			return &RefusedError{attest.NewReason(attest.CodeRolledBack, fmt.Sprintf("root at size %d", s.Size), root.String(), s.Root.String()+", which this node has believed before")}
 		}
 		n.mu.Lock()

@@ -22,6 +22,9 @@ import (
 // there. A node that starts takes the policy in force from its start-up proof: heads of a majority of
 // organisations.
 
+// maxAwaited bounds the changes that wait one by one.
+const maxAwaited = 64
+
 // awaited is a change of the policy that is ordered and not strong yet.
 type awaited struct {
 	before *consensus.PolicyState // what was in force until then
@@ -38,9 +41,14 @@ func (m *Machine) vouched() {
 
 // notInForce notes what the policy was before a change of leaf. m.mu is held.
 func (m *Machine) notInForce(before *consensus.PolicyState, leaf uint64) {
-	if m.gated && before != nil && before.Started() && m.state.Base() > before.Base() {
-		m.awaited = append(m.awaited, awaited{before, leaf, m.now()})
+	if !m.gated || before == nil || !before.Started() || m.state.Base() <= before.Base() {
+		return
 	}
+	if last := len(m.awaited) - 1; last+1 >= maxAwaited {
+		m.awaited[last].leaf = leaf // the last waits for all that come
+		return
+	}
+	m.awaited = append(m.awaited, awaited{before, leaf, m.now()})
 }
 
 // strengthen puts in force what is among the first size leaves.
