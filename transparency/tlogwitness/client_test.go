@@ -109,6 +109,7 @@ func TestMisbehavingWitness(t *testing.T) {
 		"text":           {func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "hello\n") }, "by its key"},
 		"without end":    {func(w http.ResponseWriter, _ *http.Request) { w.Write(make([]byte, 1<<20)) }, "more than"},
 		"conflict loop":  {func(w http.ResponseWriter, r *http.Request) { conflict(w, "3\n") }, "another size each time"},
+		"another root":   {func(w http.ResponseWriter, r *http.Request) { conflict(w, "5\n") }, "another root of this size"},
 		"conflict ahead": {func(w http.ResponseWriter, r *http.Request) { conflict(w, "6\n") }, "larger log"},
 		"odd size":       {func(w http.ResponseWriter, r *http.Request) { conflict(w, "03\n") }, "want a size"},
 		"negative size":  {func(w http.ResponseWriter, r *http.Request) { conflict(w, "-3\n") }, "want a size"},
