@@ -128,6 +128,10 @@ func edgeFinding(r *AttestationResult) measured {
 // keeping what is known. Edges whose finding is not in force any more count only for what
 // is known already. With no affirming edge left, it stays as it is.
 func (s *State) remeasure(n *node, verifiers map[identity.PeerID]*AttestationResult) {
+	if s.unanimous(n, verifiers) {
+		n.evicted = s.allows(*n.run, n.cred.Roles, s.now)
+		return
+	}
 	orgs := map[measured]map[identity.OrgID]bool{}
 	for _, e := range verifiers {
 		m := edgeFinding(e)
@@ -154,6 +158,19 @@ func (s *State) remeasure(n *node, verifiers map[identity.PeerID]*AttestationRes
 	if best != nil {
 		n.run, n.evicted = best, s.allows(*best, n.cred.Roles, s.now)
 	}
+}
+
+// unanimous reports whether nobody who counts has found n to run anything but what is known.
+func (s *State) unanimous(n *node, verifiers map[identity.PeerID]*AttestationResult) bool {
+	if n.run == nil {
+		return false
+	}
+	for _, e := range verifiers {
+		if e.Verdict == attest.VerdictAffirming && edgeFinding(e) != *n.run {
+			return false
+		}
+	}
+	return true
 }
 
 func compareFindings(a, b measured) int {

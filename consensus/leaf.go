@@ -26,24 +26,30 @@ func ParseLeaf(raw []byte) *Leaf {
 		return l
 	}
 	// Of a result the kind is known once it is decoded, which costs as much as to look for it.
-	if r, ok := scanResult(env.Payload); ok {
+	if r, by := scanResult(env.Payload); r != nil {
 		l.kind = envelope.TypeAttestationResult
-		l.setResult(env, r)
+		l.setResult(env, r, by)
 		return l
 	}
 	if l.kind, l.err = envelope.PredicateType(env.Payload); l.err == nil && l.kind == envelope.TypeAttestationResult {
-		l.setResult(env, nil)
+		l.setResult(env, nil, nil)
 	}
 	return l
 }
 
-func (l *Leaf) setResult(env *envelope.Envelope, scanned *AttestationResult) {
+// setResult decodes the result in env, which scanned is if that is not nil, and by its verifier.
+func (l *Leaf) setResult(env *envelope.Envelope, scanned *AttestationResult, by *knownPeer) {
 	r, err := resultIn(env, l.raw, scanned)
 	if err != nil {
 		l.wrong = refuseErr(attest.CodeMalformed, "attestation result", err)
 		return
 	}
-	if err := env.VerifyPeer(r.Verifier.Peer); err != nil {
+	if by != nil {
+		err = env.VerifyKey(by.key, by.keyID)
+	} else {
+		err = env.VerifyPeer(r.Verifier.Peer)
+	}
+	if err != nil {
 		l.wrong = refuseErr(attest.CodeWrongSigner, "attestation result", err)
 		return
 	}

@@ -73,15 +73,15 @@ func TestScanResultIsDecode(t *testing.T) {
 
 func sameScan(t *testing.T, payload []byte, must bool) {
 	t.Helper()
-	quick, ok := scanResult(payload)
-	if !ok {
+	quick, by := scanResult(payload)
+	if quick == nil {
 		if must {
 			t.Fatalf("%s is not read at once", payload)
 		}
 		return
 	}
 	strict, err := unmarshalResult(payload)
-	if err != nil || !reflect.DeepEqual(quick, strict) {
+	if err != nil || !reflect.DeepEqual(quick, strict) || by.id != strict.Verifier.Peer {
 		t.Fatalf("%s is read at once as\n%+v\nwant\n%+v, %v", payload, quick, strict, err)
 	}
 }

@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/hex"
 	"hash/maphash"
@@ -19,8 +20,9 @@ import (
 // Nearly all leaves of a log are results, and nearly all of reading one is JSON. scanResult reads the
 // payload of a result in the one spelling that it can have, each part in its one form: what it
 // returns encodes to the bytes that were read (TestScanResultIsDecode holds it against the decoder,
-// byte by byte). What it does not know, strings with escapes above all, is left to the decoder.
-func scanResult(payload []byte) (*AttestationResult, bool) {
+// byte by byte). What it does not know, strings with escapes above all, is left to the decoder: it
+// then returns nil. With the result comes what is known of its verifier.
+func scanResult(payload []byte) (*AttestationResult, *knownPeer) {
 	s := scanner{rest: payload}
 	r := &AttestationResult{}
 	s.lit(resultHead)
@@ -28,7 +30,8 @@ func scanResult(payload []byte) (*AttestationResult, bool) {
 	s.lit(`","digest":{"sha256":"`)
 	digest := s.str()
 	s.lit(resultPredicate)
-	r.Verifier, _ = s.party()
+	verifier, by := s.party()
+	r.Verifier = verifier
 	s.lit(`},"subject":{"node":"`)
 	party, known := s.party()
 	r.Subject = party
@@ -53,7 +56,7 @@ func scanResult(payload []byte) (*AttestationResult, bool) {
 	}
 	if s.lit(`},`); s.has(`"reference":"`) {
 		if r.Reference = string(s.str()); r.Reference == "" {
-			return nil, false
+			return nil, nil
 		}
 		s.lit(`",`)
 	}
@@ -65,9 +68,9 @@ func scanResult(payload []byte) (*AttestationResult, bool) {
 	r.Expires = s.time()
 	s.lit(`"}}`)
 	if s.bad || len(s.rest) > 0 || known == nil || string(digest) != known.digest || string(subject) != r.Subject.Node.String() {
-		return nil, false
+		return nil, nil
 	}
-	return r, true
+	return r, by
 }
 
 var (
@@ -206,6 +209,8 @@ type knownPeer struct {
 	text   string
 	id     identity.PeerID
 	digest string // hex SHA-256 of id, as subjects have it
+	key    ed25519.PublicKey
+	keyID  string
 }
 
 // knownPeers spares base58 for peers that come again. It keeps as many as there are places.
@@ -223,8 +228,16 @@ func knowPeer(text []byte) *knownPeer {
 	if err != nil || id.String() != string(text) {
 		return nil
 	}
+	key, err := id.PublicKey()
+	if err != nil {
+		return nil
+	}
+	keyID, err := envelope.KeyID(key)
+	if err != nil {
+		return nil
+	}
 	sum := sha256.Sum256([]byte(id))
-	k := &knownPeer{string(text), id, hex.EncodeToString(sum[:])}
+	k := &knownPeer{string(text), id, hex.EncodeToString(sum[:]), key, keyID}
 	place.Store(k)
 	return k
 }

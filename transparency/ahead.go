@@ -2,16 +2,18 @@ package transparency
 
 import (
 	"context"
+	"crypto/sha256"
 	"runtime"
 	"sync"
 
 	"filippo.io/torchwood"
-	"github.com/transparency-dev/merkle/rfc6962"
 )
 
 // maxReaders bounds how many bundles are read at once, and with them the memory of a walk: a
 // bundle of the largest entries has 16 MiB.
 const maxReaders = 16
+
+var leafPrefix = []byte{0}
 
 // bundleRead is a bundle and its level-0 tile as they were read.
 type bundleRead struct {
@@ -108,8 +110,13 @@ func (b *bundleRead) read(ctx context.Context, r *Reader, prepare func([]byte) a
 		return
 	}
 	b.entries = make([]Entry, len(leaves))
+	h := sha256.New()
 	for i, leaf := range leaves {
-		b.entries[i] = Entry{Index: b.base() + uint64(i), Leaf: leaf, Hash: Hash(rfc6962.DefaultHasher.HashLeaf(leaf))}
+		b.entries[i] = Entry{Index: b.base() + uint64(i), Leaf: leaf}
+		h.Reset()
+		h.Write(leafPrefix) // RFC 6962 §2.1
+		h.Write(leaf)
+		h.Sum(b.entries[i].Hash[:0])
 		if prepare != nil && ctx.Err() == nil {
 			b.entries[i].Prepared = prepare(leaf)
 		}

@@ -212,8 +212,10 @@ func TestVerifyPeerKeyID(t *testing.T) {
 	}
 	peer := identity.PeerIDFromKey(pub)
 	e := signed(t, s)
-	if err := e.VerifyPeer(peer); err != nil {
-		t.Fatal(err)
+	for _, err := range []error{e.VerifyPeer(peer), e.VerifyKey(pub, want), e.VerifyKey(pub, "")} {
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 	for name, change := range map[string]func(e *Envelope){
 		"another payload":   func(e *Envelope) { e.Payload[3] ^= 1 },
@@ -224,7 +226,7 @@ func TestVerifyPeerKeyID(t *testing.T) {
 	} {
 		e := signed(t, s)
 		change(e)
-		if err := e.VerifyPeer(peer); err == nil {
+		if e.VerifyPeer(peer) == nil || e.VerifyKey(pub, want) == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}

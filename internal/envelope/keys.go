@@ -175,17 +175,32 @@ func (e *Envelope) VerifyPeer(peer identity.PeerID) error {
 	if len(e.Signatures) != 1 {
 		return fmt.Errorf("verify: %d signatures, want exactly that of peer %s", len(e.Signatures), peer.Short())
 	}
-	if s := &e.Signatures[0]; s.KeyID == ed25519KeyID(pub) {
-		message := messages.Get().(*[]byte)
-		*message = appendPAE((*message)[:0], e.Payload)
-		ok := ed25519.Verify(pub, *message, s.Sig)
-		if messages.Put(message); ok {
-			return nil
-		}
+	if e.verifyKey(pub, ed25519KeyID(pub)) {
+		return nil
 	}
 	// It says why not.
 	_, err = e.Verify([]Key{{Public: pub}})
 	return err
+}
+
+// VerifyKey is VerifyPeer of a peer with a known key, whose KeyID is known too.
+func (e *Envelope) VerifyKey(pub ed25519.PublicKey, keyID string) error {
+	if len(e.Signatures) == 1 && e.verifyKey(pub, keyID) {
+		return nil
+	}
+	return e.VerifyPeer(identity.PeerIDFromKey(pub))
+}
+
+// verifyKey reports whether the first signature names keyID and is pub's.
+func (e *Envelope) verifyKey(pub ed25519.PublicKey, keyID string) bool {
+	s := &e.Signatures[0]
+	if s.KeyID != keyID || len(pub) != ed25519.PublicKeySize {
+		return false
+	}
+	message := messages.Get().(*[]byte)
+	defer messages.Put(message)
+	*message = appendPAE((*message)[:0], e.Payload)
+	return ed25519.Verify(pub, *message, s.Sig)
 }
 
 // messages spares an audit a copy of every leaf.
