@@ -7,6 +7,7 @@ import (
 	"math/bits"
 
 	"filippo.io/torchwood"
+	"github.com/transparency-dev/merkle/rfc6962"
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/attestmesh/meshnode/internal/canonical"
@@ -167,40 +168,9 @@ func (im *wireFindings) findings() findings {
 // had at a smaller size: by its tiles, which are held against the checkpoint's root. An error
 // that wraps ErrUnavailable or is the context's says nothing about the log.
 func (r *Reader) RootAt(ctx context.Context, head Checkpoint, size uint64) (Hash, error) {
-	if size > head.Size || head.Size > maxLogSize {
-		return Hash{}, fmt.Errorf("log: root at size %d of a log of %d", size, head.Size)
+	if size == 0 && head.Size <= maxLogSize {
+		return Hash(rfc6962.DefaultHasher.EmptyRoot()), nil
 	}
-	tree := tlog.Tree{N: int64(head.Size), Hash: tlog.Hash(head.Root)}
-	h, err := tlog.TreeHash(int64(size), tlog.TileHashReader(tree, &remoteTiles{ctx, r}))
-	if err != nil {
-		return Hash{}, fmt.Errorf("log: root at size %d: %w", size, err)
-	}
-	return Hash(h), nil
-}
-
-// remoteTiles gives golang.org/x/mod/sumdb/tlog the tiles of a published log.
-type remoteTiles struct {
-	ctx context.Context
-	r   *Reader
-}
-
-func (t *remoteTiles) Height() int { return torchwood.TileHeight }
-
-func (t *remoteTiles) SaveTiles([]tlog.Tile, [][]byte) {}
-
-func (t *remoteTiles) ReadTiles(tiles []tlog.Tile) ([][]byte, error) {
-	out := make([][]byte, len(tiles))
-	for i, tile := range tiles {
-		hashes, problem, err := t.r.hashTile(t.ctx, tile)
-		if err != nil {
-			return nil, err
-		}
-		if problem != nil {
-			return nil, errors.New(problem.message)
-		}
-		for _, h := range hashes {
-			out[i] = append(out[i], h[:]...)
-		}
-	}
-	return out, nil
+	root, _, err := r.Prover(head).Earlier(ctx, size)
+	return root, err
 }
