@@ -24,6 +24,7 @@ require (
 	github.com/mr-tron/base58 v1.3.0 // the text form of peer ids, without libp2p
 	github.com/multiformats/go-multiaddr v0.16.1 // the addresses of the mesh port
 	github.com/multiformats/go-multistream v0.6.1 // names the protocol of each stream
+	github.com/prometheus/client_golang v1.24.1 // the metrics of log monitor, in the form that Prometheus reads
 	github.com/rogpeppe/go-internal v1.14.1 // runs the scripts that test the command line
 	github.com/secure-systems-lab/go-securesystemslib v0.11.1 // the DSSE encoding that ours is held against
 	github.com/sigstore/sigstore v1.10.11 // signers and verifiers, of files and of key services
@@ -115,7 +116,6 @@ require (
 	github.com/pion/transport/v4 v4.0.1 // indirect
 	github.com/pion/turn/v4 v4.0.2 // indirect
 	github.com/pion/webrtc/v4 v4.1.2 // indirect
-	github.com/prometheus/client_golang v1.24.1 // indirect
 	github.com/prometheus/client_model v0.6.3 // indirect
 	github.com/prometheus/common v0.71.0 // indirect
 	github.com/prometheus/procfs v0.21.1 // indirect
