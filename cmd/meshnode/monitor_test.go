@@ -74,7 +74,7 @@ func (g *grown) publish(t *testing.T) {
 // printed and given to the hook at least once, in order, and has one id.
 func TestMonitorKilled(t *testing.T) {
 	kills := 25
-	if raceDetector {
+	if underRace {
 		kills = 6
 	}
 	g := newGrown(t)
