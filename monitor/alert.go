@@ -31,24 +31,24 @@ const (
 	CodeClockSkew       = "clock_skew"       // times in results and in cosignatures do not fit
 	CodeMatch           = "match"            // a leaf that a rule of the operator's names
 
-	CodeForked         = audit.CodeForked     // two histories
-	CodeLogKeyLeaked   = "log_key_leaked"     // two histories, one of them signed by the log key alone
-	CodeRolledBack     = audit.CodeRolledBack // a copy shows an older log than it did
-	CodeBehind         = "behind"             // a size is shown whose entries could not be audited
-	CodeNotStrong      = "not_strong"         // published, but by no more organisations than that
-	CodeCosignerSilent = "cosigner_silent"    // a seat's cosignatures are missing
-	CodeWitnessSilent  = "witness_silent"     // those of an outside witness
-	CodeOmission       = "omission"           // a leaf that a receipt proves is not in the log
-	CodeGrowth         = "growth"             // more leaves than such a mesh writes
+	CodeForked         = audit.CodeForked                // two histories
+	CodeMisbehaviour   = string(attest.CodeMisbehaviour) // two histories, and who has cosigned both
+	CodeLogKeyLeaked   = string(attest.CodeLogKeyLeaked) // two histories, which convict nobody but the log key
+	CodeRolledBack     = audit.CodeRolledBack            // a copy shows an older log than it did
+	CodeBehind         = "behind"                        // a size is shown whose entries could not be audited
+	CodeBelowStrong    = "below_strong"                  // published, but by no more organisations than that
+	CodeCosignerSilent = "cosigner_silent"               // a seat's cosignatures are missing
+	CodeWitnessSilent  = "witness_silent"                // those of an outside witness
+	CodeOmission       = "omission"                      // a leaf that a receipt proves is not in the log
+	CodeGrowth         = "growth"                        // more leaves than such a mesh writes
 	CodeUnpublished    = audit.CodeUnpublished
 	CodeStale          = audit.CodeStale
 	CodeUnavailable    = audit.CodeUnavailable
 )
 
-// Codes returns the codes of this package alone, for the pages that explain them.
+// Codes returns the codes that no other package names.
 func Codes() []string {
-	return []string{CodePolicyChanged, CodeRecovered, CodeContraindicated, CodeUnknownVerifier, CodeClockSkew, CodeMatch, CodeForked,
-		CodeLogKeyLeaked, CodeRolledBack, CodeBehind, CodeNotStrong, CodeCosignerSilent, CodeWitnessSilent, CodeOmission, CodeGrowth}
+	return []string{CodePolicyChanged, CodeRecovered, CodeContraindicated, CodeUnknownVerifier, CodeClockSkew, CodeMatch, CodeBehind, CodeBelowStrong, CodeCosignerSilent, CodeWitnessSilent, CodeOmission, CodeGrowth}
 }
 
 // undecided are the codes that say no more than that the log is too old or could not be read.

@@ -128,7 +128,7 @@ func (m *Monitor) conflict(c *logCopy, own, other head, at *earlier) {
 	}
 	s := m.state()
 	message := fmt.Sprintf("two histories: a checkpoint of size %d has root %s, the one of size %d has root %s there", other.Size, other.Root, own.Size, at.root)
-	for _, code := range []string{CodeForked, CodeLogKeyLeaked} {
+	for _, code := range []string{CodeMisbehaviour, CodeLogKeyLeaked, CodeForked} {
 		told := condition{Scope: "copy " + c.location, Code: code, Subject: c.location}
 		if old := m.conds[told.key()]; old != nil && old.Evidence != "" {
 			c.found = append(c.found, *old) // it lasts; one proof of it is enough
@@ -144,7 +144,7 @@ func (m *Monitor) conflict(c *logCopy, own, other head, at *earlier) {
 			code = CodeForked
 		}
 	case report.Verdict == misbehaviour.VerdictMisbehaviour:
-		code, who = CodeForked, fmt.Sprintf("cosigned twice by %v", report.Organisations())
+		code, who = CodeMisbehaviour, fmt.Sprintf("cosigned twice by %v", report.Organisations())
 	}
 	c.found = append(c.found, condition{Code: code, Subject: c.location, Severity: Error, At: twoHeads(own, other), Message: message + "; " + who, Evidence: m.keepEvidence(data)})
 }
@@ -211,7 +211,7 @@ func (m *Monitor) judgeCosigned(c *logCopy) {
 		c.find(Warning, CodeStale, v.Fresh.String(), "a quorum last cosigned at %s, more than %s ago", v.Fresh.Format(timeFormat), m.cfg.MaxAge)
 	}
 	if present && v.Level == transparency.Published && m.level == transparency.Strong {
-		c.found = append(c.found, condition{Code: CodeNotStrong, Subject: c.location, Severity: Warning, grace: m.cfg.Silent,
+		c.found = append(c.found, condition{Code: CodeBelowStrong, Subject: c.location, Severity: Warning, grace: m.cfg.Silent,
 			Message: fmt.Sprintf("size %d is cosigned by %d organisations, strong wants %d", c.head.Size, len(v.Orgs), s.StrongQuorum())})
 	}
 }

@@ -49,7 +49,11 @@ func (m *Monitor) conclude(ctx context.Context) []Alert {
 	for _, c := range m.copies {
 		var problem []condition
 		if c.problem != nil {
-			problem = append(problem, *c.problem)
+			p := *c.problem
+			if p.Code == CodeUnavailable {
+				p.grace = m.patience()
+			}
+			problem = append(problem, p)
 		} else {
 			m.judgeCosigned(c)
 			reached = true
@@ -72,6 +76,17 @@ func (m *Monitor) conclude(ctx context.Context) []Alert {
 	settle("receipts", m.omitted(ctx))
 	return alerts
 }
+
+// patience is how long a copy may be unavailable before that is told.
+func (m *Monitor) patience() time.Duration {
+	if m.once {
+		return 0
+	}
+	return unavailableFor
+}
+
+// unavailableFor is longer than a node takes to start again.
+const unavailableFor = 30 * time.Second
 
 // silent finds seats and outside witnesses whose cosignatures are missing. They are held against
 // the quorum's newest one and not against the clock: where nobody cosigns the log is stale.

@@ -87,6 +87,7 @@ type Monitor struct {
 	// pending says that an audit ended before its checkpoint: entries were read that are not told.
 	// again says that it only ran out of time.
 	pending, again bool
+	once           bool             // there is no next round: nothing is waited for
 	frozen         *consensus.State // that of what was audited, while the auditor is ahead of it
 	shown          uint64
 
@@ -413,7 +414,7 @@ func (m *Monitor) beat() error {
 }
 
 func (m *Monitor) heartbeat(now time.Time) Heartbeat {
-	h := Heartbeat{Type: "heartbeat", Time: now, Origin: m.kept.Audited.Origin, Size: m.kept.Audited.Size, Root: m.kept.Audited.Root,
+	h := Heartbeat{Type: "heartbeat", Time: now.Truncate(time.Millisecond), Origin: m.kept.Audited.Origin, Size: m.kept.Audited.Size, Root: m.kept.Audited.Root,
 		Shown: m.shown, Cosigned: m.kept.Fresh, Open: []string{}}
 	for _, c := range m.conds.open() {
 		h.Open = append(h.Open, c.Code)
@@ -479,6 +480,7 @@ type Outcome struct {
 // Once does what is to be done now and returns what it came to.
 func (m *Monitor) Once(ctx context.Context) (Outcome, error) {
 	var o Outcome
+	m.once = true
 	before := m.covered.Load()
 	for {
 		if err := m.round(ctx); err != nil {

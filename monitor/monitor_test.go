@@ -177,7 +177,7 @@ func TestCopies(t *testing.T) {
 	if err := w.round(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if len(w.out.alerts) != 1 || w.out.alerts[0].Code != CodeForked || w.out.alerts[0].Subject != b.path {
+	if len(w.out.alerts) != 1 || w.out.alerts[0].Code != CodeMisbehaviour || w.out.alerts[0].Subject != b.path {
 		t.Fatalf("%+v", w.out.alerts)
 	}
 	raw, err := os.ReadFile(filepath.Join(w.cfg.State, w.out.alerts[0].Evidence))
@@ -190,7 +190,7 @@ func TestCopies(t *testing.T) {
 	}
 	w.out.codes()
 	w.expect("") // told once
-	if got := w.openCodes(); got != "forked" {
+	if got := w.openCodes(); got != "misbehaviour" {
 		t.Errorf("lasts: %s", got)
 	}
 	// It grows on its own branch, and the other one stays what is followed.
@@ -201,7 +201,7 @@ func TestCopies(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.expect("")
-	if w.kept.Audited.Size != uint64(len(m.Leaves)) || w.openCodes() != "forked" {
+	if w.kept.Audited.Size != uint64(len(m.Leaves)) || w.openCodes() != "misbehaviour" {
 		t.Errorf("%d, %s", w.kept.Audited.Size, w.openCodes())
 	}
 	list, err := os.ReadDir(filepath.Join(w.cfg.State, evidenceDir))
@@ -213,7 +213,7 @@ func TestCopies(t *testing.T) {
 // TestForkBetweenRounds: one copy that goes on from another history than before, with and without a
 // quorum.
 func TestForkBetweenRounds(t *testing.T) {
-	for want, boots := range map[string][]string{"+forked!": seats3, "+log_key_leaked!": nil} {
+	for want, boots := range map[string][]string{"+misbehaviour!": seats3, "+log_key_leaked!": nil} {
 		m := newMesh()
 		m.Command(consensus.KindCredential, m.Credential("beta/n2"))
 		w := newWatch(t, m, newLogDir(t).publish(m, seats3...).path)
@@ -268,6 +268,8 @@ func TestCheckpoints(t *testing.T) {
 	if err := os.Remove(filepath.Join(l.path, "checkpoint")); err != nil {
 		t.Fatal(err)
 	}
+	w.expect("")
+	w.now = w.now.Add(unavailableFor)
 	w.expect("+unavailable")
 	w.now = w.now.Add(5*time.Minute + time.Second)
 	l.publish(m, seats3...)
@@ -284,14 +286,14 @@ func TestSilent(t *testing.T) {
 	w := newWatch(t, m, l.path)
 	w.cfg.Level = transparency.Strong.String()
 	w.expect("")
-	for _, want := range []string{"", "", "+cosigner_silent", "+not_strong", ""} {
+	for _, want := range []string{"", "", "+cosigner_silent", "+below_strong", ""} {
 		w.now = w.now.Add(2 * time.Minute)
 		m.Cosigned = w.now
 		l.publish(m, "alpha/n1", "gamma/n1")
 		w.expect(want)
 	}
 	l.publish(m, seats3...)
-	w.expect("-not_strong -cosigner_silent")
+	w.expect("-below_strong -cosigner_silent")
 }
 
 // TestTampered: files that are not those of the log are named, and nothing of them is told.
@@ -491,6 +493,8 @@ func TestFirstLogs(t *testing.T) {
 	m := newMesh()
 	l := newLogDir(t)
 	w := newWatch(t, m, l.path)
+	w.expect("")
+	w.now = w.now.Add(unavailableFor)
 	w.expect("+unavailable")
 	l.show(m.Sealed(0, emptyRoot(t), seats3...))
 	w.expect("")

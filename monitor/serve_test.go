@@ -89,6 +89,7 @@ func TestHostileServers(t *testing.T) {
 		m.Command(consensus.KindCredential, m.Credential(boot))
 		l.publish(m, seats3...)
 		got := w.poll()
+		w.now = w.now.Add(unavailableFor)
 		runtime.ReadMemStats(&after)
 		if w.kept.Audited.Size != uint64(len(m.Leaves)) {
 			t.Errorf("stands at %d of %d after %s", w.kept.Audited.Size, len(m.Leaves), got)

@@ -227,6 +227,9 @@ func (o *monitorOutput) Heartbeat(h monitor.Heartbeat) error {
 		return printJSON(o.w, h)
 	}
 	state := "all well"
+	if h.Size == 0 {
+		state = "nothing audited yet"
+	}
 	if len(h.Open) > 0 {
 		state = "NOT well: " + strings.Join(h.Open, ", ")
 	}
