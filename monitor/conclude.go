@@ -49,17 +49,20 @@ func (m *Monitor) conclude(ctx context.Context) []Alert {
 	for _, c := range m.copies {
 		var problem []condition
 		if c.problem != nil {
-			p := *c.problem
-			if p.Code == CodeUnavailable {
-				p.grace = m.patience()
-			}
-			problem = append(problem, p)
+			problem = append(problem, *c.problem)
 		} else {
 			m.judgeCosigned(c)
 			reached = true
 		}
 		if c.problem != nil || len(c.found) > 0 {
 			m.metrics.failures.WithLabelValues(c.location).Inc()
+		}
+		for _, list := range [][]condition{problem, c.found} {
+			for i := range list {
+				if list[i].Code == CodeUnavailable {
+					list[i].grace = m.patience()
+				}
+			}
 		}
 		settle("reach "+c.location, problem)
 		if c.problem == nil && !c.unsure {

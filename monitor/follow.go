@@ -88,6 +88,7 @@ type Monitor struct {
 	// again says that it only ran out of time.
 	pending, again bool
 	once           bool             // there is no next round: nothing is waited for
+	begun          bool             // a copy of the right mesh has answered
 	frozen         *consensus.State // that of what was audited, while the auditor is ahead of it
 	shown          uint64
 
@@ -326,9 +327,11 @@ func (c *logCopy) find(severity Severity, code, at, format string, args ...any) 
 	c.found = append(c.found, condition{Code: code, Subject: c.location, Severity: severity, Message: fmt.Sprintf(format, args...), At: at})
 }
 
-// sameMesh refuses to go on where every copy that answers is of another mesh than the state.
+// sameMesh refuses to begin where every copy is of another mesh than the state. One that turns into
+// another mesh's later is a condition.
 func (m *Monitor) sameMesh() error {
-	if m.kept.Audited.none() {
+	if m.begun || m.kept.Audited.none() {
+		m.begun = true
 		return nil
 	}
 	answered := 0
@@ -336,6 +339,7 @@ func (m *Monitor) sameMesh() error {
 		switch {
 		case c.problem != nil:
 		case meshOf(c.head.Origin) == meshOf(m.kept.Audited.Origin):
+			m.begun = true
 			return nil
 		default:
 			answered++
