@@ -209,7 +209,7 @@ func (m *Monitor) leaf(s audit.Seen) {
 	if w, ok := m.kept.Receipts[hash]; ok && !w.Found {
 		m.spool.found[hash] = true
 	}
-	for _, a := range m.judge.judge(entry{s.Index, s.Leaf, s.Findings, s.State}) {
+	for _, a := range m.judge.judge(entry{s.Index, s.Kind, s.Leaf, s.Findings, s.State}) {
 		a.Time = m.now
 		line, err := encodeAlert(a)
 		if err == nil {

@@ -177,15 +177,16 @@ func twoHeads(a, b head) string {
 	return fmt.Sprintf("%s %d %s %s %d %s", a.Origin, a.Size, a.Root, b.Origin, b.Size, b.Root)
 }
 
-// stale is about one copy's cosignatures; unpublished and what is wrong with single ones too.
+// judgeCosigned is about the cosignatures that one copy shows.
 func (m *Monitor) judgeCosigned(c *logCopy) {
 	s := m.state()
 	if s == nil || m.kept.Audited.none() || meshOf(c.head.Origin) != meshOf(m.kept.Audited.Origin) {
 		return
 	}
 	if c.head.Origin != s.Origin() {
-		if c.head.Size <= m.kept.Audited.Size {
-			c.find(Warning, CodeStale, c.head.Origin, "the copy still shows %s; the log goes on as %s", c.head.Origin, s.Origin())
+		if c.head.Size <= m.kept.Audited.Size && m.cfg.MaxAge > 0 {
+			c.found = append(c.found, condition{Code: CodeStale, Subject: c.location, Severity: Warning, At: c.head.Origin, grace: m.cfg.MaxAge,
+				Message: fmt.Sprintf("the copy still shows %s; the log goes on as %s", c.head.Origin, s.Origin())})
 		}
 		return
 	}

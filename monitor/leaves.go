@@ -18,6 +18,7 @@ import (
 // entry is a leaf that an audit has replayed.
 type entry struct {
 	index    uint64
+	kind     string // predicate type, empty of what is no envelope
 	leaf     []byte
 	findings []transparency.Finding // of the replay, at this leaf
 	state    *consensus.State       // after it; nil where there is none, as before a genesis that holds
@@ -44,7 +45,7 @@ type aheadResult struct {
 
 // judge returns the alerts of one leaf, what is wrong first.
 func (j *leafJudge) judge(e entry) []Alert {
-	f := factsOf(e.leaf)
+	f := factsOf(e.kind, e.leaf)
 	base := Alert{Index: &e.index, Kind: f.kind, Subject: f.name, Leaf: leafHash(e.leaf)}
 	if e.state != nil {
 		j.origin = e.state.Origin()

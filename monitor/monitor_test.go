@@ -279,6 +279,44 @@ func TestCheckpoints(t *testing.T) {
 	w.expect("-stale")
 }
 
+// TestRecovered: the log goes on in a higher incarnation, and a copy that does not come along is stale
+// after a while. One that gives up what was published is another history.
+func TestRecovered(t *testing.T) {
+	m := newMesh()
+	a, b := newLogDir(t).publish(m, seats3...), newLogDir(t).publish(m, seats3...)
+	w := newWatch(t, m, a.path, b.path)
+	w.expect("")
+	m.Recover(1, "reborn", 8, 8)
+	m.Cosigned = w.now
+	a.publish(m, m.Cosigners()...)
+	w.expect("8:recovered")
+	w.now = w.now.Add(w.cfg.MaxAge)
+	m.Cosigned = w.now
+	a.publish(m, m.Cosigners()...)
+	w.expect("+stale")
+	b.publish(m, m.Cosigners()...)
+	w.expect("-stale")
+
+	shorter := newMesh()
+	shorter.Recover(1, "reborn", 6, 6)
+	for range 3 {
+		shorter.Tick(time.Minute)
+		shorter.Grow(len(shorter.Leaves) + 3)
+	}
+	l := newLogDir(t).publish(shorter, shorter.Cosigners()...)
+	old := newMesh()
+	w = newWatch(t, old, newLogDir(t).publish(old, seats3...).path)
+	w.expect("")
+	w.cfg.Logs = []string{l.path}
+	if err := w.start(); err != nil {
+		t.Fatal(err)
+	}
+	w.expect("+forked!")
+	if w.kept.Audited.Size != 8 {
+		t.Errorf("stands at %d", w.kept.Audited.Size)
+	}
+}
+
 // TestSilent: a seat that is missing is told once it is, whatever copy it is missing from.
 func TestSilent(t *testing.T) {
 	m := newMesh()

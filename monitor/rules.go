@@ -121,20 +121,15 @@ const (
 	typeSuffix = "/v1"
 )
 
-// factsOf reads what a leaf says of itself; whether it may say so is the audit's business.
-func factsOf(leaf []byte) facts {
+// factsOf reads what a leaf of a predicate type says of itself, "" being none; whether it may say so is
+// the audit's business.
+func factsOf(kind string, leaf []byte) facts {
 	f := facts{kind: kindUnreadable, values: map[string][]string{}}
-	env, err := envelope.Parse(leaf)
-	var kind string
-	if err == nil {
-		kind, err = envelope.PredicateType(env.Payload)
-	}
-	if err == nil {
+	if kind != "" {
 		f.kind = kind
 		if short, ok := strings.CutPrefix(kind, typePrefix); ok {
 			f.kind = strings.TrimSuffix(short, typeSuffix)
 		}
-		f.name, _ = envelope.SubjectName(env.Payload)
 	}
 	f.add("kind", f.kind)
 	if err := f.read(kind, leaf); err != nil {
@@ -145,13 +140,23 @@ func factsOf(leaf []byte) facts {
 
 // read fills in what leaves of a kind have.
 func (f *facts) read(kind string, leaf []byte) error {
+	if kind == "" {
+		return errors.New("no envelope")
+	}
+	if kind != envelope.TypeAttestationResult { // of which there are most, and which name it themselves
+		env, err := envelope.Parse(leaf)
+		if err != nil {
+			return err
+		}
+		f.name, _ = envelope.SubjectName(env.Payload)
+	}
 	switch kind {
 	case envelope.TypeAttestationResult:
 		r, err := consensus.ParseResult(leaf)
 		if err != nil {
 			return err
 		}
-		f.result = r
+		f.result, f.name = r, r.Subject.Node.String()
 		f.party(r.Subject.Node)
 		f.add("measurement", r.Measurement)
 		f.add("verifier", r.Verifier.Node.String())
@@ -217,8 +222,6 @@ func (f *facts) read(kind string, leaf []byte) error {
 		for _, a := range r.Accepted {
 			f.party(a.Node)
 		}
-	case "":
-		return errors.New("no envelope")
 	default:
 		// A kind whose subject is a node names it there.
 		if org, node, ok := strings.Cut(f.name, "/"); ok && node != "" {
