@@ -43,7 +43,7 @@ func (m *Monitor) conclude(ctx context.Context) []Alert {
 	alerts := m.extra
 	origin := m.kept.Audited.Origin
 	settle := func(scope string, present []condition) {
-		alerts = append(alerts, m.conds.settle(m.mesh, origin, m.now, scope, present)...)
+		alerts = append(alerts, m.conds.settle(m.mesh, origin, m.now, scope, present, m.away())...)
 	}
 	reached := false
 	for _, c := range m.copies {
@@ -86,6 +86,14 @@ func (m *Monitor) patience() time.Duration {
 		return 0
 	}
 	return unavailableFor
+}
+
+// away is how long a condition must not hold before it has ended.
+func (m *Monitor) away() time.Duration {
+	if m.once {
+		return 0
+	}
+	return m.limits.away
 }
 
 // unavailableFor is longer than a node takes to start again.

@@ -19,6 +19,9 @@ type condition struct {
 	Since    time.Time `json:"since"`
 	// Told is set once it has lasted for its grace and was told.
 	Told bool `json:"told"`
+	// Gone is since when it does not hold; it ends once that has lasted, so that one that comes and
+	// goes is told once.
+	Gone time.Time `json:"gone,omitzero"`
 	// grace is how long it has to last before it is told.
 	grace time.Duration
 	// At tells one occasion from the next where the subject is the same; empty: Since does.
@@ -31,9 +34,9 @@ func (c *condition) key() string { return c.Scope + "\x00" + c.Code + "\x00" + c
 type conditions map[string]*condition
 
 // settle compares what holds in one scope with what held there before, and returns what has
-// begun and what has ended. A scope that could not be looked at is not settled: what held there
-// goes on.
-func (cs conditions) settle(mesh identity.MeshID, origin string, now time.Time, scope string, present []condition) []Alert {
+// begun and what has ended, which is what has not held for that long. A scope that could not be
+// looked at is not settled: what held there goes on.
+func (cs conditions) settle(mesh identity.MeshID, origin string, now time.Time, scope string, present []condition, away time.Duration) []Alert {
 	out := cs.add(mesh, origin, now, scope, present)
 	seen := map[string]bool{}
 	for _, c := range present {
@@ -49,6 +52,12 @@ func (cs conditions) settle(mesh identity.MeshID, origin string, now time.Time, 
 	slices.Sort(ended)
 	for _, key := range ended {
 		c := cs[key]
+		if c.Gone.IsZero() {
+			c.Gone = now
+		}
+		if c.Told && now.Sub(c.Gone) < away {
+			continue
+		}
 		delete(cs, key)
 		if c.Told {
 			out = append(out, c.alert(mesh, origin, Cleared))
@@ -73,6 +82,7 @@ func (cs conditions) add(mesh identity.MeshID, origin string, now time.Time, sco
 			old = &c
 			cs[c.key()] = old
 		}
+		old.Gone = time.Time{}
 		old.Message, old.Severity, old.grace, old.At = c.Message, c.Severity, c.grace, c.At
 		if old.Evidence == "" {
 			old.Evidence = c.Evidence
@@ -98,11 +108,11 @@ func (c *condition) alert(mesh identity.MeshID, origin string, change Change) Al
 	return a
 }
 
-// open returns those that were told and last, the worst first.
+// open returns those that were told and hold, the worst first.
 func (cs conditions) open() []condition {
 	var out []condition
 	for _, c := range cs {
-		if c.Told {
+		if c.Told && c.Gone.IsZero() {
 			out = append(out, *c)
 		}
 	}

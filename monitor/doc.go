@@ -21,7 +21,7 @@
 // what leaves say that are as they should be (policy_changed, recovered, contraindicated, clock_skew);
 // and leaves that a Rule names (match). All others are conditions: they are raised once, also over
 // restarts, and cleared once they have ended. A condition that cannot be judged, because a copy cannot
-// be read, lasts.
+// be read, lasts; one that comes and goes within half a minute is told once.
 //
 // The ID of an alert is the first 16 bytes, in hex, of the SHA-256 of
 //

@@ -128,6 +128,7 @@ type watch struct {
 	now      time.Time
 	out      *book
 	warnings []string
+	hold     time.Duration
 	store    []durable.Option
 }
 
@@ -162,6 +163,7 @@ func (w *watch) start() error {
 		return err
 	}
 	w.Monitor = m
+	m.limits.away = w.hold
 	return nil
 }
 

@@ -25,9 +25,12 @@ type limits struct {
 	look  time.Duration // the checkpoints of all copies
 	audit time.Duration // the entries of one copy; what is left is the next round's
 	round time.Duration // the entries of all copies together, and as much for comparing them
+	away  time.Duration // how long a condition must not hold before it has ended
 }
 
-func defaultLimits() limits { return limits{20 * time.Second, 30 * time.Second, time.Minute} }
+func defaultLimits() limits {
+	return limits{20 * time.Second, 30 * time.Second, time.Minute, 30 * time.Second}
+}
 
 // Output is where alerts go, in order. An alert counts as given once Sync has returned.
 type Output interface {

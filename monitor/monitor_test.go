@@ -279,6 +279,40 @@ func TestCheckpoints(t *testing.T) {
 	w.expect("-stale")
 }
 
+// TestFlapping: what comes and goes is told when it first comes, and once it has stayed away.
+func TestFlapping(t *testing.T) {
+	m := newMesh()
+	l := newLogDir(t).publish(m, seats3...)
+	w := newWatch(t, m, l.path)
+	w.hold = 30 * time.Second
+	w.expect("")
+	good, err := os.ReadFile(filepath.Join(l.path, "checkpoint"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"+checkpoint_invalid!", "", ""} {
+		l.show([]byte("nothing"))
+		w.expect(want)
+		if got := w.openCodes(); got != "checkpoint_invalid" {
+			t.Errorf("lasts: %q", got)
+		}
+		w.now = w.now.Add(10 * time.Second)
+		l.show(good)
+		w.expect("")
+		if got := w.openCodes(); got != "" {
+			t.Errorf("lasts: %q", got)
+		}
+		w.now = w.now.Add(10 * time.Second)
+	}
+	if err := w.start(); err != nil {
+		t.Fatal(err)
+	}
+	w.expect("")
+	w.now = w.now.Add(20 * time.Second)
+	w.expect("-checkpoint_invalid")
+	w.expect("")
+}
+
 // TestRecovered: the log goes on in a higher incarnation, and a copy that does not come along is stale
 // after a while. One that gives up what was published is another history.
 func TestRecovered(t *testing.T) {

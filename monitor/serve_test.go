@@ -82,7 +82,7 @@ func TestHostileServers(t *testing.T) {
 	if err := w.start(); err != nil {
 		t.Fatal(err)
 	}
-	w.limits = limits{2 * time.Second, 3 * time.Second, 5 * time.Second}
+	w.limits = limits{2 * time.Second, 3 * time.Second, 5 * time.Second, 0}
 	for _, boot := range []string{"beta/n2", "gamma/n2"} {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)

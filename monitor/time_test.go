@@ -85,7 +85,7 @@ func TestSlowLog(t *testing.T) {
 	if raceDetector {
 		within = 4 * time.Second
 	}
-	w.limits = limits{5 * time.Second, within, 10 * time.Second}
+	w.limits = limits{5 * time.Second, within, 10 * time.Second, 0}
 	rounds := 0
 	var told []uint64
 	for ; w.kept.Audited.none(); rounds++ {
