@@ -13,6 +13,7 @@ import (
 	"github.com/attestmesh/meshnode/audit"
 	"github.com/attestmesh/meshnode/audit/audittest"
 	"github.com/attestmesh/meshnode/consensus"
+	"github.com/attestmesh/meshnode/federated"
 	"github.com/attestmesh/meshnode/internal/envelope"
 	"github.com/attestmesh/meshnode/internal/identity"
 	"github.com/attestmesh/meshnode/transparency"
@@ -387,6 +388,9 @@ func TestCosignerThatCountsNoMore(t *testing.T) {
 		"retired": {func(m *audittest.Mesh) {
 			m.Command(consensus.KindRetirement, m.Retirement("beta/n1", "beta enroll"))
 		}, []string{"alpha/n1", "beta/n1"}, "beta/n1: its organisation retired it"},
+		"organisation removed": {func(m *audittest.Mesh) {
+			m.Amend(consensus.Action{RemoveOrganisation: &consensus.RemoveOrganisation{ID: "beta"}}, "alpha govern", "gamma govern")
+		}, []string{"alpha/n1", "beta/n1"}, "beta/n1: its organisation was removed"},
 		"drained":  {func(m *audittest.Mesh) { m.Command(consensus.KindDrain, m.Drain("beta/n1")) }, []string{"alpha/n1", "beta/n1"}, "beta/n1: its seat was taken away (drained)"},
 		"rebooted": {func(m *audittest.Mesh) { m.Command(consensus.KindCredential, m.Credential("beta/n1 again")) }, []string{"alpha/n1", "beta/n1"}, "beta/n1: a newer boot of it was registered"},
 	} {
@@ -418,6 +422,14 @@ func TestCosignerThatCountsNoMore(t *testing.T) {
 			}
 			_, err = Verify(f.Marshal(), options(m))
 			refusedAs(t, err, codeUnpublished, c.words)
+			if name != "measurement revoked" {
+				return
+			}
+			// The policy says the same where what followed from it is left out.
+			seats := m.Find(envelope.TypeMembership)
+			f.Links = slices.DeleteFunc(f.Links, func(l Leaf) bool { return slices.Contains(seats, l.Index) })
+			_, err = Verify(f.Marshal(), options(m))
+			refusedAs(t, err, codeUnpublished, "beta/n1: what it runs is not allowed (revoked)")
 		})
 	}
 }
@@ -448,6 +460,11 @@ func TestFalseResults(t *testing.T) {
 		"of a later epoch": {func(m *audittest.Mesh) []byte {
 			return m.Result("alpha/n1", "beta/n1", "new", func(r *consensus.AttestationResult) { r.Epoch = 9 })
 		}, attest.CodePolicyIncomplete},
+		"by a key that was removed": {func(m *audittest.Mesh) []byte {
+			m.Amend(audittest.Rotation("alpha", consensus.KeyEnroll, "alpha enroll 2"), "alpha govern", "beta govern", "gamma govern")
+			m.Command(consensus.KindCredential, m.Credential("gamma/n3"))
+			return m.Result("alpha/n1", "beta/n1", "new")
+		}, attest.CodeNoCredential},
 		"of another mesh": {func(m *audittest.Mesh) []byte {
 			return m.Result("alpha/n1", "beta/n1", "new", func(r *consensus.AttestationResult) { r.MeshID[0]++ })
 		}, attest.CodeWrongMesh},
@@ -465,6 +482,59 @@ func TestFalseResults(t *testing.T) {
 			_, _, err := tryExport(t, m, at(len(m.Leaves)-1), audittest.Seats()...)
 			refusedAs(t, err, c.code)
 		})
+	}
+}
+
+// A round is refused that was not signed by its aggregator, or in which somebody took part who was no
+// member with the role; of one whose members too few affirm that is said.
+func TestFalseRounds(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*audittest.Mesh) []byte
+		code   attest.Code
+	}{
+		"a stranger": {func(m *audittest.Mesh) []byte {
+			return m.Round(1, func(r *federated.Round) { r.Accepted[1] = audittest.Accepted("beta/n9") })
+		}, attest.CodeNotShown},
+		"an older boot": {func(m *audittest.Mesh) []byte {
+			return m.Round(1, func(r *federated.Round) { r.Accepted[1].Peer = audittest.PeerOf("beta/n1 before") })
+		}, attest.CodeNotShown},
+		"without the role": {func(m *audittest.Mesh) []byte {
+			m.Command(consensus.KindCredential, m.Credential("beta/n3", func(c *consensus.Credential) { c.Roles = []string{consensus.RoleMember} }))
+			return m.Round(1, func(r *federated.Round) { r.Accepted[1] = audittest.Accepted("beta/n3") })
+		}, attest.CodeNotEligible},
+		"of a later epoch": {func(m *audittest.Mesh) []byte {
+			return m.Round(1, func(r *federated.Round) { r.Epoch = 9 })
+		}, attest.CodePolicyIncomplete},
+		"with another's signature": {func(m *audittest.Mesh) []byte {
+			env, err := envelope.Parse(m.Round(1))
+			if err != nil {
+				panic(err)
+			}
+			return audittest.Sign(env.Payload, "alpha/n1 peer")
+		}, attest.CodeBadSignature},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := small()
+			m.Force(c.change(m))
+			_, _, err := tryExport(t, m, at(len(m.Leaves)-1), audittest.Seats()...)
+			refusedAs(t, err, c.code)
+		})
+	}
+	m := small()
+	// alpha/n1 alone affirms beta/n2.
+	m.Force(m.Round(1, func(r *federated.Round) { r.Accepted[1] = audittest.Accepted("beta/n2") }))
+	_, p := export(t, m, at(len(m.Leaves)-1), audittest.Seats()...)
+	if p.Round.allEligible() || len(p.Round.Participants[1].AffirmedBy) != 1 || !strings.Contains(strings.Join(p.Says(), "\n"), "from beta/n2: affirmed by alpha/n1 (entry 10); up to 2 organisations were needed") {
+		t.Errorf("%+v\n%v", p.Round, p.Says())
+	}
+	// And what was found an hour before counts for nothing.
+	m = small()
+	m.Tick(90 * time.Minute)
+	m.Command(consensus.KindResults, m.Result("beta/n1", "alpha/n1", "new"))
+	m.Force(m.Round(1))
+	_, p = export(t, m, at(len(m.Leaves)-1), audittest.Seats()...)
+	if got := p.Round.Participants; len(got[0].AffirmedBy) != 1 || len(got[1].AffirmedBy) != 0 {
+		t.Errorf("%+v", got)
 	}
 }
 
