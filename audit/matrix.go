@@ -140,7 +140,7 @@ func made(s Seen) (time.Time, *consensus.AttestationResult) {
 			return g.CreatedAt, nil
 		}
 	case envelope.TypeAttestationResult:
-		if r, err := consensus.ParseResult(s.Leaf); err == nil {
+		if r, err := s.read.Result(); err == nil {
 			return r.At, r
 		}
 	case envelope.TypeCredential:

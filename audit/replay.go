@@ -158,7 +158,7 @@ func (r *replayer) dispatch(index uint64, e *entry) []transparency.Finding {
 	case envelope.TypeSuspension, envelope.TypeSuspensionLift:
 		r.suspensions++
 	}
-	out = append(out, r.volume.leaf(index, kind, leaf, r.state)...)
+	out = append(out, r.volume.leaf(index, e, r.state)...)
 	if t := latest(e); !t.IsZero() {
 		out = append(out, r.clockBefore(t)...)
 	}

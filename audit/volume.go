@@ -48,9 +48,10 @@ type spent struct {
 
 // leaf counts a leaf that was replayed on s, and finds at a state leaf who had more ordered than all
 // quotas before it allow.
-func (v *volume) leaf(index uint64, kind string, leaf []byte, s *consensus.State) []transparency.Finding {
+func (v *volume) leaf(index uint64, e *entry, s *consensus.State) []transparency.Finding {
+	kind := e.Kind()
 	if kind == envelope.TypeState {
-		l, err := consensus.ParseLoggedState(leaf)
+		l, err := consensus.ParseLoggedState(e.Raw())
 		if err != nil {
 			return nil // Replay says why
 		}
@@ -65,16 +66,23 @@ func (v *volume) leaf(index uint64, kind string, leaf []byte, s *consensus.State
 	case envelope.TypeMembership: // follows from another
 	case envelope.TypeAttestationResult:
 		v.results++
+		if r, err := e.Result(); err == nil {
+			v.spend(index, "results", r.Verifier.Node.Org, s)
+		}
 	default:
 		v.others++
-	}
-	q, orgs := s.Charged(kind, leaf)
-	for _, org := range orgs {
-		a := account{org, q}
-		had := v.used[a]
-		v.used[a] = spent{had.n + 1, index, max(had.limit, s.Limits().Of(q))}
+		q, orgs := s.Charged(kind, e.Raw())
+		for _, org := range orgs {
+			v.spend(index, q, org, s)
+		}
 	}
 	return nil
+}
+
+func (v *volume) spend(index uint64, q consensus.Quota, org identity.OrgID, s *consensus.State) {
+	a := account{org, q}
+	had := v.used[a]
+	v.used[a] = spent{had.n + 1, index, max(had.limit, s.Limits().Of(q))}
 }
 
 // over returns a finding for each account that holds more than there can have been quotas.

@@ -186,8 +186,8 @@ func (l Limits) Of(q Quota) int {
 }
 
 // Charged returns as what an ordered leaf of a predicate type was counted, and against whom, for
-// whoever has the leaves and not the ticks; nobody for what is not counted, or not always. No signature
-// is checked.
+// whoever has the leaves and not the ticks; nobody for what is not counted, or not always. A result
+// counts among the results of its verifier's organisation. No signature is checked.
 func (s *State) Charged(predicate string, leaf []byte) (Quota, []identity.OrgID) {
 	kind := map[string]Kind{envelope.TypeAttestationResult: KindResults, envelope.TypeCredential: KindCredential,
 		envelope.TypeProposal: KindProposal, envelope.TypeSuspension: KindSuspension}[predicate]
