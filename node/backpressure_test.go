@@ -1,16 +1,21 @@
 package node
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/consensus"
+	"github.com/attestmesh/meshnode/transparency"
 )
 
 // What one organisation has had refused bounds what is looked at for it, by size, and wears off;
@@ -93,5 +98,105 @@ func TestUnknownOrganisation(t *testing.T) {
 	err = unknownOrganisation(Config{Organisation: "zeta"}, errMalformed)
 	if !errors.As(err, &mistake) || !strings.Contains(mistake.Remedy, "needs chain") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// L10: one organisation's member submits a thousand results a second for ten seconds. It is told to wait,
+// by a code that says so; between two ticks no more of its own are logged than its quota; what another
+// organisation finds meanwhile is ordered as before.
+func TestL10ThousandLeavesASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const subjects = 128
+		seconds := 10
+		if raceDetector {
+			seconds = 3
+		}
+		c := newCrowd(t, len(crowdOrgs), func(int) string { return "new" })
+		defer c.close()
+		c.raft()
+		leader := c.leading()
+		parties, credentials := c.subjects(subjects)
+		submit := func(n *Node, kind consensus.Kind, envelopes ...[]byte) error {
+			command, err := consensus.NewCommand(kind, envelopes...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), submitTimeout)
+			defer cancel()
+			_, err = n.submit(ctx, command)
+			return err
+		}
+		for _, raw := range credentials {
+			if err := submit(leader, consensus.KindCredential, raw); err != nil {
+				t.Fatal(err)
+			}
+		}
+		flooder, honest := c.nodes[0], c.nodes[1]
+		if flooder == leader || honest == leader {
+			flooder, honest = c.nodes[2], c.nodes[3]
+		}
+		before, tick := leader.machine.tree.Size(), leader.machine.TickSeq()
+		var flood sync.WaitGroup
+		var mu sync.Mutex
+		answers := map[attest.Code]int{}
+		for i := range 8 * seconds {
+			var batch [][]byte
+			for _, p := range parties {
+				if p.Node.Org != flooder.ref.Org {
+					batch = append(batch, c.news(flooder, p, i, time.Now()))
+				}
+			}
+			flood.Go(func() {
+				err := submit(flooder, consensus.KindResults, batch...)
+				mu.Lock()
+				defer mu.Unlock()
+				answers[refusedAs(err)]++
+			})
+			if i%8 == 0 {
+				began := time.Now()
+				if err := submit(honest, consensus.KindResults, c.news(honest, parties[i/8], i, time.Now())); err != nil {
+					t.Errorf("another organisation's finding %d: %v", i/8, err)
+				}
+				if took := time.Since(began); took > time.Second {
+					t.Errorf("another organisation's finding %d took %s", i/8, took)
+				}
+			}
+			time.Sleep(time.Second / 8)
+		}
+		flood.Wait()
+		ticks := int(leader.machine.TickSeq() - tick)
+		own := len(c.logged(leader, flooder.self))
+		if own == 0 || own > (ticks+1)*consensus.DefaultResults {
+			t.Errorf("%d leaves of the flood in %d ticks", own, ticks)
+		}
+		if got := len(c.logged(leader, honest.self)); got < seconds {
+			t.Errorf("%d findings of another organisation, want %d", got, seconds)
+		}
+		if answers[attest.CodeQuota]+answers[attest.CodeBusy] < 4*seconds {
+			t.Errorf("the flood was answered %v, want back-pressure", answers)
+		}
+		t.Logf("%d leaves in %d ticks, %d of the flood, answers %v", leader.machine.tree.Size()-before, ticks, own, answers)
+	})
+}
+
+// L10: a leaf over 64 KiB is ordered by nobody: the guard refuses its command, and a machine that is given
+// it all the same refuses it without a leaf and goes on.
+func TestL10LeafOver64KiB(t *testing.T) {
+	m, _ := testMachine(t)
+	size := m.tree.Size()
+	for kind, why := range map[consensus.Kind]string{consensus.KindResults: "results", consensus.KindCredential: "credential", consensus.KindProposal: "proposal"} {
+		raw, err := command(kind, bytes.Repeat([]byte("x"), transparency.MaxLeaf+1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if kind == consensus.KindResults && m.Check(raw) == nil {
+			t.Errorf("the guard admits %s with a leaf of %d bytes", why, transparency.MaxLeaf+1)
+		}
+		if out := m.apply(raw); out.Err != nil || out.Reason == nil || out.Count != 0 || m.tree.Size() != size {
+			t.Errorf("%s: %+v, %d leaves more", why, out, m.tree.Size()-size)
+		}
+	}
+	if m.Halted() != nil {
+		t.Error(m.Halted())
 	}
 }
