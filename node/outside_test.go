@@ -224,14 +224,18 @@ func TestWitnessDownForAnHour(t *testing.T) {
 		before, began := newest.Load(), time.Now()
 		for i := 0; time.Since(began) < outage; i++ {
 			time.Sleep(outage / 4)
-			c.add(len(c.nodes), "new")
-			member := c.nodes[len(c.nodes)-1]
-			c.dial(member, at)
-			var l mesh.Link
-			within(t, 10*time.Second, "a link to a new member", func() (ok bool) { l, ok = at.linkTo(member.self); return ok })
-			within(t, proofWithin, "the proof of a new member's verdict", func() bool { p, _ := at.proofOf(l.Session()); return p == ProofProven })
+			release := fmt.Sprint("r", i)
 			at.machine.View(func(s *consensus.State, _ *federated.Ledger) { c.base = s.Base() })
-			submit(consensus.KindProposal, c.proposal(crowdOrgs[:5], consensus.Action{AddEntry: &consensus.AddEntry{Entry: c.entry(fmt.Sprint("r", i))}}))
+			submit(consensus.KindProposal, c.proposal(crowdOrgs[:5], consensus.Action{AddEntry: &consensus.AddEntry{Entry: c.entry(release)}}))
+			c.add(len(c.nodes), release)
+			member := c.nodes[len(c.nodes)-1]
+			within(t, 10*time.Second, "a link to a new member of a new release", func() bool {
+				_, err := member.mesh.Dial(t.Context(), at.self, at.mesh.Addrs())
+				return err == nil
+			})
+			var l mesh.Link
+			within(t, time.Second, "the link's other end", func() (ok bool) { l, ok = at.linkTo(member.self); return ok })
+			within(t, proofWithin, "the proof of a new member's verdict", func() bool { p, _ := at.proofOf(l.Session()); return p == ProofProven })
 			within(t, 10*time.Second, "a strong checkpoint without the witness", whole(0))
 		}
 		if got := newest.Load(); got != before {
