@@ -71,17 +71,29 @@ type Extension struct {
 // the Auditor has audited so far.
 var ErrOtherLog = errors.New("the log of another mesh")
 
-// findingList keeps the first findings and counts the others.
+// findingList keeps the first findings and counts the others. Evidence that is withheld makes room: it
+// decides nothing, and there may be as much of it as there are results.
 type findingList struct {
 	list []transparency.Finding
 	more int
 }
 
 func (l *findingList) add(found ...transparency.Finding) {
-	l.list = append(l.list, found...)
-	if n := len(l.list); n > maxFindings {
-		l.more += n - maxFindings
-		l.list = l.list[:maxFindings]
+	for _, f := range found {
+		if len(l.list) < maxFindings {
+			l.list = append(l.list, f)
+			continue
+		}
+		l.more++
+		if f.Code == CodeEvidenceWithheld {
+			continue
+		}
+		for i := len(l.list) - 1; i >= 0; i-- {
+			if l.list[i].Code == CodeEvidenceWithheld {
+				l.list = append(slices.Delete(l.list, i, i+1), f)
+				break
+			}
+		}
 	}
 }
 
@@ -177,9 +189,14 @@ func (a *Auditor) extend(ctx context.Context, r *transparency.Reader) (step, err
 		a.restart()
 		a.replay.at = a.at
 	}
+	a.replay.latest = latestResult(a.checkpoint, head.Origin, a.at)
 	walked, err := a.walker.Walk(ctx, r, head, transparency.WalkOptions{Prepare: func(leaf []byte) any { return readEntry(leaf) }, Each: a.leaf, Progress: a.opts.Progress})
 	a.report.Entries = walked.Read
 	if errors.Is(err, errStop) { // what the tree has to say hangs on a checkpoint that nobody signed
+		return stepRefused, nil
+	}
+	if err == nil && a.replay.started() && !a.signed {
+		a.checkSigned() // it is of an incarnation that these leaves do not come to
 		return stepRefused, nil
 	}
 	a.walked = walked
@@ -208,6 +225,10 @@ func (a *Auditor) goesOn(ctx context.Context, r *transparency.Reader, head trans
 	if a.replay.started() {
 		if own := a.replay.state.Origin(); meshOf(head.Origin) != meshOf(own) && a.held.Size == 0 {
 			return false, fmt.Errorf("%s: %w: its origin is %.200q, what was audited before is %s", r.Location(), ErrOtherLog, head.Origin, own)
+		}
+		if inc, ok := a.incarnationOf(head.Origin); ok && inc < a.replay.state.Incarnation() && a.held.Size > 0 {
+			a.found(head.Size, CodeRolledBack, fmt.Sprintf("the checkpoint is of incarnation %d, one of incarnation %d was audited before", inc, a.replay.state.Incarnation()))
+			return false, nil
 		}
 		if !a.laterIncarnation() && !a.checkSigned() {
 			return false, nil

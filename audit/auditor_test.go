@@ -49,7 +49,7 @@ func (g *growing) publish(cosigners ...string) {
 
 func (g *growing) extend(a *Auditor) Extension {
 	g.t.Helper()
-	e, err := a.Extend(g.t.Context(), g.reader, time.Now())
+	e, err := a.Extend(g.t.Context(), g.reader, g.now())
 	g.check(err)
 	return e
 }
@@ -57,7 +57,7 @@ func (g *growing) extend(a *Auditor) Extension {
 // log is what Log says of the same.
 func (g *growing) log() Report {
 	g.t.Helper()
-	r, err := Log(g.t.Context(), g.reader, Options{Genesis: g.Genesis, At: time.Now()})
+	r, err := Log(g.t.Context(), g.reader, Options{Genesis: g.Genesis, At: g.now()})
 	g.check(err)
 	return r
 }
@@ -157,7 +157,7 @@ func TestAuditorResumes(t *testing.T) {
 					cancel()
 				}
 			}}
-			e, err := a.Extend(ctx, g.reader, time.Now())
+			e, err := a.Extend(ctx, g.reader, g.now())
 			cancel()
 			if err == nil {
 				if !e.Held {
@@ -195,7 +195,7 @@ func TestEveryStateCanBeSaved(t *testing.T) {
 		if next.state.Digest() != a.replay.state.Digest() {
 			t.Fatalf("leaf %d: another state", s.Index)
 		}
-		next.at = a.replay.at
+		next.at, next.latest = a.replay.at, a.replay.latest
 		a.replay = next
 		saved++
 	}
@@ -295,6 +295,32 @@ func TestAuditorRefusesAnotherHistory(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// The log of an incarnation before the one that held is an older one, whoever signed it and however
+// long it has grown meanwhile.
+func TestAuditorRefusesAnEarlierIncarnation(t *testing.T) {
+	m := started(t)
+	earlier := *m
+	earlier.Leaves = slices.Clone(m.Leaves)
+	m.Recover(1, "again", len(m.Leaves), len(m.Leaves))
+	g := grows(m)
+	g.publish(audittest.Again("again")...)
+	a := New(Options{Genesis: m.Genesis})
+	if e := g.extend(a); !e.Held || !e.OK {
+		t.Fatalf("%.2000s", fmt.Sprintf("%+v", e))
+	}
+	for _, size := range []int{len(earlier.Leaves), 300} {
+		earlier.grow(size)
+		old := grows(&earlier)
+		old.publish(seats...)
+		if e := old.extend(a); codes(e.Report) != fmt.Sprintf("%d:rolled_back", size) || e.Held {
+			t.Errorf("%.2000s", fmt.Sprintf("%+v", e))
+		}
+	}
+	if e := g.extend(a); !e.Held || !e.OK {
+		t.Errorf("%.2000s", fmt.Sprintf("%+v", e))
 	}
 }
 
@@ -412,7 +438,7 @@ func TestLoadRefusesDamage(t *testing.T) {
 		bad[i] ^= 1
 		next := New(a.opts)
 		if next.load(bad) == nil {
-			_, _ = next.Extend(t.Context(), g.reader, time.Now())
+			_, _ = next.Extend(t.Context(), g.reader, g.now())
 		}
 	}
 }

@@ -175,6 +175,16 @@ func TestWithheldEvidence(t *testing.T) {
 	if r.OK || !r.Undecided() || len(r.Findings) != 6 || r.Findings[0].Code != CodeEvidenceWithheld || r.Findings[0].Index != 2 {
 		t.Errorf("asked for: undecided %v, %v", r.Undecided(), r.Findings)
 	}
+	// However much is withheld: it stays undecided, and hides nothing that decides.
+	m.grow(3 * maxFindings)
+	required := func(o *Options) { o.RequireDisclosed = true }
+	if r = m.disclosure().audit(required); !r.Undecided() || len(r.Findings) != maxFindings+1 {
+		t.Errorf("undecided %v, %d findings", r.Undecided(), len(r.Findings))
+	}
+	m.Force(m.Result("alpha/n1", "beta/n1", "evil"))
+	if r = m.disclosure().audit(required); r.Undecided() || len(r.Findings) != maxFindings+1 || r.Findings[maxFindings-1].Index != 3*maxFindings {
+		t.Errorf("undecided %v, %d findings, %+v", r.Undecided(), len(r.Findings), r.Findings[maxFindings-1])
+	}
 }
 
 // A TCB floor binds the results that come after it, and no earlier one; one that names the epoch

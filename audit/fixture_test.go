@@ -32,9 +32,7 @@ func newMesh(t testing.TB) *mesh { return newMeshOf(t, consensus.FSMVersion) }
 // newMeshOf is newMesh of a version of the state machine.
 func newMeshOf(t testing.TB, version int) *mesh {
 	now := time.Now().UTC().Truncate(time.Second)
-	m := &mesh{*audittest.New(audittest.Options{At: now, Version: version}), t}
-	m.Cosigned = now
-	return m
+	return &mesh{*audittest.New(audittest.Options{At: now, Version: version}), t}
 }
 
 // started returns a mesh after Start.
@@ -53,12 +51,21 @@ func (m *mesh) publish(cosigners ...string) string {
 	return path
 }
 
+// now is the auditor's time: not before the cosignatures.
+func (m *mesh) now() time.Time {
+	at := m.CosignedAt()
+	if now := time.Now(); now.After(at) {
+		at = now
+	}
+	return at
+}
+
 var seats = audittest.Seats()
 
 // audit audits a published log against the mesh's own genesis.
 func (m *mesh) audit(location string, change ...func(*Options)) Report {
 	m.t.Helper()
-	opts := Options{Genesis: m.Genesis, At: time.Now()}
+	opts := Options{Genesis: m.Genesis, At: m.now()}
 	for _, f := range change {
 		f(&opts)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/federated"
 	"github.com/attestmesh/meshnode/internal/envelope"
+	"github.com/attestmesh/meshnode/internal/identity"
 	"github.com/attestmesh/meshnode/transparency"
 )
 
@@ -144,11 +145,15 @@ func (a *Auditor) readCheckpoint(ctx context.Context, r *transparency.Reader) (t
 // laterIncarnation reports whether the checkpoint is of an incarnation of this mesh that the
 // leaves so far have not come to.
 func (a *Auditor) laterIncarnation() bool {
-	s := a.replay.state
-	own, _ := strings.CutSuffix(s.Origin(), fmt.Sprint(s.Incarnation()))
-	digits, ok := strings.CutPrefix(a.report.Origin, own)
+	inc, ok := a.incarnationOf(a.report.Origin)
+	return ok && inc > a.replay.state.Incarnation()
+}
+
+// incarnationOf returns the incarnation of this mesh whose log an origin names.
+func (a *Auditor) incarnationOf(origin string) (identity.Incarnation, bool) {
+	digits, ok := strings.CutPrefix(origin, meshOf(a.replay.state.Origin())+"/")
 	inc, err := strconv.ParseUint(digits, 10, 64)
-	return ok && err == nil && inc > uint64(s.Incarnation())
+	return identity.Incarnation(inc), ok && err == nil
 }
 
 // policy is what the checkpoint is held against, in the state that the leaves lead to.

@@ -140,7 +140,30 @@ func TestLyingSeats(t *testing.T) {
 			}
 			m.Command(consensus.KindCredential, m.Credential("beta/n2"))
 			m.Force(m.Result("alpha/n1", "beta/n2", "brief", late))
+			m.Cosigned = m.At.Add(3 * time.Hour)
 		}, "9:expired"},
+		{"result of a time to come", func(m *mesh) {
+			m.Force(m.Result("alpha/n1", "beta/n1", "old", func(r *consensus.AttestationResult) {
+				r.At = m.At.Add(consensus.ClockSkew + time.Second)
+				r.Expires = r.At.Add(time.Hour)
+			}))
+			m.Force(m.Result("gamma/n1", "beta/n1", "old", func(r *consensus.AttestationResult) { r.At = r.At.Add(time.Second) }))
+		}, "8:ahead"},
+		{"affirmed by an entry that no policy had", func(m *mesh) {
+			m.Force(m.Result("alpha/n1", "beta/n1", "old", func(r *consensus.AttestationResult) { r.Reference, r.At = m.Entry("never").ID, r.At.Add(time.Second) }))
+		}, "8:unknown_entry"},
+		{"affirmed by the entry of another release", func(m *mesh) {
+			m.Force(m.Result("alpha/n1", "beta/n1", "old", func(r *consensus.AttestationResult) { r.Reference, r.At = m.Entry("new").ID, r.At.Add(time.Second) }))
+		}, "8:unknown_entry"},
+		{"affirmed by an entry that is gone, as another allows the same", func(m *mesh) {
+			twin := func(e *consensus.Entry) { e.Roles = []string{consensus.RoleMember} }
+			m.Command(consensus.KindProposal, m.Proposal(consensus.Action{AddEntry: &consensus.AddEntry{Entry: m.Entry("next", twin)}}, "alpha", "beta"))
+			m.Command(consensus.KindProposal, m.Proposal(m.Add("next"), "alpha", "beta"))
+			m.Command(consensus.KindProposal, m.Proposal(consensus.Action{RemoveEntry: &consensus.RemoveEntry{ID: m.Entry("next", twin).ID}}, "alpha", "beta"))
+			m.Force(m.Result("alpha/n1", "beta/n1", "next", func(r *consensus.AttestationResult) {
+				r.Reference, r.At = m.Entry("next", twin).ID, r.At.Add(time.Second)
+			}))
+		}, ""},
 		{"proposal with too few organisations", func(m *mesh) {
 			m.Force(m.Proposal(m.Add("evil"), "alpha"))
 		}, "8:threshold"},
@@ -189,8 +212,9 @@ func TestLyingSeats(t *testing.T) {
 			t.Parallel()
 			m := started(t)
 			c.do(m)
-			if got := codes(m.audit(m.publish(seats[1:]...))); got != c.want {
-				t.Errorf("got %q, want %q", got, c.want)
+			r := m.audit(m.publish(seats[1:]...))
+			if got := codes(r); got != c.want || r.Undecided() {
+				t.Errorf("got %q, want %q; undecided: %v", got, c.want, r.Undecided())
 			}
 		})
 	}
@@ -199,6 +223,7 @@ func TestLyingSeats(t *testing.T) {
 // A seat whose entry has run out is removed by a tick, which leaves no leaf of its own.
 func TestExpiryIsReplayed(t *testing.T) {
 	m := started(t)
+	m.Cosigned = m.At
 	brief := func(r *consensus.AttestationResult) {
 		r.Reference = m.Entry("brief", func(e *consensus.Entry) { e.NotAfter = m.At.Add(time.Hour) }).ID
 		r.At = r.At.Add(time.Second)

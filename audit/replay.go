@@ -39,6 +39,9 @@ type replayer struct {
 	// earliest is a time that the members' clock had passed: the newest result so far
 	// would not have been ordered any earlier than ClockSkew before it was made.
 	earliest time.Time
+	// latest is how new a result can be under the present checkpoint, for this auditor.
+	latest time.Time
+	known  knownEntries
 }
 
 func newReplayer(given *consensus.Genesis, place func() (consensus.CheckpointSeen, error)) *replayer {
@@ -152,6 +155,7 @@ func (r *replayer) dispatch(index uint64, e *entry) []transparency.Finding {
 	switch kind {
 	case envelope.TypeAttestationResult:
 		r.results++
+		out = append(out, r.heard(index, e)...)
 	case envelope.TypeProposal:
 		r.policy = index
 		r.meet(r.state.GovernKeys())
@@ -197,12 +201,17 @@ func (r *replayer) times(index uint64, e *entry) *transparency.Finding {
 		if err != nil {
 			return nil // Replay says why
 		}
-		if at := res.At.Add(-consensus.ClockSkew); at.After(r.earliest) {
-			r.earliest = at
+		if res.At.After(r.latest) {
+			f := finding(index, CodeAhead, fmt.Sprintf("made at %s, when nobody can have ordered it: the checkpoint was cosigned before %s", res.At.Format(time.RFC3339), r.latest.Format(time.RFC3339)))
+			return &f
 		}
-		if !r.earliest.Before(res.Expires) {
+		passed := r.earliest // by the result itself, too
+		if at := res.At.Add(-consensus.ClockSkew); at.After(passed) {
+			passed = at
+		}
+		if !passed.Before(res.Expires) {
 			code, what = attest.CodeStale, "the result expired at "+res.Expires.Format(time.RFC3339)
-		} else if end := r.state.LastEnd(res.Kind, res.Measurement); res.Verdict == attest.VerdictAffirming && !end.IsZero() && !r.earliest.Before(end) {
+		} else if end := r.state.LastEnd(res.Kind, res.Measurement); res.Verdict == attest.VerdictAffirming && !end.IsZero() && !passed.Before(end) {
 			code, what = attest.CodeExpired, "the measurement was allowed until "+end.Format(time.RFC3339)
 		}
 	case envelope.TypeSuspension, envelope.TypeSuspensionLift:
@@ -223,7 +232,7 @@ func (r *replayer) times(index uint64, e *entry) *transparency.Finding {
 	if code == "" {
 		return nil
 	}
-	f := finding(index, string(code), fmt.Sprintf("%s, but results ordered before it were made later than %s", what, r.earliest.Format(time.RFC3339)))
+	f := finding(index, string(code), fmt.Sprintf("%s, but results up to here were made later than %s", what, r.earliest.Format(time.RFC3339)))
 	return &f
 }
 

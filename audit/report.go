@@ -22,6 +22,7 @@ const (
 	CodeUnpublished       = "unpublished"        // too few organisations have cosigned
 	CodeStale             = "stale"              // the quorum's cosignatures are too old
 	CodeUnavailable       = "unavailable"        // the rest of the log could not be read
+	CodeAhead             = "ahead"              // a result of a time to come, or after the checkpoint was cosigned
 	CodeUnknownLeaf       = "unknown_leaf"       // a kind of leaf that this release does not know
 	CodeNotDerived        = "not_derived"        // an unsigned leaf that does not follow from those before
 	CodeDerivedMissing    = "derived_missing"    // a leaf that follows from those before is not there
@@ -69,7 +70,11 @@ type Report struct {
 // is too old or could not be read, or that evidence was withheld that was asked for.
 func (r *Report) Undecided() bool {
 	for _, f := range r.Findings {
-		if f.Code != CodeStale && f.Code != CodeUnavailable && f.Code != CodeEvidenceWithheld {
+		if f.Code == CodeMoreFindings {
+			continue // they begin with what decides, if any of them does
+		}
+		// A result that was ordered after it had expired is stale too, and stands before the end.
+		if f.Code != CodeUnavailable && f.Code != CodeEvidenceWithheld && (f.Code != CodeStale || f.Index < r.Size) {
 			return false
 		}
 	}

@@ -3,6 +3,7 @@ package transparency
 import (
 	"crypto/ed25519"
 	"encoding/base64"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -152,6 +153,31 @@ func Verify(checkpoint []byte, p Policy) (Verified, error) {
 		}
 	}
 	return out, nil
+}
+
+// NewestCosignature returns the newest time that a cosignature by a name of origin gives, which
+// need not hold; zero if there is none.
+func NewestCosignature(checkpoint []byte, origin string) time.Time {
+	n, err := openNote(checkpoint)
+	if err != nil {
+		return time.Time{}
+	}
+	const length = 4 + 8 + ed25519.SignatureSize // key hash, seconds, signature
+	const never = 1 << 40                        // what is later is no time
+	newest := uint64(0)
+	for _, s := range n.UnverifiedSigs {
+		raw, err := base64.StdEncoding.DecodeString(s.Base64)
+		if err != nil || len(raw) != length || !strings.HasPrefix(s.Name, origin+"/") {
+			continue
+		}
+		if unix := binary.BigEndian.Uint64(raw[4:]); unix < never {
+			newest = max(newest, unix)
+		}
+	}
+	if newest == 0 {
+		return time.Time{}
+	}
+	return time.Unix(int64(newest), 0)
 }
 
 // count derives organisations, level and freshness from each organisation's newest time.

@@ -107,13 +107,15 @@ type Mesh struct {
 	State   *consensus.State
 	// At is the seats' clock.
 	At time.Time
-	// Cosigned is the time of the cosignatures in a checkpoint; zero takes At.
+	// Cosigned is the time of the cosignatures in a checkpoint; zero takes the newest that At was
+	// at a tick, or is.
 	Cosigned time.Time
 	// Leaves are all that was appended.
 	Leaves [][]byte
 
-	nonce int
-	boots map[identity.PeerID]string // label of every boot that a Credential was made for
+	nonce  int
+	newest time.Time                  // of all ticks
+	boots  map[identity.PeerID]string // label of every boot that a Credential was made for
 }
 
 // New returns a mesh of three organisations before Bootstrap, which allows "old" and "new", and
@@ -193,6 +195,9 @@ func (m *Mesh) Force(leaf []byte) { m.Leaves = append(m.Leaves, leaf) }
 // Tick moves the seats' clock.
 func (m *Mesh) Tick(d time.Duration) consensus.Outcome {
 	m.At = m.At.Add(d)
+	if m.At.After(m.newest) {
+		m.newest = m.At
+	}
 	var samples [][]byte
 	for _, n := range m.State.Seats() {
 		samples = append(samples, must(consensus.SignTimeSample(Key(m.boot(n.Peer)+" peer"),

@@ -38,10 +38,7 @@ func (m *Mesh) Checkpoint(tree *transparency.Tree, boots ...string) []byte {
 // Sealed signs any size and root as a checkpoint of the present incarnation, with the
 // cosignatures of boots, among which Witness may be.
 func (m *Mesh) Sealed(size uint64, root transparency.Hash, boots ...string) []byte {
-	at := m.Cosigned
-	if at.IsZero() {
-		at = m.At
-	}
+	at := m.CosignedAt()
 	text := fmt.Sprintf("%s\n%d\n%s\n", m.State.Origin(), size, base64.StdEncoding.EncodeToString(root[:]))
 	cp := must(transparency.NewCheckpoint(transparency.Checkpoint{Origin: m.State.Origin(), Size: size, Root: root}, m.LogKey()))
 	for _, boot := range boots {
@@ -52,6 +49,17 @@ func (m *Mesh) Sealed(size uint64, root transparency.Hash, boots ...string) []by
 		cp = append(cp, Cosign(text, name, key, at)...)
 	}
 	return cp
+}
+
+// CosignedAt returns the time of the cosignatures that a checkpoint would have now.
+func (m *Mesh) CosignedAt() time.Time {
+	switch {
+	case !m.Cosigned.IsZero():
+		return m.Cosigned
+	case m.newest.After(m.At):
+		return m.newest
+	}
+	return m.At
 }
 
 // CosignerName returns the name under which a boot cosigns.

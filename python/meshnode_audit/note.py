@@ -163,6 +163,13 @@ def verify(raw, origin, log_key, cosigners, published, strong, now):
     return out
 
 
+def newest_cosignature(raw, origin):
+    """The newest time, in Unix seconds, that a cosignature by a name of origin gives, which need not
+    hold; 0 if there is none."""
+    times = [int.from_bytes(s[:8], "big") for name, _, s in parse(raw).signatures if name.startswith(origin + "/") and len(s) == 72]
+    return max((t for t in times if t < 1 << 40), default=0)
+
+
 def cosigned(signer, text, digest, signature, now):
     """The time of a cosignature/v1, or the code of why it does not count."""
     if digest != key_hash(signer.name, COSIGNATURE, signer.public):

@@ -8,6 +8,7 @@ from . import note, tiles
 from .findings import Findings
 from .refused import Malformed
 from .replay import Replay
+from .state import CLOCK_SKEW
 
 UNDECIDED = ("stale", "unavailable")
 
@@ -15,6 +16,7 @@ UNDECIDED = ("stale", "unavailable")
 @dataclass
 class Report:
     entries: int = 0
+    size: int = 0  # of the checkpoint
     root: str = "00" * 32
     cosigners: list = field(default_factory=list)
     level: str = "unpublished"
@@ -29,7 +31,11 @@ class Report:
     @property
     def exit_code(self):
         """0 everything holds, 1 something does not, 3 it could not be decided."""
-        return 0 if self.ok else 3 if all(f[1] in UNDECIDED for f in self.findings) else 1
+        return 0 if self.ok else 3 if all(self._undecided(*f) for f in self.findings) else 1
+
+    def _undecided(self, index, code, _):
+        # A result that was ordered after it had expired is stale too, and stands before the end.
+        return code in UNDECIDED and (code != "stale" or index >= self.size)
 
     def json(self):
         out = {"ok": self.ok, "entries": self.entries, "root": self.root, "cosigners": self.cosigners, "level": self.level,
@@ -75,7 +81,7 @@ class _Audit:
         try:
             self.raw = self.log.read("checkpoint", note.MAX_NOTE)
             self.head = note.checkpoint_of(note.parse(self.raw).text)
-            self.report.root = self.head.root.hex()
+            self.report.root, self.report.size = self.head.root.hex(), self.head.size
         except tiles.Missing:
             if not self.log.has_tiles():
                 return False
@@ -88,8 +94,11 @@ class _Audit:
 
     def all_leaves(self):
         walk = tiles.Walk(self.log, self.head.size, self.head.root, self.leaf)
+        self.replay.latest = (note.newest_cosignature(self.raw, self.head.origin) * 1000 or self.now) + CLOCK_SKEW
         try:
             walk.run()
+            if self.replay.started and not self.signed:
+                self.hold()  # it is of an incarnation that these leaves do not come to
         except tiles.Stop:  # what the tree has to say hangs on a checkpoint that nobody signed
             walk.findings = Findings()
             return
@@ -108,6 +117,10 @@ class _Audit:
         if self.signed or not self.replay.started or self.later_incarnation():
             return
         self.signed = True
+        self.hold()
+
+    def hold(self):
+        """Demands that the log key has signed the checkpoint."""
         try:
             self.verify([])
         except Malformed as e:
