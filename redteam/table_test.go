@@ -22,7 +22,7 @@ func TestTableOfAttacks(t *testing.T) {
 			rows[strings.TrimPrefix(cells[0], "| ")] = line
 		}
 	}
-	for prefix, n := range map[string]int{"": 30, "C": 14, "K": 5, "A": 5, "F": 5, "R": 13, "L": 13} {
+	for prefix, n := range map[string]int{"": 30, "C": 14, "K": 5, "A": 5, "F": 5, "R": 13, "L": 13, "X": 20} {
 		for i := range n {
 			id := fmt.Sprintf("%s%d", prefix, i+1)
 			row, ok := rows[id]

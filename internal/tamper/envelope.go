@@ -69,7 +69,7 @@ func envelopeCases() []tamperCase {
 			s.Leaves[inFull], s.Leaves[inFull+1] = s.Result("beta/n3", "alpha/n1 reborn", "new"), c
 			s.Leaves = s.Leaves[:size]
 		}, "no_credential"},
-		{"signer-former", "the verifier is a boot of the incarnation before", signed(func(s *spoiled) []byte { return s.Result("alpha/n1", "beta/n1 reborn", "new") }), "no_credential"},
+		{"signer-former", "the verifier is a boot of the incarnation before", signed(func(s *spoiled) []byte { return s.Result("alpha/n1", "beta/n1 reborn", "new") }), "retired"},
 		{"signer-removed", "the verifier is of an organisation that left", signed(func(s *spoiled) []byte { return s.Result("delta/n1", "beta/n1 reborn", "new") }), "no_credential"},
 		{"base64-loose-bits", "the payload is in base64 with loose bits", func(s *spoiled) {
 			s.change(inFull, func(l leaf) leaf {
@@ -102,7 +102,7 @@ func envelopeCases() []tamperCase {
 			s.Leaves[inFull] = bytes.Replace(s.Leaves[inFull], []byte(`"payload":"`+l.Payload), []byte(`"payload":"`+first+`","payload":"`+l.Payload), 1)
 		}, "malformed"},
 		{"duplicate-key-signed", "the statement has two verdicts, and is signed", statement(`"verdict":"`, `"verdict":"contraindicated","verdict":"`), "malformed"},
-		{"key-order", "fields of the statement in another order, and signed", statement(`"executables":2,"hardware":2`, `"hardware":2,"executables":2`), "malformed"},
+		{"key-order", "fields of the statement in another order, and signed", statement(`"instance-identity":0,"configuration":0`, `"configuration":0,"instance-identity":0`), "malformed"},
 		{"key-case", "a field is spelt with a capital, and signed", statement(`"verdict":`, `"Verdict":`), "malformed"},
 		{"unknown-field", "a field that nobody knows, and signed", statement(`"verdict":`, `"note":"x","verdict":`), "malformed"},
 		{"escape", "a letter of the statement is escaped, and signed", statement(`"affirming"`, `"\u0061ffirming"`), "malformed"},

@@ -4,16 +4,20 @@
 // shares nothing with what is tested. Of package audittest it has the private keys, and leaves to
 // spoil.
 //
-//	tamper log DIR             writes the log that the cases spoil: DIR/log and DIR/genesis.json
+//	tamper log DIR             writes the log that the cases spoil: DIR/log and DIR/genesis.json. Cases
+//	                           15 also want DIR/result.proof, by "meshnode log prove" of leaf 300
 //	tamper list                lists the cases, one a line: name, what is done
 //	tamper CASE SRC DST        writes DST/log, and DST/expected.json, from the log in SRC
 //
 // The numbers of the cases are those of the note on the log's design, §5a; docs/ATTACKS.md has
 // them with their tests.
 //
-// expected.json is {"case","what","args":[…],"verdict":{"ok":false,"index","code","exit"}}: what
-// "meshnode log audit --json ARGS… DST/log" must find first, and its exit code. An argument @FILE
-// is a file in DST.
+// expected.json is {"case","what","before":[[…],…],"run":[…],"verdict":{"ok":false,"index","code","exit"}}:
+// the arguments of meshnode, whose exit code it is and which must find that first, and those of
+// runs that come before, all of which exit 0. SRC/ and DST/ begin the names of files. Most run
+// "log audit --json --genesis SRC/genesis.json DST/log"; where one directory alone cannot show what is
+// wrong the audit remembers the untouched log, or evidence is disclosed, or it is "log verify" of a
+// proof, which names no index.
 //
 // Who forges is said in each case: an outsider edits files; the log key alone ("leaked") signs
 // checkpoints; "all" means that every seat cosigns a history whose leaves do not hold.
@@ -35,10 +39,16 @@ type verdict struct {
 }
 
 type expected struct {
-	Case    string   `json:"case"`
-	What    string   `json:"what"`
-	Args    []string `json:"args"`
-	Verdict verdict  `json:"verdict"`
+	Case    string     `json:"case"`
+	What    string     `json:"what"`
+	Before  [][]string `json:"before"`
+	Run     []string   `json:"run"`
+	Verdict verdict    `json:"verdict"`
+}
+
+// audits are the arguments of an audit.
+func audits(log string, more ...string) []string {
+	return append([]string{"log", "audit", "--json", "--genesis", "SRC/genesis.json", log}, more...)
 }
 
 // tamperCase spoils a log.
@@ -57,7 +67,7 @@ func undecided(index int, code string) verdict {
 
 func cases() []tamperCase {
 	var out []tamperCase
-	for _, group := range [][]tamperCase{entryCases(), fileCases(), checkpointCases(), cosignerCases(), envelopeCases(), resultCases(), policyCases(), recoveryCases()} {
+	for _, group := range [][]tamperCase{entryCases(), fileCases(), checkpointCases(), cosignerCases(), envelopeCases(), resultCases(), policyCases(), recoveryCases(), historyCases(), proofCases(), evidenceCases()} {
 		out = append(out, group...)
 	}
 	return out
@@ -96,16 +106,17 @@ func run(args []string) (err error) {
 }
 
 func (c tamperCase) write(src, dst string) error {
+	src, dst = filepath.Clean(src), filepath.Clean(dst)
 	if err := os.MkdirAll(dst, 0o755); err != nil {
 		return err
 	}
 	if err := os.CopyFS(filepath.Join(dst, "log"), os.DirFS(filepath.Join(src, "log"))); err != nil {
 		return err
 	}
-	s := open(filepath.Join(dst, "log"))
-	out := expected{Case: c.name, What: c.what, Verdict: c.do(s), Args: s.args}
-	if out.Args == nil {
-		out.Args = []string{}
+	s := open(src, filepath.Join(dst, "log"))
+	out := expected{Case: c.name, What: c.what, Verdict: c.do(s), Before: s.before, Run: s.run}
+	if out.Before == nil {
+		out.Before = [][]string{}
 	}
 	raw, err := json.MarshalIndent(out, "", "  ")
 	if err != nil {

@@ -47,19 +47,27 @@ func (s *spoiled) write(text string, lines ...string) {
 	check(os.WriteFile(filepath.Join(s.dir, "checkpoint"), []byte(text+"\n"+strings.Join(lines, "")), 0o644))
 }
 
-// seal writes the tree of the leaves, signed by the log key and cosigned by boots.
+// sealed is a checkpoint of the leaves, signed by the log key and cosigned by boots, or by all seats.
+func (s *spoiled) sealed(boots ...string) string {
+	if len(boots) == 0 {
+		boots = s.Cosigners()
+	}
+	t := text(s.State.Origin(), len(s.Leaves), rootOf(s.Leaves))
+	out := t + "\n" + logLine(t, s.State.Origin(), s.LogKey())
+	for _, boot := range boots {
+		out += s.cosign(t, boot, s.At)
+	}
+	return out
+}
+
+// seal writes the tree of the leaves and its checkpoint.
 func (s *spoiled) seal(boots ...string) {
 	s.rebuild()
-	t := text(s.State.Origin(), len(s.Leaves), rootOf(s.Leaves))
-	lines := []string{logLine(t, s.State.Origin(), s.LogKey())}
-	for _, boot := range boots {
-		lines = append(lines, s.cosign(t, boot, s.At))
-	}
-	s.write(t, lines...)
+	s.put(filepath.Join(s.dir, "checkpoint"), []byte(s.sealed(boots...)))
 }
 
 // sealAll is seal by the log key and all seats: only the leaves can show what is wrong.
-func (s *spoiled) sealAll() { s.seal(s.Cosigners()...) }
+func (s *spoiled) sealAll() { s.seal() }
 
 // head is the text of the checkpoint as it was.
 func (s *spoiled) head() string {

@@ -71,16 +71,16 @@ func resultCases() []tamperCase {
 		lie{"16-revoked", "a result affirms what was revoked", says("old"), "revoked"},
 		lie{"16-superseded-epoch", "a result affirms what was revoked, under the epoch before", says("old", func(r *result) { r.Epoch = 1 }), "revoked"},
 		lie{"16-future-epoch", "a result names an epoch to come", says("last", func(r *result) { r.Epoch++ }), "behind"},
-		lie{"16-expired-entry", "a result affirms what was allowed for an hour, two hours later", says("brief", func(r *result) {
-			r.Reference = briefID()
-			r.At, r.Expires = audittest.CompleteAt.Add(2*time.Hour), audittest.CompleteAt.Add(3*time.Hour)
-		}), "expired"},
+		lie{"16-expired-entry", "a result affirms what was allowed for an hour, two hours later", func(s *spoiled) int {
+			s.At = audittest.CompleteAt.Add(2 * time.Hour)
+			return says("brief", func(r *result) { r.Reference = s.brief() })(s)
+		}, "expired"},
 		lie{"16-another-reference", "an affirming result names the entry of another release", says("last", func(r *result) { r.Reference = strings.Repeat("0", 16) }), "unknown_entry"},
 		lie{"16-another-kind", "a result affirms a measurement on a kind of machine that it is not allowed on", says("last", func(r *result) { r.Kind = "tdx" }), "measurement_not_allowed"},
 		lie{"16-another-mesh", "a result of another mesh", says("last", func(r *result) { r.MeshID[0] ^= 1 }), "wrong_mesh"},
 		lie{"16-another-incarnation", "a result of the incarnation before", says("last", func(r *result) { r.Incarnation = 0 }), "wrong_incarnation"},
 		lie{"16-subject-unknown", "a result on a node without a Credential", appended(func(s *spoiled) []byte { return s.Result(alpha, "beta/n9", "last") }), "no_credential"},
-		lie{"16-subject-former", "a result on a boot of the incarnation before", appended(func(s *spoiled) []byte { return s.Result(alpha, "beta/n1", "last") }), "no_credential"},
+		lie{"16-subject-former", "a result on a boot of the incarnation before", appended(func(s *spoiled) []byte { return s.Result(alpha, "beta/n1", "last") }), "retired"},
 		lie{"16-round-by-a-stranger", "a round by an aggregator without a Credential", func(s *spoiled) int {
 			s.Credential("beta/n9")
 			return round(func(r *federated.Round) { r.Aggregator, r.Peer = audittest.Ref("beta/n9"), audittest.PeerOf("beta/n9") })(s)
@@ -119,10 +119,9 @@ func resultCases() []tamperCase {
 	)
 }
 
-// briefID is the id of the entry that is allowed for an hour.
-func briefID() string {
-	m := audittest.Complete()
-	for _, e := range m.Genesis.Policy.Entries {
+// brief is the id of the entry that is allowed for an hour.
+func (s *spoiled) brief() string {
+	for _, e := range s.Genesis.Policy.Entries {
 		if !e.NotAfter.IsZero() {
 			return e.ID
 		}
@@ -188,7 +187,7 @@ func policyCases() []tamperCase {
 	}
 	return told(
 		lie{"17-one-organisation", "one organisation alone allows a release", evil(same, "alpha"), "threshold"},
-		lie{"17-no-organisation", "nobody has signed a change", signedBy(), "threshold"},
+		lie{"17-no-organisation", "nobody has signed a change", signedBy(), "wrong_signer"},
 		lie{"17-two-keys-of-one", "one organisation signs a change with two keys", func(s *spoiled) int {
 			s.Tick(0)
 			k := consensus.Key{Role: consensus.KeyGovern, Public: audittest.Public("alpha govern 2")}
@@ -204,7 +203,7 @@ func policyCases() []tamperCase {
 		}, "alpha", "beta"), "malformed"},
 		lie{"17-nonce-edited", "the nonce of a change is edited after it was signed", evil(func(_ *spoiled, l leaf) leaf { return l.set(l.field("nonce"), strings.Repeat("f", 32)) }, "alpha", "beta"), "wrong_signer"},
 		lie{"17-stale-base", "a change that was made on the policy before", based(-1), "stale_base"},
-		lie{"17-base-gap", "a change that was made on a policy to come", based(+1), "stale_base"},
+		lie{"17-base-gap", "a change that was made on a policy to come", based(+1), "behind"},
 		lie{"17-replayed", "a change is ordered a second time", appended(func(s *spoiled) []byte { return s.Leaves[s.first(0, "proposal", audittest.Measurement("last"))] }), "replayed"},
 		lie{"17-expired", "a change that had expired", appended(func(s *spoiled) []byte {
 			return s.ProposalUntil(audittest.CompleteAt.Add(-time.Hour), s.Add("evil"), "alpha", "beta")
@@ -212,7 +211,7 @@ func policyCases() []tamperCase {
 		lie{"17-another-mesh", "a change of another mesh", resigned(func(s *spoiled, l leaf) leaf {
 			id := s.Genesis.MeshID().String()
 			return l.set(id, strings.Repeat("0", 8)+id[8:]).set(id, strings.Repeat("0", 8)+id[8:])
-		}), "malformed"},
+		}), "wrong_mesh"},
 		lie{"17-another-incarnation", "a change of the incarnation before", resigned(func(_ *spoiled, l leaf) leaf { return l.set(`"incarnation":1`, `"incarnation":0`) }), "wrong_incarnation"},
 		lie{"17-constitution", "one organisation alone changes who decides", appended(func(s *spoiled) []byte {
 			return s.Proposal(consensus.Action{SetLimits: &consensus.SetLimits{Limits: consensus.Limits{Nodes: 8}}}, "alpha")
@@ -324,7 +323,8 @@ func recoveryCases() []tamperCase {
 			return r + 1
 		}), "recovery_invalid"},
 		lie{"20-predecessor-reordered", "two leaves before the Recovery are exchanged", at(func(s *spoiled, r int) int {
-			s.swap(r-1, r-2)
+			old := s.first(0, "attestation-result", "gamma/n1", audittest.Measurement("old"))
+			s.swap(old, old+1)
 			return r
 		}), "recovery_invalid"},
 		lie{"20-one-organisation", "one organisation alone has signed the Recovery", at(func(s *spoiled, r int) int {

@@ -36,16 +36,17 @@ func base() *audittest.Mesh {
 
 // spoiled is a copy of a log that is being spoiled.
 type spoiled struct {
-	*audittest.Mesh // the mesh whose log it is, at its end: for keys, and for leaves to spoil
-	dir             string
+	*audittest.Mesh        // the mesh whose log it is, at its end: for keys, and for leaves to spoil
+	src, dir        string // of the untouched log with genesis, and of the copy
 	origin          string
-	cp              []byte   // the checkpoint as it was
-	lines           []string // its signatures: that of the log key first
-	args            []string // for the audit
+	cp              []byte     // the checkpoint as it was
+	lines           []string   // its signatures: that of the log key first
+	before          [][]string // runs of meshnode before
+	run             []string   // the run that finds it
 }
 
-func open(dir string) *spoiled {
-	s := &spoiled{Mesh: base(), dir: dir, cp: must(os.ReadFile(filepath.Join(dir, "checkpoint")))}
+func open(src, dir string) *spoiled {
+	s := &spoiled{Mesh: base(), src: src, dir: dir, run: audits("DST/log"), cp: must(os.ReadFile(filepath.Join(dir, "checkpoint")))}
 	var unverified *note.UnverifiedNoteError
 	if _, err := note.Open(s.cp, note.VerifierList()); !errors.As(err, &unverified) {
 		panic(fmt.Sprint("the log to spoil has no checkpoint: ", err))

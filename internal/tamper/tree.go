@@ -57,8 +57,9 @@ func entryCases() []tamperCase {
 			s.rebundle()
 			return found(inFull, "entry_mismatch")
 		}},
-		{"2-entry-removed-leaked", "the log key signs a tree without an entry; the cosignatures stay", func(s *spoiled) verdict {
-			s.Leaves = slices.Delete(s.Leaves, inFull, inFull+1)
+		{"2-entry-removed-leaked", "the log key signs a tree without a round that nothing hangs on; the cosignatures stay", func(s *spoiled) verdict {
+			at := s.first(0, "round", "8899aabbccddeeff")
+			s.Leaves = slices.Delete(s.Leaves, at, at+1)
 			s.leaked()
 			return found(size-1, "cosignature_invalid")
 		}},
@@ -79,8 +80,8 @@ func entryCases() []tamperCase {
 			return found(100, "entry_mismatch")
 		}},
 		{"3-swapped-all", "all seats cosign a tree in which a result comes before its subject's Credential", func(s *spoiled) verdict {
-			at := s.first(0, "credential", "beta/n2")
-			s.swap(at, s.first(at, "attestation-result", "beta/n2"))
+			at := s.first(0, "credential", "delta/n1")
+			s.swap(at, s.first(at, "attestation-result", "delta/n1"))
 			s.sealAll()
 			return found(at, "no_credential")
 		}},
@@ -92,7 +93,7 @@ func entryCases() []tamperCase {
 		{"4-entry-inserted-leaked", "the log key signs a tree with an entry more in the past; the cosignatures stay", func(s *spoiled) verdict {
 			s.insert(inFull, s.other(inFull))
 			s.leaked()
-			return found(inFull+1, "duplicate") // which says nothing new, and comes before the checkpoint's
+			return found(inFull+1, "replayed") // of one time with the next, and before what is wrong with the checkpoint
 		}},
 		{"4-entry-inserted-all", "all seats cosign a tree in which a result stands twice", func(s *spoiled) verdict {
 			s.insert(inFull+1, s.Leaves[inFull])
@@ -234,9 +235,9 @@ func fileCases() []tamperCase {
 		{"bundle-wider", "the partial bundle holds more entries than asked for", widen(-1, inLast, 1), found(size-1, "entries_malformed")},
 		{"bundle-narrower", "the partial bundle holds fewer entries than asked for", widen(-1, inLast, -1), found(size-1, "entries_malformed")},
 		{"full-bundle-wider", "a full bundle holds 257 entries", widen(-1, inFull, 1), found(last-1, "entries_malformed")},
-		{"tile-wider", "the partial level-0 tile holds more hashes than asked for", widen(0, inLast, 1), found(size-1, "tile_malformed")},
+		{"tile-wider", "the partial level-0 tile holds more hashes than asked for", widen(0, inLast, 1), found(last, "tile_malformed")},
 		{"tile-narrower", "the partial level-0 tile holds fewer hashes than asked for", widen(0, inLast, -1), found(size-1, "tile_malformed")},
-		{"full-tile-wider", "a full level-0 tile holds 257 hashes", widen(0, inFull, 1), found(last-1, "tile_malformed")},
+		{"full-tile-wider", "a full level-0 tile holds 257 hashes", widen(0, inFull, 1), found(full, "tile_malformed")},
 		{"bundle-of-another-width", "the partial bundle is there under another width", renamed(-1), found(last, "entries_missing")},
 		{"tile-of-another-width", "the partial tile is there under another width", renamed(0), found(last, "tile_missing")},
 		{"bundle-is-a-fifo", "a fifo that nobody writes stands for a bundle", instead(bundle, fifo), found(full, "entries_missing")},
