@@ -49,8 +49,7 @@ type spent struct {
 // leaf counts a leaf that was replayed on s, and finds at a state leaf who had more ordered than all
 // quotas before it allow.
 func (v *volume) leaf(index uint64, e *entry, s *consensus.State) []transparency.Finding {
-	kind := e.Kind()
-	if kind == envelope.TypeState {
+	if e.Kind() == envelope.TypeState {
 		l, err := consensus.ParseLoggedState(e.Raw())
 		if err != nil {
 			return nil // Replay says why
@@ -62,27 +61,20 @@ func (v *volume) leaf(index uint64, e *entry, s *consensus.State) []transparency
 	if v.at == 0 {
 		return nil
 	}
-	switch kind {
+	switch e.Kind() {
 	case envelope.TypeMembership: // follows from another
 	case envelope.TypeAttestationResult:
 		v.results++
-		if r, err := e.Result(); err == nil {
-			v.spend(index, "results", r.Verifier.Node.Org, s)
-		}
 	default:
 		v.others++
-		q, orgs := s.Charged(kind, e.Raw())
-		for _, org := range orgs {
-			v.spend(index, q, org, s)
-		}
+	}
+	q, orgs := s.Charged(e.Leaf)
+	for _, org := range orgs {
+		a := account{org, q}
+		had := v.used[a]
+		v.used[a] = spent{had.n + 1, index, max(had.limit, s.Limits().Of(q))}
 	}
 	return nil
-}
-
-func (v *volume) spend(index uint64, q consensus.Quota, org identity.OrgID, s *consensus.State) {
-	a := account{org, q}
-	had := v.used[a]
-	v.used[a] = spent{had.n + 1, index, max(had.limit, s.Limits().Of(q))}
 }
 
 // over returns a finding for each account that holds more than there can have been quotas.

@@ -185,13 +185,27 @@ func (l Limits) Of(q Quota) int {
 	return 0
 }
 
-// Charged returns as what an ordered leaf of a predicate type was counted, and against whom, for
-// whoever has the leaves and not the ticks; nobody for what is not counted, or not always. A result
-// counts among the results of its verifier's organisation. No signature is checked.
-func (s *State) Charged(predicate string, leaf []byte) (Quota, []identity.OrgID) {
-	kind := map[string]Kind{envelope.TypeAttestationResult: KindResults, envelope.TypeCredential: KindCredential,
-		envelope.TypeProposal: KindProposal, envelope.TypeSuspension: KindSuspension}[predicate]
-	q, orgs := s.charged(kind, leaf)
+// Charged returns as what an ordered leaf was counted, and against whom, for whoever has the leaves
+// and not the ticks; nobody for what is not counted, or not always. No signature is checked beyond
+// those that ParseLeaf has.
+func (s *State) Charged(l *Leaf) (Quota, []identity.OrgID) {
+	var kind Kind
+	switch l.kind {
+	case envelope.TypeAttestationResult:
+		if l.result == nil {
+			return "", nil
+		}
+		return Quota(quotaResults.String()), []identity.OrgID{l.result.Verifier.Node.Org}
+	case envelope.TypeCredential:
+		kind = KindCredential
+	case envelope.TypeProposal:
+		kind = KindProposal
+	case envelope.TypeSuspension:
+		kind = KindSuspension
+	default:
+		return "", nil
+	}
+	q, orgs := s.charged(kind, l.raw)
 	return Quota(q.String()), orgs
 }
 
