@@ -35,6 +35,19 @@
 // A log does not hold the clock by which members judged expiry. What the times in results
 // rule out is found; in between, the seats that ordered a leaf are believed.
 //
+// Bundles are read, hashed and parsed, and the signatures of results and rounds verified, on all
+// cores and ahead; the replay takes what was read in order (consensus.Leaf) and looks at no byte again.
+// Memory is that of a few bundles and of the state of governance, whatever the log's size.
+//
+// # Going on
+//
+// An Auditor goes on with a log that grows, or from where it was stopped, and can be saved
+// (state.go): all that the replay knows, the right edge of the tree, and the newest checkpoint that
+// held. A log that has fewer entries than that (rolled_back), or does not contain it (forked), is
+// another one than was audited, whoever has signed it. What a checkpoint brings counts once it is
+// published and its tree holds; else the Auditor goes back to where it last held. A saved audit is of one
+// mesh, and refused with a log or genesis of another.
+//
 // # Claims
 //
 // A claim is a leaf with the proof of inclusion that came with it, as a certificate of a

@@ -68,5 +68,8 @@
 // Reader reads a log from a directory or over http(s) with bounded sizes and a time limit
 // per request. Its Walk recomputes the tree from the entries with an implementation
 // (transparency-dev/merkle) that shares no code with the writer's, compares every tile of
-// every level, and names what is wrong as Findings of index, code and message.
+// every level, and names what is wrong as Findings of index, code and message. Bundles are read ahead
+// on all cores, a bounded number. A Walker goes on where its last Walk ended, be that at a
+// checkpoint or at a bundle before, and can be saved; RootAt tells by the tiles what root the
+// log of a checkpoint had at a smaller size.
 package transparency

@@ -198,3 +198,32 @@ func sameWalk(t testing.TB, location string, whole Walked) {
 		t.Errorf("in steps %+v\nat once  %+v", steps, whole)
 	}
 }
+
+// A walk that is stopped where a tile above the leaves has just become full still looks at it.
+func TestWalkerStopsAtFullTile(t *testing.T) {
+	tree, path := publishedLog(t, 66_000)
+	tamper{t, path}.edit("tile/1/000", flip(32*7))
+	_, root := tree.Head()
+	head := Checkpoint{testOrigin, 66_000, root}
+	r, err := OpenReader(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	w := NewWalker()
+	if _, err := w.Walk(ctx, r, head, WalkOptions{Progress: func(done, _ uint64) {
+		if done == 65_536 {
+			cancel()
+		}
+	}}); !errors.Is(err, context.Canceled) || w.At() != 65_536 {
+		t.Fatalf("%v at %d", err, w.At())
+	}
+	for _, w := range []*Walker{saved(t, w), w} {
+		out, err := w.Walk(t.Context(), r, head, WalkOptions{})
+		if err != nil || !out.Held || codes(out) != "1792:tile_mismatch" {
+			t.Errorf("%s, %+v, %v", codes(out), out, err)
+		}
+	}
+}
