@@ -54,7 +54,7 @@ func TestVolume(t *testing.T) {
 			for _, leaf := range c.leaves(m) {
 				m.Force(leaf)
 			}
-			m.Cosigned = m.At.Add(time.Minute)
+			m.Cosigned = m.At.Add(time.Hour)
 			if got := codesOf(t, m); got != c.want {
 				t.Errorf("%q, want %q", got, c.want)
 			}
