@@ -13,7 +13,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
+	"github.com/attestmesh/meshnode/consensus"
 	"github.com/attestmesh/meshnode/internal/envelope"
 	"github.com/attestmesh/meshnode/internal/identity"
 	"github.com/attestmesh/meshnode/internal/strictyaml"
@@ -67,6 +69,9 @@ type Config struct {
 	// Witnesses says where the outside witnesses that the policy names are reached. Their keys
 	// are in the policy; a seat without this shows its checkpoints to none.
 	Witnesses []WitnessConfig `yaml:"witnesses"`
+	// KeepEvidence is how long the evidence behind this node's results is kept, with its salt, from when
+	// a result was made; zero is 8760h, a year. After that it cannot be disclosed any more.
+	KeepEvidence time.Duration `yaml:"keep_evidence"`
 	// Services says for whom this node runs programs. What runs is decided by those owners,
 	// recorded in the runtime log and judged by clients.
 	Services []ServiceConfig `yaml:"services"`
@@ -168,6 +173,7 @@ func (c *Config) Validate() *ConfigError {
 		{"attester", c.Attester.check(), "name one of sevsnp: true, tdx: true, tpm: {}, or for trials sim: SOCKET of sim-platform's ready line"},
 		{"training.data", c.checkTraining(), "a trainer needs its own CSV file"},
 		{"witnesses", c.checkWitnesses(), "list each witness that the policy names once, with its submission prefix"},
+		{"keep_evidence", c.checkKeepEvidence(), "use a duration such as 8760h, an hour or more, or leave it out"},
 		{"services", c.checkServices(), "list each service once, with the public key that meshnode keygen --role service printed"},
 	} {
 		if check.err != nil {
@@ -313,6 +319,22 @@ func (c *Config) checkData() error {
 		return fmt.Errorf("is missing")
 	}
 	return checkSocket(c.SocketPath())
+}
+
+// checkKeepEvidence wants what a result outlives at least.
+func (c *Config) checkKeepEvidence() error {
+	if c.KeepEvidence != 0 && c.KeepEvidence < consensus.MaxResultLifetime {
+		return fmt.Errorf("%s is less than a result lives, %s", c.KeepEvidence, consensus.MaxResultLifetime)
+	}
+	return nil
+}
+
+// keepEvidence is KeepEvidence, or its default.
+func (c *Config) keepEvidence() time.Duration {
+	if c.KeepEvidence == 0 {
+		return defaultKeepEvidence
+	}
+	return c.KeepEvidence
 }
 
 // maxServices bounds the services of one node.

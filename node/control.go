@@ -38,6 +38,10 @@ import (
 //	GET  /v1/nodes/{org}/{name}              NodeView
 //	POST /v1/nodes/{org}/{name}/drain        Drain: begins it, or tells how far it has come
 //	POST /v1/retirements      envelope       Submission
+//	GET  /v1/leaves/{index}/evidence         Disclosure
+//	GET  /v1/evidence                        [KeptEvidence]
+//	GET  /v1/evidence/{commitment}           {commitment, file} of Disclosure
+//	POST /v1/erasures         Erasure        Erasure
 //
 // An error is {"error":{"code","message","remedy"}} with status 400 (malformed), 403
 // (refused), 404, 429 (over a quota: again after the next tick) or 503 (cannot decide now).
@@ -110,6 +114,7 @@ func (n *Node) serveControl(ctx context.Context, l net.Listener) error {
 	mux.HandleFunc("GET /v1/nodes/{org}/{name}", n.handleNode)
 	mux.HandleFunc("POST /v1/nodes/{org}/{name}/drain", n.handleDrain)
 	mux.HandleFunc("POST /v1/retirements", n.handleSubmit(n.retire))
+	n.evidenceRoutes(mux)
 	mux.HandleFunc("GET /v1/services", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, n.services.list())
 	})

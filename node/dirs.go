@@ -19,7 +19,7 @@ import (
 type dirs struct {
 	data            *durable.Dir
 	log, blobs      *durable.Dir
-	evidence        *durable.Dir
+	evidence        *evidenceStore
 	outbox          *durable.Dir
 	left            []*durable.Dir // outboxes of earlier boots
 	jobs            *durable.Dir   // of all boots
@@ -55,7 +55,7 @@ func (n *Node) openDirs(cfg Config, deps Deps) (*dirs, error) {
 		return nil, err
 	}
 	n.edges.dir, n.edges.older.dirs = d.outbox, d.left
-	n.raftDir, n.evidenceDir, n.jobDir, n.logDir = d.raft, d.evidence, d.jobs, d.log.Path()
+	n.raftDir, n.evidence, n.jobDir, n.logDir = d.raft, d.evidence, d.jobs, d.log.Path()
 	return d, nil
 }
 
@@ -99,7 +99,7 @@ func (d *dirs) open(cfg Config, store string, now time.Time) error {
 		d.blobs, err = d.data.Sub(boot + "/blobs")
 	}
 	if err == nil {
-		d.evidence, err = d.data.Sub(boot + "/evidence")
+		d.evidence, err = openEvidence(d.data, boot)
 	}
 	if err == nil {
 		d.outbox, err = d.data.Sub(boot + "/outbox")

@@ -140,6 +140,25 @@ func (e *edges) forget(which func(edge) bool) {
 	}
 }
 
+// erase forgets the evidence that an order covers. What is said about its subjects from now on
+// commits to none, until they show some again.
+func (e *edges) erase(order Erasure) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for peer, ed := range e.last {
+		if order.covers(ed.subject.Node, ed.result.At) {
+			e.held[ed.subject.Node.Org] -= len(ed.evidence)
+			ed.evidence = nil
+			e.last[peer] = ed
+		}
+	}
+	for _, f := range e.box.queue { // what is being signed is kept from the disk by the order itself
+		if !f.busy && order.covers(f.subject.Node, f.result.At) {
+			e.box.release(f)
+		}
+	}
+}
+
 func (a edge) saysSame(b edge) bool {
 	return a.result.Verdict == b.result.Verdict && a.result.Measurement == b.result.Measurement &&
 		a.result.Kind == b.result.Kind && a.result.Reference == b.result.Reference &&
@@ -235,10 +254,8 @@ func (n *Node) signEdge(ed edge) ([]byte, error) {
 		return nil, err
 	}
 	commitment := consensus.EvidenceCommitment(salt, ed.evidence)
-	if n.evidenceDir != nil {
-		if err := n.evidenceDir.Replace(commitment, append(salt[:], ed.evidence...), 0o600); err != nil {
-			return nil, err
-		}
+	if err := n.evidence.keep(ed.subject.Node, ed.result.At, commitment, salt, ed.evidence); err != nil {
+		return nil, err
 	}
 	r := consensus.ResultOf(ed.result, commitment)
 	r.Verifier = consensus.Party{Node: n.ref, Peer: n.self}

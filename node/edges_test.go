@@ -135,7 +135,7 @@ func TestSignEdgeKeepsTheOpening(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := &Node{machine: m, genesis: m.state.Genesis(), key: key, self: identity.PeerIDFromKey(public),
-		ref: identity.NodeRef{Org: "alpha", Name: "n1"}, evidenceDir: dir}
+		ref: identity.NodeRef{Org: "alpha", Name: "n1"}, evidence: &evidenceStore{data: dir, here: "boot-1/evidence"}}
 	raw, err := n.signEdge(edge{testSubject(t, 2), []byte("the evidence"), affirming(time.Now())})
 	if err != nil {
 		t.Fatal(err)
@@ -144,14 +144,14 @@ func TestSignEdgeKeepsTheOpening(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	opening, err := dir.ReadFile(r.Evidence, 1<<20)
+	opening, err := n.evidence.read(r.Evidence)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got := consensus.EvidenceCommitment([32]byte(opening[:32]), opening[32:]); got != r.Evidence || string(opening[32:]) != "the evidence" {
 		t.Errorf("the file does not open the commitment %s", r.Evidence)
 	}
-	if st, err := os.Stat(dir.Path(r.Evidence)); err != nil || st.Mode().Perm() != 0o600 {
+	if st, err := os.Stat(dir.Path("boot-1", "evidence", "beta", "n1", r.Evidence)); err != nil || st.Mode().Perm() != 0o600 {
 		t.Errorf("%v, %v: the opening is private", st.Mode(), err)
 	}
 }

@@ -152,12 +152,12 @@ type Node struct {
 	jobDir      *durable.Dir         // signed jobs, of all boots; nil in simulations
 	logDir      string               // of this boot; "" in simulations
 	givers      givers
-	petitions   *petitions    // what this seat watches
-	conflicts   *conflicts    // what contradicts this node's log
-	publishing  sync.Mutex    // one checkpoint is published at a time
-	keep        uint64        // Deps.Keep
-	catching    chan struct{} // holds a token while a snapshot is fetched and restored
-	evidenceDir *durable.Dir  // private: salted evidence behind this node's results; nil in simulations
+	petitions   *petitions     // what this seat watches
+	conflicts   *conflicts     // what contradicts this node's log
+	publishing  sync.Mutex     // one checkpoint is published at a time
+	keep        uint64         // Deps.Keep
+	catching    chan struct{}  // holds a token while a snapshot is fetched and restored
+	evidence    *evidenceStore // private: salted evidence behind this node's results; nil in simulations
 
 	mu              sync.Mutex
 	cred            []byte                    // guarded by mu; newest own Credential
@@ -380,7 +380,7 @@ func (n *Node) join(deps Deps) error {
 func (n *Node) startTasks() {
 	for _, task := range []func(context.Context){
 		n.watchPolicy, n.watchStreams, n.prove, n.edges.run, n.renew, n.runDriver, n.runParticipant, n.runAggregator, n.runKeeper, n.watchHalt, n.runProbes, n.watchMachine,
-		n.syncLog, n.runHistories, n.keepJobs, n.resubmitJobs, n.runTiles,
+		n.syncLog, n.runHistories, n.keepJobs, n.resubmitJobs, n.runTiles, n.sweepEvidence,
 	} {
 		n.tasks.Go(func() { task(n.ctx) })
 	}

@@ -244,8 +244,8 @@ func (e *edges) drop(out ...*finding) {
 
 // forgetEvidence deletes the evidence behind a statement that nobody has seen.
 func (n *Node) forgetEvidence(raw []byte) {
-	if r, err := consensus.ParseResult(raw); err == nil && n.evidenceDir != nil {
-		_ = n.evidenceDir.Discard(r.Evidence)
+	if r, err := consensus.ParseResult(raw); err == nil {
+		n.evidence.forget(r)
 	}
 }
 

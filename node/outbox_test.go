@@ -357,10 +357,17 @@ func TestOutboxDiskFull(t *testing.T) {
 	}
 	var said bytes.Buffer
 	n := &Node{machine: m, genesis: m.state.Genesis(), key: key, self: identity.PeerIDFromKey(public), ref: identity.NodeRef{Org: "alpha", Name: "n1"},
-		evidenceDir: mustOpen(t, filepath.Join(data, "evidence")), log: slog.New(slog.NewTextHandler(&said, nil))}
+		evidence: &evidenceStore{data: mustOpen(t, data), here: "boot-1/evidence"}, log: slog.New(slog.NewTextHandler(&said, nil))}
 	e := newEdges(n)
 	e.dir = dir
 	files := func(name string) int {
+		if name == "evidence" {
+			list, err := n.evidence.list()
+			if err != nil {
+				t.Fatal(err)
+			}
+			return len(list)
+		}
 		entries, err := os.ReadDir(filepath.Join(data, name))
 		if err != nil {
 			t.Fatal(err)
@@ -398,7 +405,7 @@ func TestRefusedCredentialLeavesNoEvidence(t *testing.T) {
 	at := t.TempDir()
 	refused := testSubject(t, 2)
 	n := &Node{machine: m, genesis: m.state.Genesis(), key: key, self: identity.PeerIDFromKey(public), log: slog.New(slog.DiscardHandler),
-		ref: identity.NodeRef{Org: "alpha", Name: "n1"}, evidenceDir: mustOpen(t, at), badCredentials: map[identity.PeerID]error{refused.Peer: errMalformed}}
+		ref: identity.NodeRef{Org: "alpha", Name: "n1"}, evidence: &evidenceStore{data: mustOpen(t, at), here: "boot-1/evidence"}, badCredentials: map[identity.PeerID]error{refused.Peer: errMalformed}}
 	e := newEdges(n)
 	e.record(refused, []byte("evidence"), affirming(time.Now()))
 	e.signWaiting()
@@ -407,8 +414,8 @@ func TestRefusedCredentialLeavesNoEvidence(t *testing.T) {
 	if batch := e.head(ctx); len(batch) != 0 || e.status().Waiting != 0 {
 		t.Errorf("%d are submitted, %d wait", len(batch), e.status().Waiting)
 	}
-	if names, err := os.ReadDir(at); err != nil || len(names) != 0 {
-		t.Errorf("%d files, %v", len(names), err)
+	if list, err := n.evidence.list(); err != nil || len(list) != 0 {
+		t.Errorf("%d files, %v", len(list), err)
 	}
 }
 

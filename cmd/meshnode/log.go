@@ -25,7 +25,8 @@ func logCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(logAuditCommand(), logShowCommand(), logProveCommand(), logVerifyCommand(), logMatrixCommand(), logExportCommand(), logMonitorCommand())
+	cmd.AddCommand(logAuditCommand(), logShowCommand(), logProveCommand(), logVerifyCommand(), logMatrixCommand(), logExportCommand(), logMonitorCommand(),
+		logDiscloseCommand(), logEraseCommand())
 	return cmd
 }
 

@@ -169,15 +169,20 @@ func (a *approval) asks(cmd *cobra.Command) bool {
 
 // agreed asks a person at a terminal.
 func (a *approval) agreed(cmd *cobra.Command, who string) error {
+	return a.confirmed(cmd, "sign this for "+printable(who)+"?", "sign", "nothing was signed")
+}
+
+// confirmed asks a person at a terminal a question.
+func (a *approval) confirmed(cmd *cobra.Command, question, verb, otherwise string) error {
 	if !a.asks(cmd) {
 		return nil
 	}
-	fmt.Fprintf(cmd.ErrOrStderr(), "sign this for %s? Type yes: ", printable(who))
+	fmt.Fprintf(cmd.ErrOrStderr(), "%s Type yes: ", question)
 	line, err := bufio.NewReader(io.LimitReader(cmd.InOrStdin(), 100)).ReadString('\n')
 	if err == nil && strings.TrimSpace(line) == "yes" {
 		return nil
 	}
-	return refusedError("not_confirmed", "type yes to sign, or call it with --yes", "nothing was signed")
+	return refusedError("not_confirmed", "type yes to "+verb+", or call it with --yes", "%s", otherwise)
 }
 
 // printReview shows what the proposal does to the policy.
