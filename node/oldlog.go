@@ -25,36 +25,57 @@ import (
 // oldLog is a log up to a size, with the state that it leads to.
 type oldLog struct {
 	from   string
-	leaves [][]byte
+	leaves *spool
 	at     consensus.CheckpointSeen
 	note   []byte // the checkpoint of that size, if one was read
 	state  *consensus.State
 	ledger *federated.Ledger
 }
 
-// readLog reads the log at location up to a size with a root and replays it.
-func readLog(ctx context.Context, g *consensus.Genesis, location string, at transparency.Checkpoint) (*oldLog, error) {
+// close gives up the leaves; l may be nil.
+func (l *oldLog) close() {
+	if l != nil {
+		l.leaves.close()
+	}
+}
+
+// readLog reads the log at location up to a size with a root and replays it as it comes. What does
+// not follow from the leaves before ends it, so that who serves it cannot make it longer than what
+// members have signed; the leaves wait outside of memory.
+func readLog(ctx context.Context, g *consensus.Genesis, location string, at transparency.Checkpoint) (out *oldLog, err error) {
 	r, err := transparency.OpenReader(location)
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
-	out := &oldLog{from: location, at: consensus.CheckpointSeen{Size: at.Size, Root: at.Root.String()}}
+	out = &oldLog{from: location, at: consensus.CheckpointSeen{Size: at.Size, Root: at.Root.String()}}
+	if out.leaves, err = newSpool(); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			out.close()
+			out = nil
+		}
+	}()
+	replay := newLeafReplay(g)
 	walked, err := r.Walk(ctx, at, transparency.WalkOptions{Leaf: func(_ uint64, leaf []byte) error {
-		out.leaves = append(out.leaves, leaf)
-		return nil
+		if err := replay.leaf(leaf); err != nil {
+			return fmt.Errorf("%s: %w", location, err)
+		}
+		return out.leaves.append(leaf)
 	}})
 	if err != nil {
 		return nil, err
 	}
-	if walked.Root != at.Root || uint64(len(out.leaves)) != at.Size {
+	if walked.Root != at.Root || out.leaves.count != at.Size {
 		why := "the entries give another root"
 		if len(walked.Findings) > 0 {
 			why = fmt.Sprintf("entry %d: %s", walked.Findings[0].Index, walked.Findings[0].Message)
 		}
 		return nil, fmt.Errorf("%s at size %d: %s", location, at.Size, why)
 	}
-	out.state, out.ledger, err = replayLog(g, out.leaves)
+	out.state, out.ledger, err = replay.done()
 	return out, err
 }
 
@@ -87,24 +108,33 @@ func readPublished(ctx context.Context, g *consensus.Genesis, location string, n
 	l.note = note
 	v, err := l.verify(note, now)
 	if err != nil {
+		l.close()
 		return nil, err
 	}
 	if v.Level < transparency.Published {
+		l.close()
 		return nil, fmt.Errorf("%s at size %d is cosigned by %v only", location, c.Size, v.Orgs)
 	}
 	return l, nil
 }
 
+// errEnough ends the reading of a spool.
+var errEnough = errors.New("enough")
+
 // holds reports whether the log at an earlier size had a root.
 func (l *oldLog) holds(at consensus.CheckpointSeen) error {
-	if at.Size > uint64(len(l.leaves)) {
-		return fmt.Errorf("%s has %d entries, want %d or more", l.from, len(l.leaves), at.Size)
+	if at.Size > l.leaves.count {
+		return fmt.Errorf("%s has %d entries, want %d or more", l.from, l.leaves.count, at.Size)
 	}
 	tree := transparency.NewAccumulator()
-	for _, leaf := range l.leaves[:at.Size] {
-		if err := tree.Append(leaf); err != nil {
-			return err
+	err := l.leaves.each(func(i uint64, leaf []byte) error {
+		if i == at.Size {
+			return errEnough
 		}
+		return tree.Append(leaf)
+	})
+	if err != nil && !errors.Is(err, errEnough) {
+		return err
 	}
 	if root, err := tree.Root(); err != nil || root.String() != at.Root {
 		return fmt.Errorf("%s has root %s at size %d, want %s: two histories", l.from, root, at.Size, at.Root)
@@ -125,43 +155,65 @@ func (l *oldLog) verify(note []byte, now time.Time) (transparency.Verified, erro
 	return transparency.Verify(note, p)
 }
 
-// replayLog returns the state and the ledger that leaves lead to.
-func replayLog(g *consensus.Genesis, leaves [][]byte) (*consensus.State, *federated.Ledger, error) {
-	s, l := consensus.NewState(g), federated.NewLedger(g.MeshID())
-	if len(leaves) < 2 {
-		return nil, nil, fmt.Errorf("a log of %d leaves, without genesis or Bootstrap", len(leaves))
+// leafReplay rebuilds a state and a ledger from the leaves of a log.
+type leafReplay struct {
+	state   *consensus.State
+	ledger  *federated.Ledger
+	genesis []byte
+	count   uint64
+	derived [][]byte // leaves that the one before has led to
+}
+
+func newLeafReplay(g *consensus.Genesis) *leafReplay {
+	return &leafReplay{state: consensus.NewState(g), ledger: federated.NewLedger(g.MeshID())}
+}
+
+// leaf replays the next leaf.
+func (r *leafReplay) leaf(leaf []byte) error {
+	i := r.count
+	r.count++
+	switch {
+	case i == 0:
+		r.genesis = leaf
+		return nil
+	case i == 1:
+		c, err := consensus.NewCommand(consensus.KindBootstrap, r.genesis, leaf)
+		if err != nil {
+			return err
+		}
+		if out := r.state.Apply(c); out.Reason != nil {
+			return &RefusedError{*out.Reason}
+		}
+		return nil
+	case len(r.derived) > 0 && bytes.Equal(r.derived[0], leaf):
+		r.derived = r.derived[1:]
+		return nil
 	}
-	c, err := consensus.NewCommand(consensus.KindBootstrap, leaves[0], leaves[1])
+	env, err := envelope.Parse(leaf)
 	if err != nil {
-		return nil, nil, err
+		return fmt.Errorf("leaf %d: %w", i, err)
 	}
-	if out := s.Apply(c); out.Reason != nil {
-		return nil, nil, &RefusedError{*out.Reason}
-	}
-	var derived [][]byte // leaves that the one before has led to
-	for i, leaf := range leaves[2:] {
-		if len(derived) > 0 && bytes.Equal(derived[0], leaf) {
-			derived = derived[1:]
-			continue
-		}
-		env, err := envelope.Parse(leaf)
-		if err != nil {
-			return nil, nil, fmt.Errorf("leaf %d: %w", i+2, err)
-		}
-		predicate, err := envelope.PredicateType(env.Payload)
-		if err == nil && predicate == envelope.TypeRound {
-			err = l.Resume(leaf)
-		} else if err == nil {
-			var out consensus.Outcome
-			if out, err = s.Replay(leaf); err == nil && len(out.Leaves) > 1 {
-				derived = append(derived, out.Leaves[1:]...)
-			}
-		}
-		if err != nil {
-			return nil, nil, fmt.Errorf("leaf %d: %w", i+2, err)
+	predicate, err := envelope.PredicateType(env.Payload)
+	if err == nil && predicate == envelope.TypeRound {
+		err = r.ledger.Resume(leaf)
+	} else if err == nil {
+		var out consensus.Outcome
+		if out, err = r.state.Replay(leaf); err == nil && len(out.Leaves) > 1 {
+			r.derived = append(r.derived, out.Leaves[1:]...)
 		}
 	}
-	return s, l, nil
+	if err != nil {
+		return fmt.Errorf("leaf %d: %w", i, err)
+	}
+	return nil
+}
+
+// done returns what the leaves lead to.
+func (r *leafReplay) done() (*consensus.State, *federated.Ledger, error) {
+	if r.count < 2 {
+		return nil, nil, fmt.Errorf("a log of %d leaves, without genesis or Bootstrap", r.count)
+	}
+	return r.state, r.ledger, nil
 }
 
 // keptLogs returns where older logs may be: those of this node's earlier boots, newest
@@ -273,6 +325,7 @@ func (n *Node) newestLog(ctx context.Context, origin string, size uint64, locati
 			n.log.Warn("a longer log is not believed", "log", k.location, "error", err)
 			continue
 		}
+		best.close()
 		best = l
 	}
 	return best

@@ -84,7 +84,11 @@ func (n *Node) chooseLog(ctx context.Context, r *consensus.Recovery) (*oldLog, e
 		if l == nil {
 			return nil, fmt.Errorf("no published log of %s with %d entries or more in %s/boot-*/log or at a peer", r.PreviousOrigin, r.Checkpoint.Size, n.cfg.Data)
 		}
-		return l, l.holds(r.Checkpoint)
+		if err := l.holds(r.Checkpoint); err != nil {
+			l.close()
+			return nil, err
+		}
+		return l, nil
 	}
 	find, cancel := inTurn(ctx, 2)
 	defer cancel()
@@ -93,6 +97,8 @@ func (n *Node) chooseLog(ctx context.Context, r *consensus.Recovery) (*oldLog, e
 		return nil, err
 	}
 	if longer := n.newestLog(ctx, r.PreviousOrigin, r.Checkpoint.Size, n.keptLogs()); longer != nil {
+		l.close()
+		longer.close()
 		return nil, &RefusedError{attest.NewReason(attest.CodeRolledBack, "recovery", fmt.Sprintf("size %d", r.Checkpoint.Size), fmt.Sprintf("at least %d, which a quorum has cosigned: %s", longer.at.Size, longer.from))}
 	}
 	return l, nil
@@ -107,8 +113,10 @@ func (n *Node) setBefore(s *consensus.State) {
 	n.before, n.beforeQuorum = &policy, s.Quorum()
 }
 
-// resume makes the log l, and the state in which the Recovery raw leaves it, this node's own.
+// resume makes the log l, and the state in which the Recovery raw leaves it, this node's own, and
+// gives up l.
 func (n *Node) resume(l *oldLog, raw []byte) error {
+	defer l.close()
 	was := n.incarnation()
 	if err := l.state.Recover(raw, l.at, time.Time{}); err != nil {
 		return &RefusedError{*consensus.ReasonOf(err)}
@@ -148,7 +156,7 @@ func (m *Machine) resume(l *oldLog) error {
 			return err
 		}
 	}
-	if _, err := m.tree.AppendAll(l.leaves[size:]); err != nil {
+	if err := l.leaves.appendTo(m.tree, size); err != nil {
 		return err
 	}
 	if _, root := m.tree.Head(); root.String() != l.at.Root {
@@ -157,8 +165,12 @@ func (m *Machine) resume(l *oldLog) error {
 	if err := errors.Join(m.tree.Flush(l.at.Size), m.tree.Sync()); err != nil {
 		return err
 	}
-	for i, leaf := range l.leaves {
-		m.leaves[transparency.LeafHash(leaf)] = uint64(i)
+	err := l.leaves.each(func(i uint64, leaf []byte) error {
+		m.leaves[transparency.LeafHash(leaf)] = i
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	m.state, m.ledger = l.state, l.ledger
 	if m.pulled != nil && m.pulled.Incarnation() != m.state.Incarnation() {

@@ -4,18 +4,23 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
+	"encoding/base64"
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/attestmesh/meshnode/attest"
 	"github.com/attestmesh/meshnode/consensus"
+	"github.com/attestmesh/meshnode/federated"
 	"github.com/attestmesh/meshnode/internal/envelope"
 	"github.com/attestmesh/meshnode/internal/identity"
 	"github.com/attestmesh/meshnode/transparency"
@@ -90,6 +95,68 @@ func TestKeptLogIsReplayed(t *testing.T) {
 	}
 }
 
+// replayLog returns the state and the ledger that leaves lead to.
+func replayLog(g *consensus.Genesis, leaves [][]byte) (*consensus.State, *federated.Ledger, error) {
+	r := newLeafReplay(g)
+	for _, leaf := range leaves {
+		if err := r.leaf(leaf); err != nil {
+			return nil, nil, err
+		}
+	}
+	return r.done()
+}
+
+// spooled are leaves outside of memory.
+func spooled(t *testing.T, leaves [][]byte) *spool {
+	t.Helper()
+	s, err := newSpool()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.close)
+	for _, leaf := range leaves {
+		if err := s.append(leaf); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return s
+}
+
+// A peer that serves a log which goes on for ever, or is larger than what it says, is read no further
+// than the first leaf that no member signed.
+func TestEndlessLogIsReadNoFurtherThanItsForgery(t *testing.T) {
+	leaves := publishedLeaves(t)
+	g, err := consensus.ParseGenesis(leaves[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var bundle []byte
+	for i := range 256 {
+		leaf := leaves[min(i, len(leaves)-1)] // the last again and again
+		bundle = append(binary.BigEndian.AppendUint16(bundle, uint16(len(leaf))), leaf...)
+	}
+	var asked atomic.Int32
+	endless := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/checkpoint"):
+			_, _ = w.Write([]byte(g.Origin(0) + "\n1000000000\n" + base64.StdEncoding.EncodeToString(make([]byte, 32)) + "\n\n— x AAAAAAAA\n"))
+		case strings.Contains(r.URL.Path, "/tile/entries/"):
+			asked.Add(1)
+			_, _ = w.Write(bundle)
+		default:
+			_, _ = w.Write(make([]byte, 8192))
+		}
+	}))
+	defer endless.Close()
+	_, err = readPublished(t.Context(), g, endless.URL, time.Now())
+	if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("leaf %d: ", len(leaves))) {
+		t.Errorf("got %v, want a refusal of leaf %d", err, len(leaves))
+	}
+	if asked.Load() > 64 { // those that a walk fetches ahead
+		t.Errorf("%d bundles were fetched", asked.Load())
+	}
+}
+
 // A machine goes on from a log, then from a longer one that another founder has, and from no
 // other.
 func TestMachineResumes(t *testing.T) {
@@ -114,7 +181,7 @@ func TestMachineResumes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return &oldLog{leaves: leaves, at: consensus.CheckpointSeen{Size: uint64(len(leaves)), Root: root.String()}, state: s, ledger: l}
+		return &oldLog{leaves: spooled(t, leaves), at: consensus.CheckpointSeen{Size: uint64(len(leaves)), Root: root.String()}, state: s, ledger: l}
 	}
 	half, all := upTo(leaves[:len(leaves)/2]), upTo(leaves)
 	m, bootstrap := testMachine(t)
@@ -134,7 +201,7 @@ func TestMachineResumes(t *testing.T) {
 		t.Error("a machine went back to a shorter log")
 	}
 	exchanged := append([][]byte{leaves[1], leaves[0]}, leaves[2:]...)
-	forged := &oldLog{leaves: exchanged, at: all.at, state: all.state, ledger: all.ledger}
+	forged := &oldLog{leaves: spooled(t, exchanged), at: all.at, state: all.state, ledger: all.ledger}
 	other, _ := testMachine(t)
 	if err := other.resume(half); err != nil {
 		t.Fatal(err)
