@@ -29,6 +29,8 @@ import (
 const (
 	// challengeWithin bounds the whole answer, quote and heads.
 	challengeWithin = 10 * time.Second
+	// headPause is between the beginnings of two batches.
+	headPause = 20 * time.Millisecond
 	// maxWaitingHeads bounds the challenges that wait for a batch.
 	maxWaitingHeads = attest.MaxClientChallenges
 	// headTries bounds how often a batch is asked again because the policy changed under it,
@@ -204,7 +206,13 @@ func (b *headBatches) run(ctx context.Context) {
 			return
 		case <-b.wake:
 			if batch := b.take(); len(batch) > 0 {
+				pause := time.NewTimer(headPause)
 				b.serve(ctx, batch)
+				select { // seats sign no more than so many for one peer
+				case <-pause.C:
+				case <-ctx.Done():
+				}
+				pause.Stop()
 			}
 		}
 	}

@@ -381,7 +381,7 @@ func ask(ctx context.Context, url string) (a announced) {
 		return announced{err: fmt.Errorf("%s%s: %w", url, pathNode, err)}
 	}
 	// Without its policy the peer is still a peer.
-	_ = httpDirectory{client}.get(ctx, url+pathPolicy, maxPolicy, &a.policy)
+	a.policy, _ = httpDirectory{client}.Policy(ctx, url)
 	return a
 }
 

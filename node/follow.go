@@ -35,6 +35,10 @@ const (
 	followRelayed = time.Minute
 	headWithin    = 2 * time.Second
 	proveEvery    = 500 * time.Millisecond
+	// Limits of heads that one peer may ask a seat for: it proves itself with two a second, and has one
+	// signed for each batch of its clients' challenges (headPause).
+	peerHeadRate  = 100
+	peerHeadBurst = 200
 )
 
 type followRequest struct {
@@ -304,6 +308,10 @@ func (n *Node) handleHead(l mesh.Link, s mesh.Stream) {
 	}
 	if req.Relay {
 		n.relayHeads(l, s, req.Nonce)
+		return
+	}
+	if !n.peerHeads.Allow(string(l.Peer()), n.now()) {
+		_ = s.Reset()
 		return
 	}
 	if !n.signsHeads() {

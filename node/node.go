@@ -149,6 +149,7 @@ type Node struct {
 	asleep      func() time.Duration // how long this machine has been suspended; see stoodStill
 	raftDir     *durable.Dir         // for the store kind disk only
 	headLimiter *throttle.Requests   // of heads that strangers ask for
+	peerHeads   *throttle.Requests   // of heads that peers ask for, by peer id
 	jobDir      *durable.Dir         // signed jobs, of all boots; nil in simulations
 	logDir      string               // of this boot; "" in simulations
 	givers      givers
@@ -293,6 +294,7 @@ func newNode(ctx context.Context, cfg Config, deps Deps) (*Node, error) {
 		peers: newPeerBook(), addresses: newAddressBook(!deps.InMemory), badCredentials: map[identity.PeerID]error{}, phase: PhaseEnrolling, refusals: newRefusals(),
 		attester: deps.Attester, outages: map[string]outage{}, runtime: &runtimelog.Log{}, proofs: newPendingProofs(), gossip: newGossip(), asleep: stoodStill, petitions: newPetitions(), conflicts: newConflicts(), distrusted: map[string]bool{}, catching: make(chan struct{}, 1),
 	}
+	n.peerHeads = &throttle.Requests{Rate: peerHeadRate, Burst: peerHeadBurst, Remotes: maxPeers}
 	n.headLimiter = &throttle.Requests{Rate: headRate, Burst: headBurst, Remotes: maxVisitors}
 	if n.wall = deps.Clock; n.wall == nil {
 		n.wall = time.Now

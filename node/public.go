@@ -26,7 +26,7 @@ type Announcement struct {
 	Credential []byte          `json:"credential"`
 }
 
-// PolicyDocument is what /.well-known/meshnode/policy serves: the signed history of the
+// PolicyDocument is what /.well-known/meshnode/policy serves (policypages.go): the signed history of the
 // policy (genesis, Bootstrap, proposals in order), which verifies itself.
 type PolicyDocument struct {
 	Chain [][]byte `json:"chain"`
@@ -51,7 +51,8 @@ const (
 	publicTimeout   = 5 * time.Second
 	publicWrite     = time.Minute // of one answer: who reads slower than 8 MiB a minute comes again
 	maxAnnouncement = 64 << 10
-	maxPolicy       = 8 << 20
+	maxPolicy       = 8 << 20     // of one page
+	policyWithin    = time.Minute // of all pages
 	// maxVisitors and maxVisitorsPerRemote bound the connections of others, and of one address
 	// among them, behind which there may be all nodes of a mesh.
 	maxVisitors          = 512
@@ -76,9 +77,7 @@ func (n *Node) publicRoutes(mux *http.ServeMux) {
 		}
 		writeJSON(w, http.StatusOK, n.announcement())
 	})
-	mux.HandleFunc("GET "+pathPolicy, func(w http.ResponseWriter, _ *http.Request) {
-		writeJSON(w, http.StatusOK, PolicyDocument{Chain: n.machine.PolicyChain()})
-	})
+	mux.Handle("GET "+pathPolicy, newPolicyPages(n.machine.PolicyChain, n.now))
 	mux.HandleFunc("GET "+pathHead, n.handlePublicHead)
 	mux.Handle("GET "+pathLog, http.StripPrefix(pathLog, n.machine.tree))
 }
@@ -176,11 +175,29 @@ func (d httpDirectory) Announcement(ctx context.Context, url string) (Announceme
 	return a, err
 }
 
-// Policy implements Directory.
+// Policy implements Directory: it reads page after page.
 func (d httpDirectory) Policy(ctx context.Context, url string) (PolicyDocument, error) {
-	var p PolicyDocument
-	err := d.get(ctx, url+pathPolicy, maxPolicy, &p)
-	return p, err
+	ctx, cancel := context.WithTimeout(ctx, policyWithin)
+	defer cancel()
+	var out PolicyDocument
+	for size := 0; ; {
+		var p PolicyPage
+		if err := d.get(ctx, fmt.Sprintf("%s%s?from=%d", url, pathPolicy, len(out.Chain)), maxPolicy, &p); err != nil {
+			return PolicyDocument{}, err
+		}
+		for _, step := range p.Chain {
+			size += len(step)
+		}
+		out.Chain = append(out.Chain, p.Chain...)
+		switch {
+		case p.Steps > consensus.MaxChain || len(out.Chain) > consensus.MaxChain || size > consensus.MaxChainBytes:
+			return PolicyDocument{}, fmt.Errorf("%s: a policy of %d steps, %d of them of %d bytes: over the limits", url, p.Steps, len(out.Chain), size)
+		case len(out.Chain) >= p.Steps: // of releases that know no pages there is one, without a number
+			return out, nil
+		case len(p.Chain) == 0:
+			return PolicyDocument{}, fmt.Errorf("%s: no step %d of %d", url, len(out.Chain), p.Steps)
+		}
+	}
 }
 
 // HeadDirectory is implemented by directories that can ask a seat for its head.
