@@ -24,8 +24,9 @@ func (t *Tampered) Error() string {
 
 // Export copies the log of a checkpoint into dir: entries and tiles first, then, if the
 // copy gives the checkpoint's root, the checkpoint. dir is empty, or holds an earlier or
-// interrupted Export of the same log, whose full tiles are kept. Signatures are not looked
-// at. progress may be nil; it counts leaves.
+// interrupted Export of the same log, whose full tiles are kept; its partial tiles go, after the
+// checkpoint, where there is a full one now. So dir is at every moment a log that can be served.
+// Signatures are not looked at. progress may be nil; it counts leaves.
 func (r *Reader) Export(ctx context.Context, checkpoint []byte, dir *durable.Dir, progress func(done, size uint64)) (Checkpoint, error) {
 	c, err := ParseCheckpoint(checkpoint)
 	if err != nil {
@@ -34,7 +35,8 @@ func (r *Reader) Export(ctx context.Context, checkpoint []byte, dir *durable.Dir
 	if c.Size > maxLogSize {
 		return Checkpoint{}, fmt.Errorf("log: size %d, the limit is %d", c.Size, int64(maxLogSize))
 	}
-	if err := exportable(dir, c); err != nil {
+	before, err := exportable(dir, c)
+	if err != nil {
 		return Checkpoint{}, err
 	}
 	var names []string
@@ -57,36 +59,66 @@ func (r *Reader) Export(ctx context.Context, checkpoint []byte, dir *durable.Dir
 	if err := dir.Sync(names...); err != nil {
 		return Checkpoint{}, err
 	}
-	return c, dir.WriteFile(checkpointName, checkpoint, 0o644)
+	if err := dir.WriteFile(checkpointName, checkpoint, 0o644); err != nil {
+		return Checkpoint{}, err
+	}
+	return c, dropCopied(dir, before, c.Size)
 }
 
-// exportable refuses directories that hold anything but an export of the same log.
-func exportable(dir *durable.Dir, c Checkpoint) error {
+// dropCopied removes the partial tiles of exports of a size before, or shortly before that, whose
+// full tiles are there at another size.
+func dropCopied(dir *durable.Dir, before, size uint64) error {
+	for level := entriesLevel; level < levels(int64(size)); level++ {
+		for n := max(0, lastTile(level, int64(before)).N-1); n < lastTile(level, int64(size)).N; n++ {
+			parts := torchwood.TilePath(tileAt(level, n, torchwood.TileWidth)) + ".p"
+			widths, err := os.ReadDir(dir.Path(parts))
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			for _, w := range widths {
+				if err == nil {
+					err = dir.Discard(parts + "/" + w.Name())
+				}
+			}
+			if err == nil {
+				err = dir.Discard(parts)
+			}
+			if err != nil {
+				return fmt.Errorf("log: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// exportable refuses directories that hold anything but an export of the same log, and returns its
+// size.
+func exportable(dir *durable.Dir, c Checkpoint) (size uint64, err error) {
 	old, err := os.ReadDir(dir.Path())
 	if err != nil {
-		return fmt.Errorf("log: %w", err)
+		return 0, fmt.Errorf("log: %w", err)
 	}
 	for _, e := range old {
 		if e.Name() != checkpointName && e.Name() != "tile" {
-			return fmt.Errorf("log: %s holds %q, which is no part of a log; use an empty directory", dir.Path(), e.Name())
+			return 0, fmt.Errorf("log: %s holds %q, which is no part of a log; use an empty directory", dir.Path(), e.Name())
 		}
 	}
 	data, err := dir.ReadFile(checkpointName, maxNote)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return 0, nil
 	}
 	if err != nil {
-		return fmt.Errorf("log: %w", err)
+		return 0, fmt.Errorf("log: %w", err)
 	}
 	have, err := ParseCheckpoint(data)
 	if err != nil {
-		return fmt.Errorf("log: %s: %w; use an empty directory", dir.Path(), err)
+		return 0, fmt.Errorf("log: %s: %w; use an empty directory", dir.Path(), err)
 	}
 	if have.Origin != c.Origin || have.Size > c.Size {
-		return fmt.Errorf("log: %s holds size %d of %s, the source has size %d of %s; use an empty directory",
+		return 0, fmt.Errorf("log: %s holds size %d of %s, the source has size %d of %s; use an empty directory",
 			dir.Path(), have.Size, have.Origin, c.Size, c.Origin)
 	}
-	return nil
+	return have.Size, nil
 }
 
 // copyTile copies one tile or bundle unless a full one is there already.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -17,10 +18,13 @@ func TestServerFailures(t *testing.T) {
 	var asked atomic.Int32
 	mode.Store("")
 	release := make(chan struct{})
+	var seen sync.Map
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		mode, n := mode.Load(), asked.Add(1)
+		mode := mode.Load()
+		asked.Add(1)
+		_, again := seen.LoadOrStore(req.URL.Path, true) // files are fetched side by side
 		switch {
-		case mode == "flaky" && n%2 == 1, mode == "down":
+		case mode == "flaky" && !again, mode == "down":
 			http.Error(w, "no", http.StatusServiceUnavailable)
 		case mode == "forbidden":
 			http.Error(w, "no", http.StatusForbidden)

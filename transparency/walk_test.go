@@ -413,6 +413,14 @@ func TestExport(t *testing.T) {
 			t.Errorf("size %d: %s, read %d", size, codes(w), w.Read)
 		}
 	}
+	for _, full := range []string{"tile/entries/001", "tile/0/001"} { // partial when there were 300
+		if _, err := os.Stat(target.Path(full)); err != nil {
+			t.Error(err)
+		}
+		if _, err := os.Stat(target.Path(full + ".p")); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s.p is left: %v", full, err)
+		}
+	}
 	appendLeaves(t, tree, 900, 1000)
 	if err := tree.Publish(sign(t, tree)); err != nil {
 		t.Fatal(err)

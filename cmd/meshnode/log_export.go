@@ -25,7 +25,7 @@ TARGET is new, empty, or an earlier export of the same log, which is then brough
 				return err
 			}
 			defer reader.Close()
-			dir, err := durable.Open(args[1])
+			dir, err := durable.Open(args[1], durable.Public())
 			if err != nil {
 				return usageError("name a directory that can be written", "%v", err)
 			}

@@ -43,6 +43,7 @@ var ErrInUse = errors.New("in use by another process")
 type Dir struct {
 	path  string
 	fault func(op Op, path string) error
+	mode  fs.FileMode // of directories that are made
 }
 
 // Option configures Open.
@@ -53,13 +54,18 @@ func WithFault(hook func(op Op, path string) error) Option {
 	return func(d *Dir) { d.fault = hook }
 }
 
-// Open returns the directory at path, making it (mode 0700) where it is absent.
+// Public makes directories that everybody may read (mode 0755).
+func Public() Option {
+	return func(d *Dir) { d.mode = 0o755 }
+}
+
+// Open returns the directory at path, making it (mode 0700, unless Public) where it is absent.
 func Open(path string, opts ...Option) (*Dir, error) {
-	d := &Dir{path: path, fault: func(Op, string) error { return nil }}
+	d := &Dir{path: path, fault: func(Op, string) error { return nil }, mode: 0o700}
 	for _, o := range opts {
 		o(d)
 	}
-	if err := os.MkdirAll(path, 0o700); err != nil {
+	if err := os.MkdirAll(path, d.mode); err != nil {
 		return nil, err
 	}
 	st, err := os.Stat(path)
@@ -77,9 +83,9 @@ func (d *Dir) Path(elem ...string) string {
 	return filepath.Join(append([]string{d.path}, elem...)...)
 }
 
-// Sub returns the directory name below d, made where absent; faults are inherited.
+// Sub returns the directory name below d, made where absent; options are inherited.
 func (d *Dir) Sub(name string) (*Dir, error) {
-	return Open(d.Path(name), WithFault(d.fault))
+	return Open(d.Path(name), WithFault(d.fault), func(sub *Dir) { sub.mode = d.mode })
 }
 
 // WriteFile writes data to name (slash-separated, below d) durably.
@@ -169,7 +175,7 @@ func (d *Dir) Sync(names ...string) error {
 
 func (d *Dir) write(name string, data []byte, perm fs.FileMode, sync bool) (err error) {
 	path := d.Path(filepath.FromSlash(name))
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), d.mode); err != nil {
 		return err
 	}
 	if err := d.fault(OpCreate, path); err != nil {
