@@ -430,7 +430,7 @@ func TestNewIncarnationCuresTheLogKey(t *testing.T) {
 		}
 		leaves = append(leaves, leaf)
 	}
-	l := &oldLog{from: "here", leaves: leaves, at: consensus.CheckpointSeen{Size: size, Root: root.String()}}
+	l := &oldLog{from: "here", leaves: spooled(t, leaves), at: consensus.CheckpointSeen{Size: size, Root: root.String()}}
 	if l.state, l.ledger, err = replayLog(c.genesis, leaves); err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"strings"
 
 	"filippo.io/torchwood"
 	"golang.org/x/mod/sumdb/tlog"
@@ -25,7 +27,7 @@ func (t *Tampered) Error() string {
 // Export copies the log of a checkpoint into dir: entries and tiles first, then, if the
 // copy gives the checkpoint's root, the checkpoint. dir is empty, or holds an earlier or
 // interrupted Export of the same log, whose full tiles are kept; its partial tiles go, after the
-// checkpoint, where there is a full one now. So dir is at every moment a log that can be served.
+// checkpoint, where there was a full one by the time of the export before. So dir is at every moment a log that can be served.
 // Signatures are not looked at. progress may be nil; it counts leaves.
 func (r *Reader) Export(ctx context.Context, checkpoint []byte, dir *durable.Dir, progress func(done, size uint64)) (Checkpoint, error) {
 	c, err := ParseCheckpoint(checkpoint)
@@ -62,31 +64,40 @@ func (r *Reader) Export(ctx context.Context, checkpoint []byte, dir *durable.Dir
 	if err := dir.WriteFile(checkpointName, checkpoint, 0o644); err != nil {
 		return Checkpoint{}, err
 	}
-	return c, dropCopied(dir, before, c.Size)
+	return c, dropCopied(dir, before)
 }
 
-// dropCopied removes the partial tiles of exports of a size before, or shortly before that, whose
-// full tiles are there at another size.
-func dropCopied(dir *durable.Dir, before, size uint64) error {
-	for level := entriesLevel; level < levels(int64(size)); level++ {
-		for n := max(0, lastTile(level, int64(before)).N-1); n < lastTile(level, int64(size)).N; n++ {
-			parts := torchwood.TilePath(tileAt(level, n, torchwood.TileWidth)) + ".p"
-			widths, err := os.ReadDir(dir.Path(parts))
-			if errors.Is(err, fs.ErrNotExist) {
-				continue
-			}
-			for _, w := range widths {
-				if err == nil {
-					err = dir.Discard(parts + "/" + w.Name())
-				}
-			}
+// dropCopied removes the partial tiles that had full ones at size already: those that became full since
+// stay for one more export, for readers of the checkpoint before.
+func dropCopied(dir *durable.Dir, size uint64) error {
+	err := filepath.WalkDir(dir.Path("tile"), func(path string, e fs.DirEntry, err error) error {
+		if err != nil || !e.IsDir() || !strings.HasSuffix(path, ".p") {
+			return err
+		}
+		parts, err := filepath.Rel(dir.Path(), path)
+		if err != nil {
+			return err
+		}
+		parts = filepath.ToSlash(parts)
+		if tile, err := torchwood.ParseTilePath(parts + "/1"); err != nil || tile.N >= lastTile(tile.L, int64(size)).N {
+			return fs.SkipDir
+		}
+		widths, err := os.ReadDir(path)
+		for _, w := range widths {
 			if err == nil {
-				err = dir.Discard(parts)
-			}
-			if err != nil {
-				return fmt.Errorf("log: %w", err)
+				err = dir.Discard(parts + "/" + w.Name())
 			}
 		}
+		if err == nil {
+			err = dir.Discard(parts)
+		}
+		if err != nil {
+			return err
+		}
+		return fs.SkipDir
+	})
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("log: %w", err)
 	}
 	return nil
 }

@@ -400,7 +400,8 @@ func TestExport(t *testing.T) {
 		}
 		return r.Export(t.Context(), cp, target, nil)
 	}
-	for _, size := range []int{300, 300, 900} { // the first, the same again, a continuation
+	var left error
+	for _, size := range []int{300, 300, 900, 900} { // the first, the same again, a continuation
 		appendLeaves(t, tree, int(tree.Size()), size)
 		if err := tree.Publish(sign(t, tree)); err != nil {
 			t.Fatal(err)
@@ -411,6 +412,13 @@ func TestExport(t *testing.T) {
 		}
 		if w := walkDir(t, target.Path()); len(w.Findings) != 0 || w.Read != uint64(size) {
 			t.Errorf("size %d: %s, read %d", size, codes(w), w.Read)
+		}
+		_, err = os.Stat(target.Path("tile/0/001.p/44"))
+		if !errors.Is(err, left) {
+			t.Errorf("size %d: the partial tile of 300: %v", size, err)
+		}
+		if size == 900 { // a reader may still be at 300, and not at the next
+			left = fs.ErrNotExist
 		}
 	}
 	for _, full := range []string{"tile/entries/001", "tile/0/001"} { // partial when there were 300
