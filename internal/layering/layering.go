@@ -109,6 +109,7 @@ func Forbidden() []Edge {
 			Reason: "the simulator's clocks and networks must not be in the measured binary"},
 		{From: "simulations/...", To: "cmd/...", Reason: "a simulation builds nodes by their Go API, not by the command line"},
 		{From: everything, Except: "transparency/tlogwitness/witnesstest", To: "internal/loopback", Reason: "it finds ports for tests, and brings package testing's flags"},
+		{From: everything, To: "internal/canary", Reason: "it looks for leaks in tests"},
 		{From: everything, To: "internal/deps", Reason: "it only keeps dependencies in go.mod and would link all of them"},
 		{From: "audit/...", To: libp2p, Reason: "an auditor must not need, or trust, the mesh's network"},
 		{From: "audit/...", To: raft, Reason: "an auditor replays what was ordered, whoever ordered it"},
