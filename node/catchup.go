@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -27,8 +29,9 @@ const (
 	snapshotFrame  = 256 << 10
 	maxGivers      = 4 // snapshots given at a time
 	tileWithin     = 10 * time.Second
-	tilePause      = time.Second // after one that nobody gave
-	maxTile        = 17 << 20    // 256 entries of 64 KiB
+	tileSoon       = 2 * time.Second // who takes longer is not asked for the next one
+	tilePause      = time.Second     // after one that nobody gave
+	maxTile        = 17 << 20        // 256 entries of 64 KiB
 )
 
 // errNotKept says that a peer has let go of the commands that we need.
@@ -231,7 +234,8 @@ func (n *Node) handleTile(_ mesh.Link, s mesh.Stream) {
 	}
 }
 
-// runTiles gets the tiles that a snapshot has left out, from one linked node after another.
+// runTiles gets the tiles that a snapshot has left out, from one linked node as long as it gives them
+// soon, else from the next.
 func (n *Node) runTiles(ctx context.Context) {
 	for next := 0; ; {
 		changed := n.changed.wait()
@@ -245,9 +249,12 @@ func (n *Node) runTiles(ctx context.Context) {
 		links := n.links()
 		var pause <-chan time.Time
 		if name != "" && len(links) > 0 {
-			next++
-			link := links[next%len(links)]
+			slices.SortFunc(links, func(a, b mesh.Link) int { return strings.Compare(string(a.Peer()), string(b.Peer())) })
+			link, began := links[next%len(links)], n.now()
 			err := n.fillFrom(ctx, link, name)
+			if err != nil || n.now().Sub(began) > tileSoon {
+				next++
+			}
 			if err == nil {
 				continue
 			}
