@@ -90,6 +90,8 @@ type LogStatus struct {
 	Outbox OutboxStatus `json:"outbox"`
 	// Conflicts are other histories of the log that this node was shown.
 	Conflicts []ConflictStatus `json:"conflicts"`
+	// Disk is the room that is left for it.
+	Disk *DiskStatus `json:"disk,omitempty"`
 }
 
 // PublishedStatus is the newest checkpoint that this node has verified.

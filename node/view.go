@@ -51,6 +51,7 @@ func (n *Node) Status() Status {
 	}
 	n.explain(&s, seats, quorum, organisations)
 	n.explainHardware(&s)
+	s.Warnings = append(s.Warnings, s.Log.Disk.warnings(n.cfg.Data)...)
 	return s
 }
 
@@ -80,7 +81,7 @@ func (n *Node) logStatus() LogStatus {
 	}
 	out.Published.Outside = n.outsideStatus()
 	out.Outbox = n.edges.status()
-	out.Conflicts = n.conflictStatuses()
+	out.Conflicts, out.Disk = n.conflictStatuses(), n.diskStatus()
 	return out
 }
 

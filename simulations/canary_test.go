@@ -52,6 +52,9 @@ func (a *actor) page(at, path string) []byte {
 // TestNothingOfAJobIsPublished: rounds are in the log, and what they were about is not: neither the job's texts,
 // nor data sets, nor how many examples there were, nor salts, nor anything of updates but their digests.
 func TestNothingOfAJobIsPublished(t *testing.T) {
+	if underRace {
+		t.Skip("hundreds of thousands of examples: the run without the race detector does it")
+	}
 	stage(t, strings.ReplaceAll(trainers, "old trainer", "new trainer"), func(w *world) { w.training = manyData }, func(a *actor) {
 		const at = "alpha/n1"
 		id := a.job(at, func(s *federated.Spec) {

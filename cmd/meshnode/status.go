@@ -97,6 +97,9 @@ func showStatus(w io.Writer, s node.Status) {
 	}
 	fmt.Fprintf(w, "  log          %d entries, published %d (%s, cosigned by %s)\n", s.Log.Size, s.Log.Published.Size,
 		orDash(s.Log.Published.Level), orDash(strings.Join(s.Log.Published.Cosigners, " ")))
+	if d := s.Log.Disk; d != nil {
+		fmt.Fprintf(w, "  disk         %d of %d MiB free, logs of %d earlier boots\n", d.Free>>20, d.Size>>20, d.Older)
+	}
 	fmt.Fprintf(w, "  log key      %s\n", orDash(s.Log.Key))
 	for _, o := range s.Log.Published.Outside {
 		fmt.Fprintf(w, "  witness      %s: %s\n", printable(o.Name), witnessed(o))
