@@ -279,6 +279,16 @@ func TestCheckpoints(t *testing.T) {
 	w.expect("-stale")
 }
 
+// TestUnpublishedCopy: a copy that shows what is audited, with too few cosignatures.
+func TestUnpublishedCopy(t *testing.T) {
+	m := newMesh()
+	a, b := newLogDir(t).publish(m, seats3...), newLogDir(t).publish(m, "beta/n1")
+	w := newWatch(t, m, a.path, b.path)
+	w.expect("+unpublished!")
+	b.publish(m, seats3...)
+	w.expect("-unpublished")
+}
+
 // TestFlapping: what comes and goes is told when it first comes, and once it has stayed away.
 func TestFlapping(t *testing.T) {
 	m := newMesh()
@@ -528,11 +538,17 @@ func TestStateDirectory(t *testing.T) {
 		t.Errorf("another start: %v", err)
 	}
 	w.cfg.Start = 0
-	if err := os.WriteFile(filepath.Join(w.cfg.State, stateName), []byte("{"), 0o600); err != nil {
+	good, err := os.ReadFile(filepath.Join(w.cfg.State, stateName))
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := w.start(); !errors.Is(err, ErrBroken) {
-		t.Errorf("damaged: %v", err)
+	for _, bad := range []string{"{", "{}", strings.Replace(string(good), stateFormat, "meshnode-monitor/v9", 1)} {
+		if err := os.WriteFile(filepath.Join(w.cfg.State, stateName), []byte(bad), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.start(); !errors.Is(err, ErrBroken) {
+			t.Errorf("%.60s: %v", bad, err)
+		}
 	}
 }
 
