@@ -155,7 +155,7 @@ func (m *Monitor) hold(c *logCopy, e audit.Extension) error {
 	m.mesh, m.judge.mesh, m.kept.MeshID = s.MeshID(), s.MeshID(), s.MeshID()
 	m.kept.Audited, m.kept.Fresh, m.told = c.head, e.Fresh, c.head.Size
 	for _, f := range e.New {
-		if !m.replayed[f] && ofFiles(f.Code) {
+		if !m.replayed[f] && !ofCosigners(f.Code) {
 			at := f.Index
 			m.extra = append(m.extra, Alert{ID: alertID(m.mesh, f.Code, decimal(f.Index), c.location), Severity: Error, Code: f.Code, Origin: c.head.Origin, Index: &at, Subject: c.location, Message: f.Message})
 		}
@@ -171,12 +171,10 @@ func (m *Monitor) hold(c *logCopy, e audit.Extension) error {
 	return nil
 }
 
-// ofFiles reports whether a finding is about files, or about what a Recovery names, and not about
-// one leaf or the checkpoint: those are told otherwise.
-func ofFiles(code string) bool {
+// ofCosigners reports whether a finding is about cosignatures, which every round judges anew.
+func ofCosigners(code string) bool {
 	switch code {
-	case transparency.CodeEntryMismatch, transparency.CodeEntriesMissing, transparency.CodeEntriesMalformed, transparency.CodeTileMismatch,
-		transparency.CodeTileMissing, transparency.CodeTileMalformed, transparency.CodeRootMismatch, audit.CodeRecoveryInvalid:
+	case CodeUnpublished, CodeStale, CodeUnavailable, transparency.CodeCosignatureInvalid, transparency.CodeCosignatureKey, transparency.CodeCosignatureTime:
 		return true
 	}
 	return false

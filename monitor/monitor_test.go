@@ -589,3 +589,24 @@ func TestFirstLogs(t *testing.T) {
 	l.publish(m, seats3...)
 	w.expect("-unavailable")
 }
+
+// TestTileOfHeld: a tile that is wrong in a copy whose entries hold is told, and the entries too.
+func TestTileOfHeld(t *testing.T) {
+	m := newMesh()
+	l := newLogDir(t).publish(m, seats3...)
+	name := filepath.Join(l.path, "tile/0/000.p/8")
+	raw, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw[40] ^= 1
+	if err := os.WriteFile(name, raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w := newWatch(t, m, l.path)
+	w.expect("1:tile_mismatch!")
+	w.expect("")
+	if w.kept.Audited.Size != 8 {
+		t.Errorf("stands at %d", w.kept.Audited.Size)
+	}
+}

@@ -35,7 +35,7 @@ func TestRunbook(t *testing.T) {
 	chapter, others := sections(own), sections(before)
 	for _, code := range append(Codes(), CodeForked, CodeRolledBack, CodeMisbehaviour, CodeLogKeyLeaked, CodeUnpublished, CodeStale, CodeUnavailable,
 		audit.CodeGenesisMismatch, audit.CodeGenesisInvalid, audit.CodeBootstrapInvalid, audit.CodeRecoveryInvalid, audit.CodeCheckpointInvalid,
-		audit.CodeCheckpointMissing, audit.CodeUnknownLeaf, audit.CodeNotDerived, audit.CodeDerivedMissing, audit.CodeMoreFindings,
+		audit.CodeCheckpointMissing, audit.CodeAhead, audit.CodeUnknownLeaf, audit.CodeNotDerived, audit.CodeDerivedMissing, audit.CodeMoreFindings,
 		transparency.CodeEntryMismatch, transparency.CodeEntriesMissing, transparency.CodeEntriesMalformed, transparency.CodeTileMismatch,
 		transparency.CodeTileMissing, transparency.CodeTileMalformed, transparency.CodeRootMismatch,
 		transparency.CodeCosignatureInvalid, transparency.CodeCosignatureKey, transparency.CodeCosignatureTime) {
