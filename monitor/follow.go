@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -78,7 +76,6 @@ type Monitor struct {
 
 	store   *store
 	kept    kept
-	saved   []byte // the state as it was committed last, to know whether it changed
 	conds   conditions
 	auditor *audit.Auditor
 	// told is the size below which leaves were told before: where an audit had to be made again,
@@ -410,116 +407,6 @@ func (m *Monitor) commit(held bool) error {
 	return m.store.commit(&m.kept, held, auditor)
 }
 
-// beat says that the monitor is alive, if that is due.
-func (m *Monitor) beat() error {
-	now := m.deps.Now().UTC()
-	if m.cfg.Heartbeat == 0 || !m.lastBeat.IsZero() && now.Sub(m.lastBeat) < m.cfg.Heartbeat {
-		return nil
-	}
-	m.lastBeat = now
-	return m.deps.Out.Heartbeat(m.heartbeat(now))
-}
-
-func (m *Monitor) heartbeat(now time.Time) Heartbeat {
-	h := Heartbeat{Type: "heartbeat", Time: now.Truncate(time.Millisecond), Origin: m.kept.Audited.Origin, Size: m.kept.Audited.Size, Root: m.kept.Audited.Root,
-		Shown: m.shown, Cosigned: m.kept.Fresh, Open: []string{}}
-	for _, c := range m.conds.open() {
-		h.Open = append(h.Open, c.Code)
-	}
-	return h
-}
-
-// Run follows until ctx ends, whose error it returns. The hook runs meanwhile, and GET /metrics is
-// answered at ln, which it closes; nil for nowhere.
-func (m *Monitor) Run(ctx context.Context, ln net.Listener) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var all sync.WaitGroup
-	defer all.Wait()
-	defer cancel(nil)
-	beside := func(f func(context.Context) error) {
-		all.Go(func() {
-			if err := f(ctx); err != nil && ctx.Err() == nil {
-				cancel(err)
-			}
-		})
-	}
-	if len(m.cfg.Hook) > 0 {
-		beside(m.runHook)
-	}
-	if ln != nil {
-		beside(func(ctx context.Context) error { return serveMetrics(ctx, ln, m.metrics) })
-	}
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-timer.C:
-		}
-		if err := m.round(ctx); err != nil {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			return err
-		}
-		if err := m.beat(); err != nil {
-			return err
-		}
-		wait := m.cfg.Interval
-		if m.again {
-			wait = 0
-		}
-		timer.Reset(wait)
-	}
-}
-
-// Outcome is what a run of Once came to.
-type Outcome struct {
-	Heartbeat
-	// Failed says that an alert of severity error was given, or that such a condition lasts.
-	Failed bool
-	// Undecided says that the log is stale, could not be read, or that the hook has not taken all.
-	Undecided bool
-}
-
-// Once does what is to be done now and returns what it came to.
-func (m *Monitor) Once(ctx context.Context) (Outcome, error) {
-	var o Outcome
-	m.once = true
-	before := m.covered.Load()
-	for {
-		if err := m.round(ctx); err != nil {
-			return o, err
-		}
-		if !m.again {
-			break
-		}
-	}
-	if len(m.cfg.Hook) > 0 {
-		if err := m.drainHook(ctx); err != nil {
-			if ctx.Err() != nil {
-				return o, ctx.Err()
-			}
-			m.deps.Warn(err.Error())
-			o.Undecided = true
-		}
-	}
-	worst, err := m.store.journal.worst(before, m.covered.Load())
-	if err != nil {
-		return o, err
-	}
-	o.Failed = worst == Error
-	for _, c := range m.conds.open() {
-		o.Failed = o.Failed || c.Severity == Error
-		o.Undecided = o.Undecided || undecided(c.Code)
-	}
-	o.Undecided = o.Undecided || m.kept.Audited.none()
-	o.Heartbeat = m.heartbeat(m.deps.Now().UTC())
-	return o, m.deps.Out.Heartbeat(o.Heartbeat)
-}
-
 // meshOf returns an origin without the incarnation.
 func meshOf(origin string) string {
 	for i := len(origin) - 1; i >= 0; i-- {
@@ -529,35 +416,3 @@ func meshOf(origin string) string {
 	}
 	return origin
 }
-
-// spool holds the alerts of leaves until a checkpoint vouches for them.
-type spool struct {
-	f     *os.File
-	size  int64
-	next  uint64 // leaf that follows those that were judged; 0 before any
-	found map[string]bool
-}
-
-func openSpool(path string) (*spool, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	return &spool{f: f, found: map[string]bool{}}, nil
-}
-
-func (s *spool) add(line []byte) error {
-	n, err := s.f.WriteAt(line, s.size)
-	s.size += int64(n)
-	return err
-}
-
-// take returns what is to be told.
-func (s *spool) take() (io.Reader, error) { return io.NewSectionReader(s.f, 0, s.size), nil }
-
-func (s *spool) reset() error {
-	s.size, s.next, s.found = 0, 0, map[string]bool{}
-	return s.f.Truncate(0)
-}
-
-func (s *spool) Close() { s.f.Close() }
