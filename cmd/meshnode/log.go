@@ -21,7 +21,7 @@ const defaultURLAge = 5 * time.Minute
 func logCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "log",
-		Short: "Read, copy and audit the transparency log of a mesh",
+		Short: "Read, copy, prove, audit and follow the transparency log of a mesh",
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
