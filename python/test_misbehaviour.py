@@ -66,16 +66,17 @@ def spoiled(rnd, files):
 class Misbehaviour(unittest.TestCase):
     def setUp(self):
         self.genesis = read_genesis(MADE / "genesis.json")
-        self.files = [(MADE / name).read_bytes() for name in ("convicts.json", "leaked.json")]
+        self.files = [(MADE / name).read_bytes() for name in ("convicts.json", "leaked.json", "removed.json")]
 
     def test_made_once(self):
-        convicts, leaked = (misbehaviour.verify(f, self.genesis) for f in self.files)
+        convicts, leaked, removed = (misbehaviour.verify(f, self.genesis) for f in self.files)
         self.assertEqual((convicts["verdict"], convicts["convicted"], convicts["published"]), ("misbehaviour", ["delta"], True))
         self.assertEqual((leaked["verdict"], leaked["convicted"], leaked["published"]), ("log_key_leaked", [], False))
+        self.assertEqual((removed["verdict"], removed["convicted"]), ("misbehaviour", ["alpha"]))  # under a key that was removed since
 
     def test_nobody_else_is_convicted(self):
         for data in spoiled(random.Random(SEED + 1), self.files):
-            self.assertIn(judged(data, self.genesis)[1], ([], ["delta"]))
+            self.assertIn(judged(data, self.genesis)[1], ([], ["delta"], ["alpha"]))
 
     def test_agrees_with_log_verify(self):
         go = shutil.which("go")

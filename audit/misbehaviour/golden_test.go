@@ -26,6 +26,7 @@ func TestGolden(t *testing.T) {
 			m.check(err)
 			files[name] = raw
 		}
+		files["removed.json"], _ = m.removedKey()
 		for name, raw := range files {
 			m.check(os.WriteFile(filepath.Join("testdata", name), raw, 0o644))
 		}
@@ -45,6 +46,9 @@ func TestGolden(t *testing.T) {
 		t.Errorf("%+v, %v", r, err)
 	}
 	if r, err = Verify(read("leaked.json"), g); err != nil || r.Verdict != VerdictLogKeyLeaked || len(r.Convicted) != 0 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if r, err = Verify(read("removed.json"), g); err != nil || convicted(r) != "alpha/2" || !r.Convicted[0].KeyRemoved {
 		t.Errorf("%+v, %v", r, err)
 	}
 }

@@ -157,6 +157,16 @@ func mustCredential(t *testing.T, raw []byte) consensus.Credential {
 // An enroll key that was removed since speaks for its organisation still, and the report says so.
 func TestRemovedEnrollKey(t *testing.T) {
 	m := newMesh(t, 3)
+	raw, r := m.removedKey()
+	again, err := Verify(raw, m.g)
+	if err != nil || convicted(r) != "alpha/2" || convicted(again) != "alpha/2" || !r.Convicted[0].KeyRemoved || !strings.Contains(strings.Join(r.ProvesNot(), "\n"), "removed later") {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// removedKey is a file about a boot whose enroll key was removed since, and the report about it.
+func (m *mesh) removedKey() ([]byte, Report) {
+	m.t.Helper()
 	cred := m.credential("alpha", 2)
 	ours, theirs := m.tree("ours", 10, 40), m.tree("theirs", 10, 40)
 	org, _ := m.policy.Organisation("alpha")
@@ -168,10 +178,9 @@ func TestRemovedEnrollKey(t *testing.T) {
 	}
 	m.extend(consensus.Action{AddKey: &consensus.AddKey{Organisation: "alpha", Key: consensus.Key{Role: consensus.KeyEnroll, Public: public("alpha enroll 2")}}})
 	m.extend(consensus.Action{RemoveKey: &consensus.RemoveKey{Organisation: "alpha", Role: consensus.KeyEnroll, ID: old}})
-	_, r, err := New(m.policy, [][]byte{cred}, ours, m.note(ours, 20, "alpha 2"), m.note(theirs, 20, "alpha 2"))
-	if err != nil || convicted(r) != "alpha/2" || !r.Convicted[0].KeyRemoved || !strings.Contains(strings.Join(r.ProvesNot(), "\n"), "removed later") {
-		t.Errorf("%+v, %v", r, err)
-	}
+	raw, r, err := New(m.policy, [][]byte{cred}, ours, m.note(ours, 20, "alpha 2"), m.note(theirs, 20, "alpha 2"))
+	m.check(err)
+	return raw, r
 }
 
 // Random histories of honest seats, each of which believes one of two and cosigns what it has of it;
