@@ -51,10 +51,13 @@ func TestScanResultIsDecode(t *testing.T) {
 			t.Fatal(err)
 		}
 		sameScan(t, payload, true)
-		if i >= 4 {
+		if i >= 3 {
 			continue
 		}
 		for at := range payload {
+			if at%8 != 0 && at+1 < len(payload) && alike(payload[at-1]) && alike(payload[at]) && alike(payload[at+1]) {
+				continue
+			}
 			for _, c := range []byte("\x00\n \"\\,]}{=A0-.eZ/~\x7f\xc3") {
 				bad := bytes.Clone(payload)
 				bad[at] = c
@@ -70,6 +73,10 @@ func TestScanResultIsDecode(t *testing.T) {
 		sameScan(t, other, false)
 	}
 }
+
+// alike reports whether c is one of the many characters of names and digests: of those, some
+// positions stand for all.
+func alike(c byte) bool { return c >= 'a' && c <= 'z' || c >= '0' && c <= '9' }
 
 func sameScan(t *testing.T, payload []byte, must bool) {
 	t.Helper()

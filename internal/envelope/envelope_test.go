@@ -161,6 +161,9 @@ func TestScanIsParse(t *testing.T) {
 	for _, raw := range [][]byte{signed(t).Marshal(), signed(t, s1).Marshal(), signed(t, s1, s2).Marshal(), (&Envelope{}).Marshal()} {
 		sameParse(t, raw, true)
 		for i := range raw {
+			if i%32 != 0 && i+1 < len(raw) && alike(raw[i-1]) && alike(raw[i]) && alike(raw[i+1]) {
+				continue
+			}
 			for _, c := range []byte("\x00\n \"\\,]}{=A/~\x7f\xc3") {
 				bad := bytes.Clone(raw)
 				bad[i] = c
@@ -183,6 +186,10 @@ func TestScanIsParse(t *testing.T) {
 		sameParse(t, (&Envelope{Signatures: []Signature{{id, nil}}}).Marshal(), id == "<&>")
 	}
 }
+
+// alike reports whether c is one of the many characters of base64 and hex: of those, some positions
+// stand for all.
+func alike(c byte) bool { return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' }
 
 func sameParse(t *testing.T, raw []byte, must bool) {
 	t.Helper()
