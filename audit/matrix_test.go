@@ -24,7 +24,7 @@ func matrixOf(t *testing.T, m *audittest.Mesh, p Place) (Report, *Matrix, error)
 		t.Fatal(err)
 	}
 	defer r.Close()
-	opts := Options{Genesis: m.Genesis, At: m.At.Add(time.Minute)}
+	opts := Options{Genesis: m.Genesis, At: m.CosignedAt().Add(time.Minute)}
 	report, out, err := MatrixOf(t.Context(), r, p, opts)
 	if err == nil && p == (Place{}) {
 		keep(t, dir, opts, report)
