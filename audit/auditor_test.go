@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -439,6 +440,25 @@ func TestLoadRefusesDamage(t *testing.T) {
 		next := New(a.opts)
 		if next.load(bad) == nil {
 			_, _ = next.Extend(t.Context(), g.reader, g.now())
+		}
+	}
+}
+
+// What an audit knows is saved, or follows from what is, or is of one Extend: who adds a field says
+// here which, and saves it in state.go.
+func TestSavedAuditKnowsEveryField(t *testing.T) {
+	for of, want := range map[reflect.Type]string{
+		reflect.TypeFor[replayer](): "given at genesis state broken policy place recoveries parts derived results rounds suspensions suspects jobs volume governors earliest " +
+			"latest known", // at and latest are of one Extend, known is read from the state; nothing is saved that is broken
+		reflect.TypeFor[Auditor](): "opts once claims again watch held good mesh walker replay tree leaves tiles " +
+			"at report checkpoint signed walked fresh checks", // of one Extend; claims and again are for Log alone
+	} {
+		var got []string
+		for i := range of.NumField() {
+			got = append(got, of.Field(i).Name)
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%s has the fields %q, want %q", of.Name(), got, want)
 		}
 	}
 }
