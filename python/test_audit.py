@@ -32,6 +32,7 @@ import spoil_log
 from meshnode_audit import audit, cli, envelope, note, statements, strict, tiles
 from meshnode_audit.genesis import parse_genesis
 from meshnode_audit.refused import Malformed, Refused
+from meshnode_audit.replay import Replay
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GO = shutil.which("go")
@@ -272,6 +273,17 @@ class Garbage(unittest.TestCase):
             self.assertTrue(self.codes(), name)
             name.write_bytes(was)
         self.assertEqual(self.codes(), [])
+
+    def test_leaves(self):
+        """Leaves with any value in any field, signed again: refused or not, never a crash."""
+        rng = random.Random(2)
+        forger = spoil_log.Forger(spoil_log.read(str(self.golden)))
+        for _ in range(300):
+            leaves, what = forger.forge(rng)
+            replay = Replay(None, NOW, lambda: (2, "00" * 32))
+            for i, leaf in enumerate(leaves):
+                for index, code, _ in replay.leaf(i, leaf):
+                    self.assertTrue(0 <= index <= i and code, what)
 
     def test_nested_json(self):
         for text in (b"[" * 50000, b'{"a":' * 20000, b'"' + b"\\" * 30001, b"1" * 40000, b"-" * 9, b'{"payloadType":1e400}', b"null", b"\xed\xa0\x80", b'"\\ud800"'):
