@@ -170,6 +170,27 @@ class Agreement(WithGo):
         files = spoil_log.read(str(base))
         self.random(SPOILED // 100 + 20, lambda rng: spoil_log.spoil_bytes(rng, files), (str(base), files))
 
+    def test_special_files(self):
+        """What is no regular file, leads elsewhere, is gone, cut, or larger than anything valid."""
+        def moved(path, link):
+            inside = path.parent.joinpath(*[".."] * (len(path.relative_to(log).parts) - 1), "moved")
+            path.rename(inside)
+            path.symlink_to(inside.resolve() if link == "absolute" else os.path.relpath(inside.resolve(), path.parent))
+        spoil = {"fifo": os.mkfifo, "directory": pathlib.Path.mkdir, "outside": lambda p: p.symlink_to("/etc/passwd"), "loop": lambda p: p.symlink_to(p.name),
+                 "nowhere": lambda p: p.symlink_to("nowhere"), "gone": lambda p: None, "empty": pathlib.Path.touch}
+        keep = {"absolute": lambda p: moved(p, "absolute"), "relative": lambda p: moved(p, "relative"), "huge": lambda p: os.truncate(p, 17 << 20),
+                "parent": lambda p: p.parent != log and (shutil.rmtree(p.parent), p.parent.touch())}
+        log = self.scratch / "special"
+        for name in spoil_log.read(str(self.complete / "log")):
+            for what, do in (spoil | keep).items():
+                shutil.copytree(self.complete / "log", log)
+                if what in spoil:
+                    (log / name).unlink()
+                do(log / name)
+                self.judge.ask(log)
+                self.assertEqual(judged(log), self.judge.answer(), f"{what} {name}")
+                shutil.rmtree(log)
+
     def test_forged_leaves(self):
         """Leaves left out, moved and changed, signed again by whoever had signed them, and cosigned by
         all: what the rules alone can find."""
