@@ -32,7 +32,7 @@ class Replay:
         # ordered any earlier than CLOCK_SKEW before it was made.
         self.earliest = ZERO_TIME
         self.latest = now + CLOCK_SKEW  # how new a result can be under the present checkpoint
-        self.known = set()  # (id, kind, measurement) of all entries that were ever in force
+        self.known = set()  # (id, kind, measurement) of all entries that genesis and proposals have allowed
 
     @property
     def started(self):
@@ -65,11 +65,11 @@ class Replay:
         if self.given is not None and self.given.mesh_id != g.mesh_id:
             return [(0, "genesis_mismatch", f"the log is of mesh {g.mesh_id}, the given genesis of {self.given.mesh_id}")]
         self.state, self.broken = State(g), False
-        self.learn()
+        self.learn(g.policy.entries)
         return []
 
-    def learn(self):
-        self.known.update((e.id, e.kind, e.measurement) for e in self.state.policy.entries.values())
+    def learn(self, entries):
+        self.known.update((e.id, e.kind, e.measurement) for e in entries)
 
     def second(self, leaf):
         try:
@@ -93,7 +93,7 @@ class Replay:
         try:
             self.derived += self.state.apply(kind, leaf)
             if kind == "proposal":
-                self.learn()
+                self.learn(a.body.entry for a in statements.proposal(leaf).actions if a.kind == "add_entry")
         except Refused as e:
             return out + [(index, "not_derived" if kind in ("membership", "state") else e.code, str(e))]
         if kind == "attestation-result":
