@@ -43,14 +43,14 @@ func historyCases() []tamperCase {
 			s.Leaves[inFull] = s.other(inFull)
 			s.sealAll()
 		}, found(size, "forked")),
-		history("11-fork", "another leaf in the past, and fifty leaves more than the log that was audited", func(s *spoiled) {
+		history("11-fork", "another leaf in the past, and three leaves more than the log that was audited", func(s *spoiled) {
 			s.Leaves[inFull] = s.other(inFull)
-			s.Grow(size + 50)
+			s.join("beta/n3")
 			s.sealAll()
 		}, found(size, "forked")),
-		history("11-fork-at-the-end", "the last leaf is another, and one follows it", func(s *spoiled) {
+		history("11-fork-at-the-end", "the last leaf is another, and others follow it", func(s *spoiled) {
 			s.Leaves[size-1] = s.other(size - 1)
-			s.Grow(size + 1)
+			s.join("beta/n3")
 			s.sealAll()
 		}, found(size, "forked")),
 		history("11-fork-in-another-incarnation", "the mesh is recovered a second time, from before the end of what was audited", func(s *spoiled) {
@@ -59,6 +59,30 @@ func historyCases() []tamperCase {
 			s.sealAll()
 		}, found(size, "forked")),
 	)
+}
+
+// omissionCases are logs that lack a leaf of which somebody holds a receipt: the proof of inclusion
+// that a member gave. (Nothing else is given for a leaf that was handed in: there is no signed promise.)
+// A monitor that is given it says so.
+func omissionCases() []tamperCase {
+	omitted := func(name, what string, do func(s *spoiled)) tamperCase {
+		return tamperCase{name, what, func(s *spoiled) verdict {
+			do(s)
+			s.sealAll()
+			s.run = []string{"log", "monitor", "--once", "--json", "--max-age", "0", "--genesis", "SRC/genesis.json", "--state", "DST/monitor",
+				"--receipt", "SRC/result.proof", "DST/log"}
+			return verdict{Code: "omission", Exit: 1}
+		}}
+	}
+	return []tamperCase{
+		omitted("20-omission", "another leaf stands where a receipt says that one is, which all seats have cosigned", func(s *spoiled) {
+			s.Leaves[inFull] = s.other(inFull)
+		}),
+		omitted("20-omission-longer", "the same in a log that has grown since", func(s *spoiled) {
+			s.Leaves[inFull] = s.other(inFull)
+			s.join("beta/n3")
+		}),
+	}
 }
 
 // evidenceCases are about evidence that was disclosed behind results whose log is as it should be. In the

@@ -17,7 +17,7 @@
 // runs that come before, all of which exit 0. SRC/ and DST/ begin the names of files. Most run
 // "log audit --json --genesis SRC/genesis.json DST/log"; where one directory alone cannot show what is
 // wrong the audit remembers the untouched log, or evidence is disclosed, or it is "log verify" of a
-// proof, which names no index.
+// proof or "log monitor" with a receipt, whose first alert of severity error counts: these name no index.
 //
 // Who forges is said in each case: an outsider edits files; the log key alone ("leaked") signs
 // checkpoints; "all" means that every seat cosigns a history whose leaves do not hold.
@@ -67,7 +67,7 @@ func undecided(index int, code string) verdict {
 
 func cases() []tamperCase {
 	var out []tamperCase
-	for _, group := range [][]tamperCase{entryCases(), fileCases(), checkpointCases(), cosignerCases(), envelopeCases(), resultCases(), policyCases(), recoveryCases(), historyCases(), proofCases(), evidenceCases()} {
+	for _, group := range [][]tamperCase{entryCases(), fileCases(), checkpointCases(), cosignerCases(), envelopeCases(), resultCases(), policyCases(), recoveryCases(), historyCases(), proofCases(), evidenceCases(), omissionCases()} {
 		out = append(out, group...)
 	}
 	return out

@@ -71,8 +71,11 @@ func (p programs) exit(t *testing.T, name string, args ...string) (string, int) 
 	return string(out) + errs.String(), cmd.ProcessState.ExitCode()
 }
 
-// said is what an audit, or the verification of a proof, prints.
+// said is what an audit, or the verification of a proof, prints; or the first alert of a monitor
+// that says that something is wrong.
 type said struct {
+	Type     string
+	Severity string
 	OK       bool
 	Entries  uint64
 	Code     string
@@ -94,11 +97,16 @@ func (p programs) meshnodeOn(t *testing.T, dst string, args []string) (said, int
 		}
 	}
 	out, code := p.exit(t, p.meshnode, args...)
-	var s said
-	if err := json.Unmarshal([]byte(out), &s); err != nil {
-		t.Fatalf("%v: exit %d, %v: %s", args, code, err, out)
+	lines := json.NewDecoder(strings.NewReader(out))
+	for {
+		var s said
+		if err := lines.Decode(&s); err != nil {
+			t.Fatalf("%v: exit %d, %v: %s", args, code, err, out)
+		}
+		if s.Type == "" || s.Severity == "error" { // not one of a monitor's, or the one
+			return s, code
+		}
 	}
-	return s, code
 }
 
 // first is what was found first.
