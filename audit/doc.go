@@ -17,8 +17,8 @@
 //   - Every Credential is signed by an enroll key of its organisation; every proposal by
 //     enough organisations, on the right base; every attestation result by the node it
 //     names, which is a member at that index, judges another member, names no future
-//     epoch and, if affirming, a measurement that is allowed at that index and an entry that
-//     allowed it, then or before. It is no newer than the checkpoint's cosignatures.
+//     epoch and, if affirming, a measurement that is allowed at that index. It is no newer than the
+//     checkpoint's cosignatures.
 //   - Every committed round is signed by an eligible aggregator over updates of eligible
 //     trainers of that index, and continues the round before it.
 //   - Every suspension is signed by an emergency key of its organisation, on a target of that

@@ -149,21 +149,6 @@ func TestLyingSeats(t *testing.T) {
 			}))
 			m.Force(m.Result("gamma/n1", "beta/n1", "old", func(r *consensus.AttestationResult) { r.At = r.At.Add(time.Second) }))
 		}, "8:ahead"},
-		{"affirmed by an entry that no policy had", func(m *mesh) {
-			m.Force(m.Result("alpha/n1", "beta/n1", "old", func(r *consensus.AttestationResult) { r.Reference, r.At = m.Entry("never").ID, r.At.Add(time.Second) }))
-		}, "8:unknown_entry"},
-		{"affirmed by the entry of another release", func(m *mesh) {
-			m.Force(m.Result("alpha/n1", "beta/n1", "old", func(r *consensus.AttestationResult) { r.Reference, r.At = m.Entry("new").ID, r.At.Add(time.Second) }))
-		}, "8:unknown_entry"},
-		{"affirmed by an entry that is gone, as another allows the same", func(m *mesh) {
-			twin := func(e *consensus.Entry) { e.Roles = []string{consensus.RoleMember} }
-			m.Command(consensus.KindProposal, m.Proposal(consensus.Action{AddEntry: &consensus.AddEntry{Entry: m.Entry("next", twin)}}, "alpha", "beta"))
-			m.Command(consensus.KindProposal, m.Proposal(m.Add("next"), "alpha", "beta"))
-			m.Command(consensus.KindProposal, m.Proposal(consensus.Action{RemoveEntry: &consensus.RemoveEntry{ID: m.Entry("next", twin).ID}}, "alpha", "beta"))
-			m.Force(m.Result("alpha/n1", "beta/n1", "next", func(r *consensus.AttestationResult) {
-				r.Reference, r.At = m.Entry("next", twin).ID, r.At.Add(time.Second)
-			}))
-		}, ""},
 		{"proposal with too few organisations", func(m *mesh) {
 			m.Force(m.Proposal(m.Add("evil"), "alpha"))
 		}, "8:threshold"},

@@ -41,7 +41,6 @@ type replayer struct {
 	earliest time.Time
 	// latest is how new a result can be under the present checkpoint, for this auditor.
 	latest time.Time
-	known  knownEntries
 }
 
 func newReplayer(given *consensus.Genesis, place func() (consensus.CheckpointSeen, error)) *replayer {
@@ -155,7 +154,7 @@ func (r *replayer) dispatch(index uint64, e *entry) []transparency.Finding {
 	switch kind {
 	case envelope.TypeAttestationResult:
 		r.results++
-		out = append(out, r.heard(index, e)...)
+		r.heard(e)
 	case envelope.TypeProposal:
 		r.policy = index
 		r.meet(r.state.GovernKeys())

@@ -32,7 +32,6 @@ class Replay:
         # ordered any earlier than CLOCK_SKEW before it was made.
         self.earliest = ZERO_TIME
         self.latest = now + CLOCK_SKEW  # how new a result can be under the present checkpoint
-        self.known = set()  # (id, kind, measurement) of all entries that genesis and proposals have allowed
 
     @property
     def started(self):
@@ -65,11 +64,7 @@ class Replay:
         if self.given is not None and self.given.mesh_id != g.mesh_id:
             return [(0, "genesis_mismatch", f"the log is of mesh {g.mesh_id}, the given genesis of {self.given.mesh_id}")]
         self.state, self.broken = State(g), False
-        self.learn(g.policy.entries)
         return []
-
-    def learn(self, entries):
-        self.known.update((e.id, e.kind, e.measurement) for e in entries)
 
     def second(self, leaf):
         try:
@@ -92,12 +87,10 @@ class Replay:
         out = self.times(index, kind, leaf)
         try:
             self.derived += self.state.apply(kind, leaf)
-            if kind == "proposal":
-                self.learn(a.body.entry for a in statements.proposal(leaf).actions if a.kind == "add_entry")
         except Refused as e:
             return out + [(index, "not_derived" if kind in ("membership", "state") else e.code, str(e))]
         if kind == "attestation-result":
-            out += self.heard(index, statements.result(leaf))
+            self.heard(statements.result(leaf))
         out += self.volume.leaf(index, kind, leaf, self.state)
         latest = self.not_reached(kind, leaf)
         return out + (self.clock_before(latest) if latest else [])
@@ -158,13 +151,10 @@ class Replay:
         end = self.last_end(r.finding)
         return "expired" if r.affirming and end != ZERO_TIME and passed >= end else None
 
-    def heard(self, index, r):
-        """What follows from a result that holds. It may have been affirmed by an entry that is gone."""
+    def heard(self, r):
+        """What follows from a result that holds."""
         if r.at <= self.latest:
             self.earliest = max(self.earliest, r.at - CLOCK_SKEW)
-        if r.affirming and (r.reference, r.kind, r.measurement) not in self.known:
-            return [(index, "unknown_entry", f"affirmed by entry {r.reference}, which no policy so far had for that measurement")]
-        return []
 
     def _holder(self, peer):
         return self.state.nodes.get(self.state.peers.get(peer))
