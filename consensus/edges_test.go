@@ -166,6 +166,33 @@ func TestEligibleOfTwo(t *testing.T) {
 	}
 }
 
+// An edge counts while its verifier is the newest boot of its node and runs what is allowed.
+func TestEdgesOfWhoIsGoneDoNotCount(t *testing.T) {
+	for name, goes := range map[string]func(m *mesh) Command{
+		"a newer boot": func(m *mesh) Command { return must(NewCommand(KindCredential, m.credential("gamma/n1", 2))) },
+		"voted out": func(m *mesh) Command {
+			return must(NewCommand(KindProposal, m.sign(m.payload(m.propose(remove("old"))), "alpha govern", "beta govern", "delta govern")))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := started(t, 4) // alpha, beta, delta, gamma
+			m.ok(m.command(KindResults, m.result("alpha/n1", "beta/n1", "new"), m.result("alpha/n1", "gamma/n1", "old"), m.result("alpha/n1", "delta/n1", "new"),
+				m.result("beta/n1", "alpha/n1", "new"), m.result("gamma/n1", "alpha/n1", "new")))
+			if !m.s.IsEligible(peerOf("alpha/n1", 1), m.at) {
+				t.Fatal("two other organisations' findings do not make a node eligible")
+			}
+			m.ok(m.apply(goes(m)))
+			if m.s.IsEligible(peerOf("alpha/n1", 1), m.at) {
+				t.Error("the finding of who is gone counts still")
+			}
+			m.ok(m.command(KindResults, m.result("delta/n1", "alpha/n1", "new")))
+			if !m.s.IsEligible(peerOf("alpha/n1", 1), m.at) {
+				t.Error("another organisation's does not count in its place")
+			}
+		})
+	}
+}
+
 // One lying organisation can neither evict a node by naming a measurement that is about to
 // be revoked, nor keep one in.
 func TestLoneLiar(t *testing.T) {
