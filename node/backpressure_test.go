@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -69,6 +70,25 @@ func TestFindingsWaitForTheTick(t *testing.T) {
 	if got := except(batch, []int{1, 7, -1}); len(got) != 2 || got[0].seq != 1 || got[1].seq != 3 {
 		t.Errorf("got %v", got)
 	}
+	refused := func(code attest.Code) error { return &RefusedError{attest.NewReason(code, "", "", "")} }
+	for name, tc := range map[string]struct {
+		out  Applied
+		err  error
+		done int
+		over bool
+	}{
+		"ordered":                             {Applied{}, nil, 3, false},
+		"ordered in part":                     {Applied{Again: []int{2}}, nil, 2, true},
+		"ordered in part before":              {Applied{Again: []int{1, 2}}, refused(attest.CodeReplayed), 1, true},
+		"all over the quota":                  {Applied{}, refused(attest.CodeQuota), 0, true},
+		"refused for good":                    {Applied{}, refused(attest.CodeRetired), 3, false},
+		"malformed":                           {Applied{}, malformed(errors.New("x")), 3, false},
+		"nobody leads, or the answer is lost": {Applied{}, context.DeadlineExceeded, 0, false},
+	} {
+		if done, over := settled(batch, tc.out, tc.err); len(done) != tc.done || over != tc.over {
+			t.Errorf("%s: %d are done, over a quota: %t", name, len(done), over)
+		}
+	}
 	e := newEdges(nil)
 	if e.heldBack(0) || e.heldBack(7) {
 		t.Error("held back without a cause")
@@ -76,6 +96,43 @@ func TestFindingsWaitForTheTick(t *testing.T) {
 	e.holdBack(7)
 	if !e.heldBack(7) || e.heldBack(8) {
 		t.Error("want it held back until the next tick")
+	}
+}
+
+// A batch that was ordered in part, for a quota, and comes again is refused as replayed, and names what was
+// left out still: its submitter may not have heard the first answer.
+func TestLeftOutForAQuotaIsNamedAgain(t *testing.T) {
+	c := newCrowd(t, len(crowdOrgs), func(int) string { return "new" })
+	defer c.close()
+	c.found()
+	parties, credentials := c.subjects(2*consensus.MaxResults + 60)
+	for _, raw := range credentials {
+		c.order(consensus.KindCredential, raw)
+	}
+	var all [][]byte
+	for _, p := range parties {
+		if p.Node.Org != c.nodes[0].ref.Org {
+			all = append(all, c.news(c.nodes[0], p, 1, time.Now()))
+		}
+	}
+	m, left := c.nodes[0].machine, 0
+	for batch := range slices.Chunk(all, consensus.MaxResults) {
+		raw, err := command(consensus.KindResults, batch...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if first := m.apply(raw); first.Err != nil {
+			t.Fatal(first.Err)
+		} else {
+			left = len(first.Again)
+		}
+		again := m.apply(raw)
+		if again.Reason == nil || again.Count != 0 || len(again.Again) != left {
+			t.Errorf("%d of %d were left out; again %+v", left, len(batch), again)
+		}
+	}
+	if left == 0 {
+		t.Error("nothing was left out for a quota")
 	}
 }
 

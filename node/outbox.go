@@ -328,23 +328,27 @@ func (e *edges) order(ctx context.Context, batch []*finding) bool {
 	ctx, cancel := context.WithTimeout(ctx, submitTimeout)
 	defer cancel()
 	out, err := n.submit(ctx, command)
+	done, over := settled(batch, out, err)
+	e.drop(done...)
+	if over {
+		e.holdBack(n.machine.TickSeq())
+	}
+	if err != nil {
+		n.log.Warn("findings not ordered", "waiting", e.status().Waiting, "error", err)
+	}
+	return len(done) == len(batch)
+}
+
+// settled returns which findings of a batch are ordered or refused for good, and whether others wait
+// for a quota. A batch that was ordered before, in part, is refused for what was, and names what was not.
+func settled(batch []*finding, out Applied, err error) (done []*finding, over bool) {
 	switch {
-	case err == nil && len(out.Again) > 0:
-		e.drop(except(batch, out.Again)...)
-		e.holdBack(n.machine.TickSeq())
-		return false
-	case err == nil || isRefused(err) && !passes(err) || errors.Is(err, errMalformed):
-		e.drop(batch...)
-		if err != nil {
-			n.log.Warn("findings not ordered", "count", len(batch), "error", err)
-		}
-		return true
+	case len(out.Again) > 0:
+		return except(batch, out.Again), true
+	case err == nil, isRefused(err) && !passes(err), errors.Is(err, errMalformed):
+		return batch, false
 	}
-	if passes(err) {
-		e.holdBack(n.machine.TickSeq())
-	}
-	n.log.Warn("findings not ordered yet", "waiting", e.status().Waiting, "error", err)
-	return false
+	return nil, passes(err)
 }
 
 // except returns the findings of a batch but those with the indices that a leader names.
