@@ -72,7 +72,7 @@ func within(t *testing.T, limit time.Duration, what string, ok func() bool) {
 func longOutage() time.Duration {
 	switch {
 	case raceDetector:
-		return 6 * time.Minute
+		return 3 * time.Minute
 	case os.Getenv(crashAll) == "":
 		return 20 * time.Minute
 	}
