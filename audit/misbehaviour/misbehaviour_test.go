@@ -189,8 +189,8 @@ func (m *mesh) removedKey() ([]byte, Report) {
 func TestHonestAreNeverConvicted(t *testing.T) {
 	const seed = 20260301
 	rounds := 24
-	if testing.Short() {
-		rounds = 8
+	if testing.Short() || underRace {
+		rounds = 4
 	}
 	for round := range rounds {
 		rnd := rand.New(rand.NewPCG(seed, uint64(round)))

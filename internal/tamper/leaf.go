@@ -15,8 +15,6 @@ import (
 	"github.com/attestmesh/meshnode/audit/audittest"
 )
 
-const payloadType = "application/vnd.in-toto+json"
-
 // sig is a DSSE signature, in base64.
 type sig struct {
 	KeyID string `json:"keyid"`

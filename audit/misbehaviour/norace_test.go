@@ -1,0 +1,5 @@
+//go:build !race
+
+package misbehaviour
+
+const underRace = false

@@ -1,0 +1,7 @@
+//go:build race
+
+package audit
+
+// underRace is set where signatures and hashes cost ten times as much: tests of many like trials
+// then take fewer.
+const underRace = true
