@@ -453,7 +453,7 @@ func TestLoadRefusesDamage(t *testing.T) {
 func TestSavedAuditKnowsEveryField(t *testing.T) {
 	for of, want := range map[reflect.Type]string{
 		reflect.TypeFor[replayer](): "given at genesis state broken policy place recoveries parts derived results rounds suspensions suspects jobs volume governors earliest " +
-			"latest known", // at and latest are of one Extend, known is read from the state; nothing is saved that is broken
+			"latest", // at and latest are of one Extend; nothing is saved that is broken
 		reflect.TypeFor[Auditor](): "opts once claims again watch held good mesh walker replay tree leaves tiles " +
 			"at report checkpoint signed walked fresh checks", // of one Extend; claims and again are for Log alone
 	} {
