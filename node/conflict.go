@@ -195,6 +195,9 @@ func (n *Node) hold(from identity.PeerID, note []byte) (ahead bool, err error) {
 	if c.Origin != origin {
 		return false, fmt.Errorf("%w: of %.100q, this log is %q", errForeign, c.Origin, origin)
 	}
+	if c.Size == 0 {
+		return false, fmt.Errorf("%w: of an empty log", errForeign) // it proves nothing
+	}
 	if c.Size <= n.machine.tree.Size() {
 		root, err := n.machine.tree.RootAt(c.Size)
 		if err != nil {
@@ -251,8 +254,12 @@ func (n *Node) contradicted(note []byte, s transparency.Signed) {
 		len(s.Cosigners) == 0 && slices.ContainsFunc(c.against, func(x *conflict) bool { return x.at.Origin == s.Origin }) ||
 		len(s.Cosigners) > 0 && !slices.ContainsFunc(s.Cosigners, func(k transparency.Cosigner) bool { _, ok := c.convicted[k.Name]; return !ok })
 	if !known {
-		if len(c.against) >= maxAgainst { // what convicts nobody makes room
-			if i := slices.IndexFunc(c.against, func(x *conflict) bool { return len(x.report.Convicted) == 0 && !x.report.Published }); i >= 0 {
+		if len(c.against) >= maxAgainst { // what says nothing makes room, then what convicts nobody
+			i := slices.IndexFunc(c.against, func(x *conflict) bool { return x.report.Verdict == "" })
+			if i < 0 {
+				i = slices.IndexFunc(c.against, func(x *conflict) bool { return len(x.report.Convicted) == 0 && !x.report.Published })
+			}
+			if i >= 0 {
 				c.against = slices.Delete(c.against, i, i+1)
 			}
 		}
@@ -334,15 +341,19 @@ func (n *Node) press() {
 }
 
 // worthwhile reports whether a pair can say something that is not known: to make its file the whole
-// policy chain is verified. mu is held.
+// policy chain is verified. That the log key has leaked is said once: a seat that cosigns nothing else
+// could otherwise have any number of files made. mu is held.
 func (c *conflicts) worthwhile(own []byte, x *conflict, policy *consensus.PolicyState, cosigners []transparency.Cosigner) bool {
-	if x.report.Verdict == "" {
-		return true
-	}
-	ours, err1 := transparency.Signers(own, policy.LogKey(), cosigners, nil)
-	theirs, err2 := transparency.Signers(x.note, policy.LogKey(), cosigners, nil)
+	outside := transparency.OutsideOf(policy.Witnesses())
+	ours, err1 := transparency.Signers(own, policy.LogKey(), cosigners, outside)
+	theirs, err2 := transparency.Signers(x.note, policy.LogKey(), cosigners, outside)
 	if err1 != nil || err2 != nil {
 		return false
+	}
+	said := slices.ContainsFunc(c.against, func(o *conflict) bool { return o.at.Origin == x.at.Origin && o.report.Verdict != "" })
+	both := slices.ContainsFunc(theirs.Outside, func(name string) bool { return slices.Contains(ours.Outside, name) })
+	if x.report.Verdict == "" && (theirs.LogKey && !said || both) {
+		return true
 	}
 	for _, k := range theirs.Cosigners {
 		_, known := c.convicted[k.Name]

@@ -242,6 +242,66 @@ func TestLeakedLogKey(t *testing.T) {
 	})
 }
 
+// A seat that keeps its cosignature from this log, and puts it under any number of others, with the log
+// key or without, is no reason to verify the policy chain again and again, and takes no other's place on
+// the disk: who is convicted after it is.
+func TestSeatThatCosignsOtherHistoriesOnly(t *testing.T) {
+	c := newCrowd(t, len(crowdOrgs), func(int) string { return "new" })
+	defer c.close()
+	c.found()
+	c.affirm()
+	n, idle, traitor := c.nodes[0], c.nodes[5], c.nodes[3]
+	dir, err := durable.Open(filepath.Join(t.TempDir(), misbehaviourDir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.conflicts.dir = dir
+	own := c.noteOf(n, c.nodes[:4]...)
+	c.believe(own, n)
+	size, _ := n.machine.tree.Head()
+	at := transparency.Checkpoint{Origin: n.origin(), Size: size}
+	var bare []byte
+	for i := range 3 * maxMisbehaviourFiles {
+		at.Root = transparency.Hash{1, byte(i)}
+		note := c.signed(n, at, idle)
+		if i%2 == 0 { // its own line alone
+			body, _, _ := strings.Cut(string(note), "\n\n")
+			bare = []byte(body + "\n\n" + string(note[bytes.LastIndex(note, []byte("\u2014 ")):]))
+			note = bare
+		}
+		if err := n.hearCheckpoint(idle.self, note); !errors.Is(err, errTwoHistories) {
+			t.Fatal(err)
+		}
+	}
+	if files, _ := filepath.Glob(dir.Path("*.json")); len(files) != 1 {
+		t.Errorf("%d files say that the log key has leaked, want one", len(files))
+	}
+	policy := n.machine.state.PolicyState
+	for _, x := range n.conflicts.against {
+		if x.report.Verdict == "" && n.conflicts.worthwhile(own, x, policy, n.knownCosigners()) {
+			t.Errorf("the checkpoint of root %s is tried for ever", x.at.Root)
+		}
+	}
+	if !slices.ContainsFunc(n.conflicts.against, func(x *conflict) bool { return bytes.Equal(x.note, bare) }) {
+		t.Error("the newest is not among them")
+	}
+	if err := n.hearCheckpoint(idle.self, c.signed(n, transparency.Checkpoint{Origin: n.origin(), Root: transparency.Hash{1}}, idle)); !errors.Is(err, errForeign) {
+		t.Errorf("one of size 0: %v", err)
+	}
+	at.Root = transparency.Hash{2}
+	if err := n.hearCheckpoint(idle.self, c.signed(n, at, traitor)); !errors.Is(err, errTwoHistories) {
+		t.Fatal(err)
+	}
+	if got := n.convictedOrgs(); fmt.Sprint(got) != fmt.Sprintf("[%s]", traitor.ref.Org) {
+		t.Errorf("convicted %v", got)
+	}
+	for _, s := range n.conflictStatuses() {
+		if s.File == "" {
+			t.Errorf("no file of %+v", s)
+		}
+	}
+}
+
 // A checkpoint that is larger than the own tree is looked at once the tree has come to it, and what is
 // kept until then is bounded.
 func TestCheckpointAheadOfTree(t *testing.T) {
