@@ -82,7 +82,7 @@ func (n *Node) sweepEvidence(ctx context.Context) {
 		return
 	}
 	for ; ctx.Err() == nil; n.rest(ctx, sweepEvery) {
-		count, err := n.evidence.sweep(n.wall().Add(-n.cfg.keepEvidence()))
+		count, err := n.evidence.sweep(n.time().Add(-n.cfg.keepEvidence()))
 		if err != nil {
 			n.log.Warn("old evidence could not be deleted", "error", err)
 		}

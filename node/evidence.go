@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -31,8 +32,8 @@ import (
 // says nothing about it any more. What was erased by order is recorded first, durably, and
 // deleted after: a crash between the two is mended by the next start, which deletes again what was
 // erased, from an older copy of DATA too. What is older than Config.KeepEvidence is deleted at the start
-// and once an hour. A file's age is that of its last modification. What the medium keeps of
-// deleted files is the matter of whoever encrypts it.
+// and once an hour. A file's last modification is set to when its result was made, by the mesh's time.
+// What the medium keeps of deleted files is the matter of whoever encrypts it.
 
 // Limits of the evidence that is kept.
 const (
@@ -101,7 +102,14 @@ func (s *evidenceStore) keep(subject identity.NodeRef, at time.Time, commitment 
 	if slices.ContainsFunc(s.erased, func(e Erasure) bool { return e.covers(subject, at) }) {
 		return nil // it was in hand when the order came
 	}
-	return s.data.Replace(s.here+"/"+subject.String()+"/"+commitment, append(salt[:], evidence...), 0o600)
+	name := s.here + "/" + subject.String() + "/" + commitment
+	err := s.data.Replace(name, append(salt[:], evidence...), 0o600)
+	if err == nil {
+		if err = os.Chtimes(s.data.Path(name), at, at); err != nil {
+			_ = s.data.Discard(name)
+		}
+	}
+	return err
 }
 
 // open returns the file behind a result. Where it was deleted the error is a *RefusedError that says
@@ -188,11 +196,16 @@ func (s *evidenceStore) sweep(before time.Time) (int, error) {
 	return s.remove(func(_ identity.NodeRef, at time.Time) bool { return at.Before(before) })
 }
 
-// remove deletes files durably, unfinished ones among them; mu is held, or nobody else has s yet.
+// remove deletes files durably; mu is held, or nobody else has s yet. One that was not finished, which
+// nobody finishes any more, is as old as it takes.
 func (s *evidenceStore) remove(which func(identity.NodeRef, time.Time) bool) (count int, err error) {
 	touched := map[string]bool{}
 	err = s.each(func(name string, subject identity.NodeRef, st fs.FileInfo) error {
-		if !which(subject, st.ModTime()) {
+		at := st.ModTime()
+		if strings.HasPrefix(st.Name(), ".") {
+			at = time.Time{}
+		}
+		if !which(subject, at) {
 			return nil
 		}
 		if err := s.data.Discard(name); err != nil {

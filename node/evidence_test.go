@@ -142,6 +142,28 @@ func TestErasedEvidenceIsGone(t *testing.T) {
 	}
 }
 
+// What an order covers is told by when a result was made, by the mesh's time: not by when its evidence
+// came to the disk, nor by the clock of a host that is wrong.
+func TestErasureGoesByTheResult(t *testing.T) {
+	dir, made := t.TempDir(), time.Now().Add(-time.Minute)
+	s := evidenceOf(t, dir, "boot-1")
+	salt := [saltBytes]byte{1}
+	commitment := consensus.EvidenceCommitment(salt, []byte("CANARY"))
+	if err := s.keep(betaN1, made, commitment, salt, []byte("CANARY")); err != nil { // it was in the outbox for a minute
+		t.Fatal(err)
+	}
+	if list, err := s.list(); err != nil || len(list) != 1 || !list[0].At.Equal(made) {
+		t.Errorf("listed: %+v, %v", list, err)
+	}
+	if err := os.WriteFile(s.data.Path("boot-1", "evidence", "beta", "n1", ".half.tmp1"), []byte("CANARY half written"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.erase(Erasure{At: made, Before: made.Add(time.Second)})
+	if err != nil || got.Files != 2 || contains(t, dir, "CANARY") {
+		t.Errorf("erased %d files, want 2: %v", got.Files, err)
+	}
+}
+
 // A node that dies between the order's record and the last deletion has erased it after its next start.
 func TestErasureSurvivesEveryFault(t *testing.T) {
 	for failAt := 1; ; failAt++ {
