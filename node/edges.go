@@ -79,7 +79,8 @@ func (e *edges) record(s mesh.Subject, evidence []byte, r attest.Result) {
 	defer e.mu.Unlock()
 	next := edge{s, evidence, r}
 	if old, ok := e.last[s.Peer]; ok {
-		if old.saysSame(next) && r.At.Sub(old.result.At) < consensus.HeartbeatAfter {
+		since := r.At.Sub(old.result.At) // much below zero once a clock that was ahead is right
+		if old.saysSame(next) && since < consensus.HeartbeatAfter && since > -consensus.ClockSkew {
 			return
 		}
 		if evidence == nil {

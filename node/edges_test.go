@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"crypto/ed25519"
 	"fmt"
 	"os"
@@ -56,6 +57,32 @@ func TestEdgesRecordChanges(t *testing.T) {
 	got := e.taken()
 	if len(got) != 2 || got[0].result.Code() != attest.CodeRevoked || !got[1].result.Affirming() {
 		t.Errorf("got %v, want both findings in their order", got)
+	}
+}
+
+// A node whose clock was hours ahead until it proved itself to be fresh says again, by the mesh's time, what
+// it found before: what it said then the log takes from nobody, and it holds up nothing.
+func TestFindingsOfAClockThatWasAhead(t *testing.T) {
+	c := newCrowd(t, len(crowdOrgs), func(int) string { return "new" })
+	defer c.close()
+	c.found()
+	n, s := c.nodes[0], testSubject(t, 1)
+	now := n.time()
+	n.edges.record(s, []byte("evidence"), affirming(now.Add(3*time.Hour)))
+	n.edges.signWaiting()
+	n.edges.record(s, nil, affirming(now))
+	if got := n.edges.status().Waiting; got != 2 {
+		t.Fatalf("%d findings wait, want both", got)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	n.edges.head(ctx)
+	if got := n.edges.taken(); len(got) != 1 || !got[0].result.At.Equal(now) {
+		t.Errorf("%d findings wait, want that of now", len(got))
+	}
+	n.edges.record(s, nil, affirming(now.Add(-time.Second)))
+	if got := n.edges.taken(); len(got) != 0 {
+		t.Error("one that was overtaken by another says something new")
 	}
 }
 

@@ -283,6 +283,9 @@ func (e *edges) head(ctx context.Context) (batch []*finding) {
 			continue
 		}
 		if !now.IsZero() && f.result.At.After(now.Add(consensus.ClockSkew)) {
+			if f.result.At.After(n.time().Add(consensus.ClockSkew)) {
+				void = append(void, f) // of a clock that was wrong then
+			}
 			continue // after an outage ordered time is behind until the next tick
 		}
 		peer, org := f.subject.Peer, f.subject.Node.Org
