@@ -185,7 +185,7 @@ func (e *edges) signWaiting() {
 		}
 	}
 	e.mu.Unlock()
-	for _, f := range todo { // they stay as they are until they are signed
+	for i, f := range todo { // they stay as they are until they are signed
 		raw, err := e.n.signEdge(f.edge)
 		if err == nil {
 			err = e.keepFinding(f.seq, raw)
@@ -203,6 +203,11 @@ func (e *edges) signWaiting() {
 			if said := err.Error(); said != e.failure {
 				e.failure = said
 				e.n.log.Warn("findings cannot be stored, and wait", "error", err)
+			}
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			for _, f := range todo[i:] {
+				f.busy = false
 			}
 			return
 		default:

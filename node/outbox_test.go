@@ -384,6 +384,15 @@ func TestOutboxDiskFull(t *testing.T) {
 	if !strings.Contains(said.String(), "no space left on device") {
 		t.Errorf("the operator is told %q", said.String())
 	}
+	// It is in nobody's hands meanwhile: an order erases its evidence, a heartbeat replaces it.
+	e.erase(Erasure{Before: time.Now()})
+	if f := e.box.queue[0]; f.evidence != nil {
+		t.Error("what waits for the disk keeps evidence that was erased")
+	}
+	e.record(testSubject(t, 2), []byte("evidence"), affirming(time.Now().Add(consensus.HeartbeatAfter)))
+	if s := e.status(); s.Waiting != 1 {
+		t.Errorf("%d wait, want the newer one alone", s.Waiting)
+	}
 	failing = ""
 	e.signWaiting()
 	if f := e.box.queue[0]; f.raw == nil || f.evidence != nil || files("outbox") != 1 || files("evidence") != 1 {
