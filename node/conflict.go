@@ -50,6 +50,7 @@ const (
 	maxAhead                        = 64  // checkpoints larger than the own tree, one of a peer
 	maxKnownCosigners               = 512 // Credentials of cosigners that are remembered
 	maxMisbehaviourFiles            = 64
+	maxFilesOfOrg                   = 8 // of cosigners of one organisation, which has one in each boot
 	misbehaviourDir                 = "misbehaviour"
 )
 
@@ -254,13 +255,16 @@ func (n *Node) contradicted(note []byte, s transparency.Signed) {
 		len(s.Cosigners) == 0 && slices.ContainsFunc(c.against, func(x *conflict) bool { return x.at.Origin == s.Origin }) ||
 		len(s.Cosigners) > 0 && !slices.ContainsFunc(s.Cosigners, func(k transparency.Cosigner) bool { _, ok := c.convicted[k.Name]; return !ok })
 	if !known {
-		if len(c.against) >= maxAgainst { // what says nothing makes room, then what convicts nobody
-			i := slices.IndexFunc(c.against, func(x *conflict) bool { return x.report.Verdict == "" })
-			if i < 0 {
-				i = slices.IndexFunc(c.against, func(x *conflict) bool { return len(x.report.Convicted) == 0 && !x.report.Published })
-			}
-			if i >= 0 {
-				c.against = slices.Delete(c.against, i, i+1)
+		if len(c.against) >= maxAgainst { // what says least makes room
+			for _, less := range []func(x *conflict) bool{
+				func(x *conflict) bool { return x.report.Verdict == "" },
+				func(x *conflict) bool { return len(x.report.Convicted) == 0 && !x.report.Published },
+				func(x *conflict) bool { return !x.report.Published }, // it stays convicted, and in its file
+			} {
+				if i := slices.IndexFunc(c.against, less); i >= 0 {
+					c.against = slices.Delete(c.against, i, i+1)
+					break
+				}
 			}
 		}
 		if len(c.against) < maxAgainst {
@@ -315,6 +319,7 @@ func (n *Node) press() {
 	c := n.conflicts
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	cosigners = c.convictable(cosigners)
 	var credentials [][]byte
 	for _, raw := range c.known {
 		credentials = append(credentials, raw)
@@ -362,7 +367,20 @@ func (c *conflicts) worthwhile(own []byte, x *conflict, policy *consensus.Policy
 		}
 	}
 	quorum := policy.SnapshotQuorum()
-	return !c.parted[x.at.Origin] && len(ours.Cosigners) >= quorum && len(theirs.Cosigners) >= quorum
+	return !c.parted[x.at.Origin] && organisationsOf(ours.Cosigners) >= quorum && organisationsOf(theirs.Cosigners) >= quorum
+}
+
+// convictable leaves out the cosigners of which a file cannot have the Credential. mu is held.
+func (c *conflicts) convictable(cosigners []transparency.Cosigner) []transparency.Cosigner {
+	return slices.DeleteFunc(cosigners, func(k transparency.Cosigner) bool { return c.known[k.Name] == nil })
+}
+
+func organisationsOf(cosigners []transparency.Cosigner) int {
+	orgs := map[identity.OrgID]bool{}
+	for _, k := range cosigners {
+		orgs[k.Org] = true
+	}
+	return len(orgs)
 }
 
 // saysMore reports whether a report says more than the one before.
@@ -373,7 +391,7 @@ func saysMore(r, before misbehaviour.Report) bool {
 // keepConflict writes the file and raises the alarm. conflicts.mu is held.
 func (n *Node) keepConflict(x *conflict) {
 	c := n.conflicts
-	if c.dir != nil && c.files < maxMisbehaviourFiles {
+	if c.dir != nil && c.files < maxMisbehaviourFiles && !c.plenty(x.report) {
 		sum := sha256.Sum256(x.raw)
 		name := fmt.Sprintf("%d-%s.json", x.at.Size, hex.EncodeToString(sum[:8]))
 		if err := c.dir.WriteFile(name, x.raw, 0o600); err != nil {
@@ -387,6 +405,26 @@ func (n *Node) keepConflict(x *conflict) {
 	n.log.Error("another history of the log", "code", code, "size", x.at.Size, "root", x.at.Root.String(),
 		"convicted", convictedNames(x.report), "both_published", x.report.Published, "file", x.file, "remedy", attest.NewReason(code, "", "", "").Remedy)
 	n.changed.notify()
+}
+
+// plenty reports whether so many cosigners of those whom a report convicts are convicted that its file
+// would take others' places. mu is held.
+func (c *conflicts) plenty(r misbehaviour.Report) bool {
+	if r.Published || len(r.Convicted) == 0 {
+		return false
+	}
+	for _, org := range r.Organisations() {
+		count := 0
+		for _, k := range c.convicted {
+			if k.Organisation == org {
+				count++
+			}
+		}
+		if count <= maxFilesOfOrg {
+			return false
+		}
+	}
+	return true
 }
 
 func convictedNames(r misbehaviour.Report) []string {

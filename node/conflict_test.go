@@ -302,6 +302,75 @@ func TestSeatThatCosignsOtherHistoriesOnly(t *testing.T) {
 	}
 }
 
+// An organisation that has ever new cosigners convicted, or puts lines of nodes that hold no seat on
+// everything, keeps nobody from convicting another one.
+func TestConvictionsOfOneOrganisation(t *testing.T) {
+	c := newCrowd(t, len(crowdOrgs)+1, func(int) string { return "new" })
+	defer c.close()
+	c.found()
+	c.affirm()
+	n, member, traitor := c.nodes[0], c.nodes[len(crowdOrgs)], c.nodes[3]
+	dir, err := durable.Open(filepath.Join(t.TempDir(), misbehaviourDir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.conflicts.dir = dir
+	c.order(consensus.KindCredential, member.credential())
+	k := transparency.Cosigner{Name: n.genesis.CosignerName(0, member.ref, 1), Org: member.ref.Org, Key: member.keys.Cosigner.Public().(ed25519.PublicKey)}
+	if !slices.ContainsFunc(n.knownCosigners(), func(o transparency.Cosigner) bool { return o.Name == k.Name && o.Key.Equal(k.Key) }) {
+		t.Fatalf("%s is not known", k.Name)
+	}
+	sign := func(note []byte) []byte {
+		t.Helper()
+		line, err := transparency.Cosign(note, k.Name, member.keys.Cosigner)
+		if err == nil {
+			note, err = transparency.Merge(note, line, k)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return note
+	}
+	own := sign(c.noteOf(n, c.nodes[:4]...))
+	c.believe(own, n)
+	size, _ := n.machine.tree.Head()
+	at := transparency.Checkpoint{Origin: n.origin(), Size: size}
+	for i := range 3 {
+		at.Root = transparency.Hash{1, byte(i)}
+		if err := n.hearCheckpoint(member.self, sign(c.signed(n, at))); !errors.Is(err, errTwoHistories) {
+			t.Fatal(err)
+		}
+	}
+	for i, x := range n.conflicts.against {
+		if i > 0 && x.report.Verdict != "" {
+			t.Errorf("that the log key has leaked is said again: %+v", x.report)
+		}
+		if n.conflicts.worthwhile(own, x, n.machine.state.PolicyState, n.conflicts.convictable(n.knownCosigners())) {
+			t.Errorf("the checkpoint of root %s is tried for ever", x.at.Root)
+		}
+	}
+	for i := range maxMisbehaviourFiles {
+		name := fmt.Sprint("boot ", i)
+		x := &conflict{at: at, report: misbehaviour.Report{Verdict: misbehaviour.VerdictMisbehaviour, Origin: at.Origin, Convicted: []misbehaviour.Convicted{{Cosigner: name, Organisation: "zeta"}}}, raw: []byte(name)}
+		n.conflicts.mu.Lock()
+		n.conflicts.against = append(n.conflicts.against, x)[max(0, len(n.conflicts.against)+1-maxAgainst):]
+		n.conflicts.convict(x.report)
+		n.keepConflict(x)
+		n.conflicts.mu.Unlock()
+	}
+	if files, _ := filepath.Glob(dir.Path("*.json")); len(files) > maxFilesOfOrg+1 {
+		t.Errorf("%d files", len(files))
+	}
+	at.Root = transparency.Hash{2}
+	if err := n.hearCheckpoint(traitor.self, c.signed(n, at, traitor)); !errors.Is(err, errTwoHistories) {
+		t.Fatal(err)
+	}
+	s := n.conflictStatuses()
+	if last := s[len(s)-1]; len(s) > maxAgainst || last.File == "" || fmt.Sprint(last.Convicted) != "["+n.cosigners()[traitor.self].Name+"]" {
+		t.Errorf("%d alarms, the last is %+v", len(s), last)
+	}
+}
+
 // A checkpoint that is larger than the own tree is looked at once the tree has come to it, and what is
 // kept until then is bounded.
 func TestCheckpointAheadOfTree(t *testing.T) {
