@@ -264,7 +264,7 @@ func (n *Node) acceptCheckpoint(note []byte) error {
 		return err
 	}
 	n.machine.published(v.Size, note)
-	if strong(v) {
+	if n.strong(v) {
 		n.machine.strengthen(v.Size)
 	}
 	if !olderThan(v, before.Verified) {

@@ -2,6 +2,7 @@ package node
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/attestmesh/meshnode/attest"
@@ -14,7 +15,7 @@ import (
 // crashes, not against a leader that lies. So a change that does more than narrow lets nobody in
 // before a strong checkpoint holds it: one that ⌊2n/3⌋+1 organisations have cosigned, of which two
 // for different histories share more than a third of all, each of them convicted by that; or one that a
-// majority and an outside witness have. What narrows acts at once (heard.go).
+// majority and an outside witness of the policy before have. What narrows acts at once (heard.go).
 //
 //	ordered here ──► awaited: peers are judged by the policy before it, too ──► strong: in force
 //
@@ -89,9 +90,22 @@ func (m *Machine) awaits() (awaited, bool) {
 	return m.awaited[0], true
 }
 
-// strong reports whether a checkpoint puts in force what it holds.
-func strong(v transparency.Verified) bool {
-	return v.Level == transparency.Strong || v.Level == transparency.Published && len(v.Outside) > 0
+// strong reports whether a checkpoint puts in force what it holds. A witness counts that was named
+// before, too: else a change could name its own.
+func (n *Node) strong(v transparency.Verified) bool {
+	if v.Level != transparency.Published {
+		return v.Level == transparency.Strong
+	}
+	before := n.machine.Awaiting()
+	for _, w := range n.outsideKeys() {
+		if before != nil && !slices.Contains(before.Witnesses(), w.Key()) {
+			continue
+		}
+		if slices.ContainsFunc(v.Outside, func(by transparency.Witnessed) bool { return by.Name == w.Name() }) {
+			return true
+		}
+	}
+	return false
 }
 
 // notStrong says that only a change which is not strong yet lets a subject in, or nil.

@@ -93,6 +93,34 @@ func TestWhatIsStrong(t *testing.T) {
 	}
 }
 
+// A witness that only the change itself names does not put it in force.
+func TestWitnessOfTheChangeItself(t *testing.T) {
+	c := newCrowd(t, len(crowdOrgs), func(int) string { return "new" })
+	defer c.close()
+	c.found()
+	c.affirm()
+	c.weak = true
+	key := crowdKey("witness", "key")
+	c.order(consensus.KindProposal, c.proposal(crowdOrgs, consensus.Action{SetWitnesses: &consensus.SetWitnesses{Witnesses: []string{outsideKey(t, key).Key()}}}))
+	n := c.nodes[0]
+	note := c.noteOf(n, c.nodes[:4]...)
+	line, err := transparency.Cosign(note, witnessName, key)
+	if err == nil {
+		note, err = transparency.MergeOutside(note, line, outsideKey(t, key))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.believe(note, n)
+	if n.machine.Awaiting() == nil {
+		t.Error("a majority and a witness that nobody named before put it in force")
+	}
+	c.believe(c.noteOf(n, c.nodes[:5]...), n)
+	if n.machine.Awaiting() != nil {
+		t.Error("two thirds do not")
+	}
+}
+
 // A copy of the state that passes over changes is no way around.
 func TestSnapshotWaitsUntilStrong(t *testing.T) {
 	c := aged(t)
