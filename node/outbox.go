@@ -446,7 +446,7 @@ func (o *olderFindings) clear() {
 	o.dirs = nil
 }
 
-// drainOlder submits what earlier boots left. It is false while that waits for a leader.
+// drainOlder submits what earlier boots left. It is false while that waits for a leader or a quota.
 func (e *edges) drainOlder(ctx context.Context) bool {
 	n, o := e.n, &e.older
 	if len(o.dirs) == 0 {
@@ -456,26 +456,53 @@ func (e *edges) drainOlder(ctx context.Context) bool {
 		o.load(n.ref, n.genesis.MeshID())
 	}
 	for len(o.waiting) > 0 {
+		if e.heldBack(n.machine.TickSeq()) {
+			return false
+		}
 		batch := o.waiting[:min(consensus.MaxResults, len(o.waiting))]
 		if slices.ContainsFunc(batch, n.early) {
 			return false
 		}
 		counts := slices.DeleteFunc(slices.Clone(batch), func(raw []byte) bool { return !n.stillCounts(raw) })
+		var out Applied
+		var err error
 		if len(counts) > 0 {
-			if err := n.submitResults(ctx, counts); err != nil && !isRefused(err) {
-				return false
-			} else if err != nil {
-				counts = nil
-			}
+			out, err = n.submitResults(ctx, counts)
 		}
-		o.ordered, o.void = o.ordered+len(counts), o.void+len(batch)-len(counts)
-		o.waiting = o.waiting[len(batch):]
+		if !o.submitted(len(batch), counts, out, err) {
+			if len(out.Again) > 0 || passes(err) {
+				e.holdBack(n.machine.TickSeq())
+			}
+			return false
+		}
 	}
 	if o.ordered+o.void > 0 {
 		n.log.Info("what an earlier boot found and had not got into the log", "submitted", o.ordered, "void", o.void)
 	}
 	o.clear()
 	return true
+}
+
+// submitted takes what became of the first batch that waits, of which counts was submitted, and reports
+// whether the next may follow at once.
+func (o *olderFindings) submitted(batch int, counts [][]byte, out Applied, err error) bool {
+	var again [][]byte
+	for i, raw := range counts {
+		if slices.Contains(out.Again, i) {
+			again = append(again, raw)
+		}
+	}
+	switch {
+	case len(again) > 0: // those before are ordered
+	case passes(err), err != nil && !isRefused(err):
+		return false
+	case err != nil:
+		counts = nil
+	}
+	done := len(counts) - len(again)
+	o.ordered, o.void = o.ordered+done, o.void+batch-done-len(again)
+	o.waiting = append(again, o.waiting[batch:]...)
+	return len(again) == 0
 }
 
 // stillCounts reports whether the ordered state takes the verifier of a statement for the newest boot
@@ -497,15 +524,14 @@ func (n *Node) early(raw []byte) bool {
 	return err == nil && !now.IsZero() && r.At.After(now.Add(consensus.ClockSkew)) && !r.At.After(n.time().Add(consensus.ClockSkew))
 }
 
-func (n *Node) submitResults(ctx context.Context, envelopes [][]byte) error {
+func (n *Node) submitResults(ctx context.Context, envelopes [][]byte) (Applied, error) {
 	command, err := consensus.NewCommand(consensus.KindResults, envelopes...)
 	if err != nil {
-		return err
+		return Applied{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, submitTimeout)
 	defer cancel()
-	_, err = n.submit(ctx, command)
-	return err
+	return n.submit(ctx, command)
 }
 
 // stands reports whether peer is the newest boot of its node in the ordered state.

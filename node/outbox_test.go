@@ -428,6 +428,37 @@ func TestRefusedCredentialLeavesNoEvidence(t *testing.T) {
 	}
 }
 
+// What an earlier boot has found outlives a quota that is used up and a leader that is busy.
+func TestOlderOutboxWaitsForQuota(t *testing.T) {
+	of := func(texts ...string) (out [][]byte) {
+		for _, x := range texts {
+			out = append(out, []byte(x))
+		}
+		return out
+	}
+	refused := func(code attest.Code) error { return &RefusedError{attest.NewReason(code, "", "", "")} }
+	for name, x := range map[string]struct {
+		out           Applied
+		err           error
+		want          string
+		ordered, void int
+		goesOn        bool
+	}{
+		"ordered":              {Applied{}, nil, "[d]", 2, 1, true},
+		"refused for good":     {Applied{}, refused(attest.CodeRetired), "[d]", 0, 3, true},
+		"nobody leads":         {Applied{}, context.DeadlineExceeded, "[a b c d]", 0, 0, false},
+		"no quota":             {Applied{}, refused(attest.CodeQuota), "[a b c d]", 0, 0, false},
+		"a busy leader":        {Applied{}, refused(attest.CodeBusy), "[a b c d]", 0, 0, false},
+		"quota for a part":     {Applied{Again: []int{1, 7, -1}}, nil, "[c d]", 1, 1, false},
+		"for what was not yet": {Applied{Again: []int{1}}, refused(attest.CodeReplayed), "[c d]", 1, 1, false},
+	} {
+		o := olderFindings{waiting: of("a", "b", "c", "d")}
+		if goesOn := o.submitted(3, of("a", "c"), x.out, x.err); goesOn != x.goesOn || fmt.Sprintf("%s", o.waiting) != x.want || o.ordered != x.ordered || o.void != x.void {
+			t.Errorf("%s: goes on %v, %s wait, %d ordered, %d void", name, goesOn, o.waiting, o.ordered, o.void)
+		}
+	}
+}
+
 // What a host puts into the outbox of an earlier boot is nobody's finding.
 func TestOlderOutboxIsNotBelieved(t *testing.T) {
 	m, _ := testMachine(t)
