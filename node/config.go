@@ -313,10 +313,14 @@ func checkSocket(path string) error {
 	return nil
 }
 
-// checkData wants a path at which the control socket can be made.
+// checkData wants a path at which the control socket can be made, and in which files are found by
+// filepath.Glob.
 func (c *Config) checkData() error {
 	if c.Data == "" {
 		return fmt.Errorf("is missing")
+	}
+	if i := strings.IndexAny(c.Data, `*?[\`); i >= 0 {
+		return fmt.Errorf("%q has a %q in it, and is a pattern then", c.Data, c.Data[i])
 	}
 	return checkSocket(c.SocketPath())
 }

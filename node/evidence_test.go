@@ -200,6 +200,15 @@ func TestErasureSurvivesEveryFault(t *testing.T) {
 	}
 }
 
+// In a directory whose name is a pattern nothing would be found, and an order of erasure delete nothing.
+func TestDataIsNoPattern(t *testing.T) {
+	for name, ok := range map[string]bool{"/d/n1": true, "n-1.d": true, "/d/[1]": false, "/d/n?": false, "/d*/n": false, `/d\n`: false} {
+		if err := (&Config{Data: name}).checkData(); (err == nil) != ok {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestOldEvidenceIsDeleted(t *testing.T) {
 	dir, now := t.TempDir(), time.Now()
 	s := evidenceOf(t, dir, "boot-1")
