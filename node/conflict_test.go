@@ -527,6 +527,54 @@ func TestCheckpointsThatAreNotBelieved(t *testing.T) {
 	}
 }
 
+// Lines of nobody on a checkpoint that is served already are no news: whoever adds them takes no place, and
+// nobody's time.
+func TestLinesOfNobody(t *testing.T) {
+	c := newCrowd(t, len(crowdOrgs), func(int) string { return "new" })
+	defer c.close()
+	c.found()
+	c.affirm()
+	n := c.nodes[0]
+	note := c.noteOf(n, c.nodes[:4]...)
+	c.believe(note, n)
+	changed := n.changed.wait()
+	for i := range 2 * maxOwnNotes {
+		key := crowdKey("nobody", fmt.Sprint(i))
+		k := transparency.Cosigner{Name: fmt.Sprint("nobody.example/", i), Org: "nobody", Key: key.Public().(ed25519.PublicKey)}
+		line, err := transparency.Cosign(note, k.Name, key)
+		if err == nil {
+			line, err = transparency.Merge(note, line, k)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := n.hearCheckpoint(c.nodes[1].self, line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if p, _ := n.lastPublished(); !bytes.Equal(p.note, note) || len(n.conflicts.own) != 1 {
+		t.Errorf("%d checkpoints are remembered, and what is served is\n%s", len(n.conflicts.own), p.note)
+	}
+	select {
+	case <-changed:
+		t.Error("everybody is woken")
+	default:
+	}
+	more := c.noteOf(n, c.nodes[:6]...)
+	if err := n.hearCheckpoint(c.nodes[1].self, more); err != nil {
+		t.Fatal(err)
+	}
+	if p, _ := n.lastPublished(); !bytes.Equal(p.note, more) {
+		t.Error("a further cosignature is no news")
+	}
+	if err := n.hearCheckpoint(c.nodes[1].self, more[:bytes.LastIndex(more, []byte("\u2014 "))]); err != nil {
+		t.Fatal(err)
+	}
+	if p, _ := n.lastPublished(); !bytes.Equal(p.note, more) {
+		t.Error("a cosignature can be taken off")
+	}
+}
+
 // A new incarnation has another origin and another log key: what was found in the one before is over, and
 // whoever has the old key signs nothing in it.
 func TestNewIncarnationCuresTheLogKey(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/attestmesh/meshnode/consensus"
@@ -260,17 +261,26 @@ func (n *Node) acceptCheckpoint(note []byte) error {
 			return err
 		}
 	}
-	if err := n.publishHere(note, v); err != nil {
-		return err
+	if before.note == nil || !noNews(v, before.Verified) {
+		if err := n.publishHere(note, v); err != nil {
+			return err
+		}
+		n.machine.published(v.Size, note)
+		if !olderThan(v, before.Verified) {
+			n.believed(note)
+		}
 	}
-	n.machine.published(v.Size, note)
 	if n.strong(v) {
 		n.machine.strengthen(v.Size)
 	}
-	if !olderThan(v, before.Verified) {
-		n.believed(note)
-	}
 	return nil
+}
+
+// noNews reports whether a checkpoint of one's own history is worth no more than another one: lines of
+// nobody anybody can add, and others leave out.
+func noNews(a, b transparency.Verified) bool {
+	return a.Size == b.Size && a.Level == b.Level && a.Fresh.Equal(b.Fresh) && len(a.Orgs) <= len(b.Orgs) &&
+		slices.EqualFunc(a.Outside, b.Outside, func(x, y transparency.Witnessed) bool { return x.Name == y.Name && x.At.Equal(y.At) })
 }
 
 // olderThan reports whether a checkpoint is worth less than another one: smaller, cosigned by
