@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"path/filepath"
 	"strings"
@@ -76,7 +77,7 @@ func logFailure(ctx context.Context, location string, err error) error {
 	case errors.Is(err, transparency.ErrUnavailable):
 		return unavailableError("unavailable", "try again, or read the log at another member", "%v", err)
 	}
-	return usageError("", "%v", err)
+	return usageError("correct what is named; meshnode log audit says what is wrong with a log", "%v", err)
 }
 
 // openHead opens a log and reads its checkpoint without verifying its signatures.
@@ -88,7 +89,9 @@ func openHead(ctx context.Context, location string) (*transparency.Reader, trans
 	raw, err := reader.Checkpoint(ctx)
 	var head transparency.Checkpoint
 	if err == nil {
-		head, err = transparency.ParseCheckpoint(raw)
+		if head, err = transparency.ParseCheckpoint(raw); err != nil {
+			err = fmt.Errorf("%s: %w", location, err)
+		}
 	}
 	if err != nil {
 		reader.Close()

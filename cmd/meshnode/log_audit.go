@@ -52,6 +52,9 @@ and why. 2: the input is no log. 3: too old, or it could not be read to the end.
 			if maxAge == 0 && isURL(args[0]) {
 				opts.MaxAge = defaultURLAge
 			}
+			if state == "" && cmd.Flags().Changed("save-every") {
+				return usageError("name with --state FILE where to save the audit", "--save-every without --state")
+			}
 			if genesis != "" {
 				g, err := signedGenesis(genesis)
 				if err != nil {
@@ -220,7 +223,7 @@ func auditText(location string, r *audit.Report) string {
 		fmt.Fprintf(&b, "cosigned   %s by a quorum\n", r.Fresh.Format(time.RFC3339))
 	}
 	for _, f := range r.Findings {
-		fmt.Fprintf(&b, "FINDING    entry %d: %s: %s\n", f.Index, f.Code, f.Message)
+		fmt.Fprintf(&b, "FINDING    %s: %s: %s\n", place(f, r.Entries), f.Code, f.Message)
 	}
 	if r.Disclosed != nil {
 		b.WriteString(disclosedText(r.Disclosed))
@@ -240,6 +243,14 @@ func auditText(location string, r *audit.Report) string {
 		fmt.Fprintf(&b, "  - %s\n", line)
 	}
 	return b.String()
+}
+
+// place names what a finding is about in a log of so many entries: one of them, or what is at its end.
+func place(f transparency.Finding, entries uint64) string {
+	if f.Index >= entries {
+		return "checkpoint"
+	}
+	return fmt.Sprintf("entry %d", f.Index)
 }
 
 func orNobody(orgs []identity.OrgID) string {

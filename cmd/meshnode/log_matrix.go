@@ -45,7 +45,7 @@ What is in no log is not here: links, and the quarantine in which each verifier 
 whose result was not published in time.
 
 Exit 0: the log holds. 1: it does not; the findings say why, and the table may be wrong.
-2: no log, or no such place in it. 3: too old, or it could not be read to the end.`,
+2: no log, or no such place in it. 3: it could not be read to the end.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			opts := audit.Options{At: time.Now()}
@@ -77,7 +77,7 @@ func placeOf(text string) (audit.Place, error) {
 	}
 	at, err := time.Parse(time.RFC3339, text)
 	if err != nil || at.IsZero() {
-		return audit.Place{}, usageError("give a time like 2026-01-31T12:00:00Z, or the number of an entry", "--at %.40q is neither", text)
+		return audit.Place{}, usageError("give a time like 2026-01-31T12:00:00Z, or the number of an entry", "--at %.40q is neither a time nor the number of an entry", text)
 	}
 	return audit.Place{Time: at}, nil
 }
@@ -114,31 +114,39 @@ func runLogMatrix(cmd *cobra.Command, location string, place audit.Place, opts a
 	return exitStatus(exitRefused)
 }
 
-// maxColumns is how many nodes a table of 100 columns shows.
-const maxColumns = 7
+// tableWidth is how many columns of text a table may take, firstColumn what its verifiers do.
+const (
+	tableWidth  = 100
+	firstColumn = 23
+)
 
 // matrixText is a table where the nodes fit, and a list where they do not.
 func matrixText(location string, r *audit.Report, m *audit.Matrix) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "log        %s\n", location)
 	for _, f := range r.Findings {
-		fmt.Fprintf(&b, "FINDING    entry %d: %s: %s\n", f.Index, f.Code, f.Message)
+		fmt.Fprintf(&b, "FINDING    %s: %s: %s\n", place(f, r.Entries), f.Code, f.Message)
+	}
+	verdict := "NOT as it should be"
+	if r.Undecided() {
+		verdict = "cannot decide"
 	}
 	if m == nil {
-		b.WriteString("verdict    NOT as it should be: there is no state to show\n")
+		fmt.Fprintf(&b, "verdict    %s: there is no state to show\n", verdict)
 		return b.String()
 	}
 	if !r.OK {
-		b.WriteString("verdict    NOT as it should be: what follows may be wrong\n")
+		fmt.Fprintf(&b, "verdict    %s: what follows may be wrong\n", verdict)
 	}
 	fmt.Fprintf(&b, "state      after entry %d of %d, judged at %s\n", m.Index, r.Entries, m.At.Format(time.RFC3339))
 	fmt.Fprintf(&b, "policy     epoch %d, from entry %d\n", m.Epoch, m.PolicyLeaf)
 	fmt.Fprintf(&b, "eligible   if the nodes of %d other organisations affirm it\n\n", m.Needed)
-	if len(m.Nodes) > maxColumns {
+	width := cellWidth(m)
+	if firstColumn+width*len(m.Nodes) > tableWidth {
 		matrixList(&b, m)
 		return b.String()
 	}
-	matrixTable(&b, m)
+	matrixTable(&b, m, width)
 	b.WriteString("\n")
 	for i, n := range m.Nodes {
 		fmt.Fprintf(&b, "%d  %s: %s\n", i+1, n.Node, standing(n, m.Needed))
@@ -157,13 +165,31 @@ func matrixText(location string, r *audit.Report, m *audit.Matrix) string {
 	return b.String()
 }
 
+// cell is what a table says of an edge, in two lines.
+func cell(m *audit.Matrix, e audit.MatrixEdge) (verdict, place string) {
+	verdict, place = shortVerdict(e)+" "+shortAge(m.Age(e)), fmt.Sprintf("e%d #%d", e.Epoch, e.Leaf)
+	if !e.Counts && e.Verdict == attest.VerdictAffirming {
+		verdict = "(" + verdict + ")"
+	}
+	return verdict, place
+}
+
+// cellWidth is that of a table's columns: an entry's number is not cut off.
+func cellWidth(m *audit.Matrix) int {
+	width := 11
+	for _, e := range m.Edges {
+		verdict, place := cell(m, e)
+		width = max(width, len(verdict)+2, len(place)+2)
+	}
+	return width
+}
+
 // matrixTable writes a row of two lines for each verifier and a column for each subject.
-func matrixTable(b *strings.Builder, m *audit.Matrix) {
-	const first, cell = 23, 11
+func matrixTable(b *strings.Builder, m *audit.Matrix, width int) {
 	line := func(label string, cells []string) {
-		text := pad(label, first)
+		text := pad(label, firstColumn)
 		for _, c := range cells {
-			text += pad(c, cell)
+			text += pad(c, width)
 		}
 		b.WriteString(strings.TrimRight(text, " ") + "\n")
 	}
@@ -181,10 +207,7 @@ func matrixTable(b *strings.Builder, m *audit.Matrix) {
 			}
 			for _, e := range m.Edges {
 				if e.Verifier == v.Node && e.Subject == s.Node {
-					verdict, place = shortVerdict(e)+" "+shortAge(m.Age(e)), fmt.Sprintf("e%d #%d", e.Epoch, e.Leaf)
-					if !e.Counts && e.Verdict == attest.VerdictAffirming {
-						verdict = "(" + verdict + ")"
-					}
+					verdict, place = cell(m, e)
 				}
 			}
 			verdicts, places = append(verdicts, verdict), append(places, place)

@@ -12,10 +12,10 @@ import (
 	"github.com/attestmesh/meshnode/internal/identity"
 )
 
-// Seven nodes with the longest names, ages and numbers fit a terminal of 100 columns; eight are a list.
+// A table fits a terminal of 100 columns and cuts off no number, whatever the names; what does not fit is a list.
 func TestMatrixWidth(t *testing.T) {
 	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	matrix := func(n int) *audit.Matrix {
+	matrix := func(n int, leaf uint64) *audit.Matrix {
 		m := &audit.Matrix{At: at, Needed: 2}
 		for i := range n {
 			ref := identity.NodeRef{Org: identity.OrgID(fmt.Sprintf("organisation-with-a-long-name-%d", i)), Name: "n1"}
@@ -24,24 +24,33 @@ func TestMatrixWidth(t *testing.T) {
 		for _, v := range m.Nodes {
 			for _, s := range m.Nodes {
 				if v.Node != s.Node {
-					m.Edges = append(m.Edges, audit.MatrixEdge{Verifier: v.Node, Subject: s.Node, Verdict: attest.VerdictAffirming, Code: attest.CodeStale, Leaf: 999999, Epoch: 12, Made: at.Add(-500 * time.Hour)})
+					m.Edges = append(m.Edges, audit.MatrixEdge{Verifier: v.Node, Subject: s.Node, Verdict: attest.VerdictAffirming, Code: attest.CodeStale, Leaf: leaf, Epoch: 12, Made: at.Add(-500 * time.Hour)})
 				}
 			}
 		}
 		return m
 	}
-	text := matrixText("log", &audit.Report{OK: true, Entries: 1}, matrix(maxColumns))
-	table, _, _ := strings.Cut(text, "\n1  organisation-with-a-long-name-0/n1: ")
-	for _, line := range strings.Split(table, "\n") {
-		if utf8.RuneCountInString(line) > 100 {
-			t.Errorf("%d columns: %s", utf8.RuneCountInString(line), line)
+	for _, tc := range []struct {
+		nodes int
+		leaf  uint64
+		table bool
+	}{{7, 9999, true}, {8, 9999, false}, {6, 99_999, true}, {7, 99_999, false}, {4, 999_999_999, true}, {5, 999_999_999, false}} {
+		text := matrixText("log", &audit.Report{OK: true, Entries: 1}, matrix(tc.nodes, tc.leaf))
+		if !tc.table {
+			want := fmt.Sprintf("organisation-with-a-long-name-%d/n1: affirming, 20d old, epoch 12 (entry 0), entry %d, does not count: stale", tc.nodes-1, tc.leaf)
+			if strings.Contains(text, "verifier \\ subject") || !strings.Contains(text, want) {
+				t.Errorf("%+v: %s", tc, text)
+			}
+			continue
 		}
-	}
-	if !strings.Contains(table, "(ok 20d)") || !strings.Contains(table, "e12 #9999…") && !strings.Contains(table, "e12 #999999") {
-		t.Error(table)
-	}
-	list := matrixText("log", &audit.Report{OK: true, Entries: 1}, matrix(maxColumns+1))
-	if strings.Contains(list, "verifier \\ subject") || !strings.Contains(list, "organisation-with-a-long-name-7/n1: affirming, 20d old, epoch 12 (entry 0), entry 999999, does not count: stale") {
-		t.Error(list)
+		table, _, _ := strings.Cut(text, "\n1  organisation-with-a-long-name-0/n1: ")
+		for _, line := range strings.Split(table, "\n") {
+			if utf8.RuneCountInString(line) > 100 {
+				t.Errorf("%+v: %d columns: %s", tc, utf8.RuneCountInString(line), line)
+			}
+		}
+		if !strings.Contains(table, "(ok 20d)") || strings.Count(table, fmt.Sprintf("e12 #%d", tc.leaf)) != tc.nodes*(tc.nodes-1) {
+			t.Errorf("%+v: %s", tc, table)
+		}
 	}
 }

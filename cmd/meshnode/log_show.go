@@ -37,7 +37,7 @@ func logShowCommand() *cobra.Command {
 				if asJSON {
 					return printJSON(cmd.OutOrStdout(), l)
 				}
-				_, err := fmt.Fprintln(cmd.OutOrStdout(), printable(fmt.Sprintf("%6d  %-18s  %d signatures  %s", l.Index, l.Kind, l.Signed, l.Name)))
+				_, err := fmt.Fprintln(cmd.OutOrStdout(), printable(fmt.Sprintf("%6d  %-18s  %-12s  %s", l.Index, l.Kind, signatures(l.Signed), l.Name)))
 				return err
 			}})
 			if err == nil && len(walked.Findings) > 0 {
@@ -51,6 +51,13 @@ func logShowCommand() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object per entry")
 	return cmd
+}
+
+func signatures(n int) string {
+	if n == 1 {
+		return "1 signature"
+	}
+	return fmt.Sprintf("%d signatures", n)
 }
 
 // describeLeaf says what a leaf calls itself; nothing of it has been verified.
