@@ -81,7 +81,7 @@ func Export(ctx context.Context, r *transparency.Reader, subject Subject, opts E
 		return nil, nil, &transparency.Tampered{Findings: walked.Findings}
 	}
 	if x.found == nil {
-		return nil, nil, fmt.Errorf("%s: %w in %d", subject, ErrNoSubject, head.Size)
+		return nil, nil, fmt.Errorf("%s: %w in this log of %d", subject, ErrNoSubject, head.Size)
 	}
 	policy, _ := x.checkpointPolicy(opts.At)
 	f := &File{}

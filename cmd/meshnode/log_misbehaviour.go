@@ -34,6 +34,8 @@ type verifiedMisbehaviour struct {
 	*misbehaviour.Report
 	Proves    []string `json:"proves"`
 	ProvesNot []string `json:"proves_not"`
+
+	exit int
 }
 
 // verifyMisbehaviour returns exit code 0 where the file proves what it is there for, whoever that convicts.
@@ -48,20 +50,22 @@ func verifyMisbehaviour(path string, data []byte, g *consensus.Genesis) (verifie
 	switch {
 	case errors.Is(err, misbehaviour.ErrMalformed):
 		out.Code, out.Remedy = string(attest.CodeMalformed), "give the file that a node wrote to DATA/misbehaviour"
-		return out, exitUsage
+		out.exit = exitUsage
+		return out, out.exit
 	case errors.Is(err, misbehaviour.ErrNothing):
 		out.Code, out.Remedy = "proves_nothing", "believe nobody who shows this file: it convicts no one"
 	default:
 		out.Code, out.Remedy = string(consensus.ReasonOf(err).Code), "give the genesis of the mesh that the file is about; if that is the one, it is forged"
 	}
-	return out, exitRefused
+	out.exit = exitRefused
+	return out, out.exit
 }
 
 func (v *verifiedMisbehaviour) text() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "file       %s\n", v.File)
 	if !v.OK {
-		fmt.Fprintf(&b, "verdict    DOES NOT HOLD: %s: %s\n  try: %s\n", v.Code, v.Message, v.Remedy)
+		b.WriteString(notVerified(v.exit, v.File, v.Code, v.Message, v.Remedy))
 		return b.String()
 	}
 	fmt.Fprintf(&b, "mesh       %s\norigin     %s\nverdict    %s\n", v.MeshID, v.Origin, v.Verdict)

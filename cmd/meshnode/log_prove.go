@@ -101,11 +101,8 @@ func (f proveFlags) subject(cmd *cobra.Command, args []string) (proof.Subject, e
 		given++
 		job, number, _ := strings.Cut(f.round, ":")
 		n, err := strconv.ParseUint(number, 10, 32)
-		if err == nil {
-			err = federated.JobID(job).Validate()
-		}
-		if err != nil {
-			return out, usageError("give the job's id and the round, as in 0011223344556677:3", "--round %.80q: %v", f.round, err)
+		if err != nil || federated.JobID(job).Validate() != nil {
+			return out, usageError("give the job's id and the round, as in 0011223344556677:3", "--round %.80q: want 16 characters of lower-case hex, a colon and a number", f.round)
 		}
 		out.Round = &proof.RoundName{Job: federated.JobID(job), Round: uint32(n)}
 	}
@@ -135,7 +132,7 @@ func runLogProve(cmd *cobra.Command, args []string, f proveFlags) error {
 		return err
 	}
 	if !report.OK {
-		return notAudited(args[0], &report)
+		return notAudited(args[0], f.genesis, &report)
 	}
 	reader, err := openLog(ctx, args[0])
 	if err != nil {
@@ -170,10 +167,14 @@ func runLogProve(cmd *cobra.Command, args []string, f proveFlags) error {
 }
 
 // notAudited is the error of a command that needs a log that is as it should be.
-func notAudited(location string, r *audit.Report) error {
-	x := r.Findings[0]
-	if r.Undecided() {
-		return unavailableError(x.Code, "run meshnode log audit "+location, "the log could not be audited: entry %d: %s: %s", x.Index, x.Code, x.Message)
+// genesis is the file that was given, or "".
+func notAudited(location, genesis string, r *audit.Report) error {
+	x, again := r.Findings[0], "run meshnode log audit "+location
+	if genesis != "" {
+		again += " --genesis " + genesis
 	}
-	return refusedError(x.Code, "run meshnode log audit "+location, "the log is not as it should be: entry %d: %s: %s", x.Index, x.Code, x.Message)
+	if r.Undecided() {
+		return unavailableError(x.Code, again, "the log could not be audited: %s: %s: %s", place(x, r.Entries), x.Code, x.Message)
+	}
+	return refusedError(x.Code, again, "the log is not as it should be: %s: %s: %s", place(x, r.Entries), x.Code, x.Message)
 }

@@ -25,6 +25,8 @@ type verifiedProof struct {
 	*proof.Report
 	Proves    []string `json:"proves"`
 	ProvesNot []string `json:"proves_not"`
+
+	exit int
 }
 
 func logVerifyCommand() *cobra.Command {
@@ -58,7 +60,7 @@ the worst by 2, 1, 3, 0.`,
 			var err error
 			if at != "" {
 				if opts.At, err = time.Parse(time.RFC3339, at); err != nil {
-					return usageError("give a time like 2026-01-31T12:00:00Z", "--at: %v", err)
+					return usageError("give a time like 2026-01-31T12:00:00Z", "--at %.40q is no time", at)
 				}
 			}
 			if opts.Genesis, err = signedGenesis(genesis); err != nil {
@@ -105,7 +107,7 @@ func verifyProofFile(path string, opts proof.Options) (verifiedProof, int) {
 		if !errors.As(proofFailure(path, err, nil), &f) {
 			f = &failure{exit: exitUsage, code: string(attest.CodeMalformed), message: err.Error()}
 		}
-		out.Code, out.Message, out.Remedy = f.code, f.message, f.remedy
+		out.Code, out.Message, out.Remedy, out.exit = f.code, f.message, f.remedy, f.exit
 		return out, f.exit
 	}
 	out.OK, out.Proves, out.ProvesNot = true, out.Report.Proves(), out.Report.ProvesNot()
@@ -130,11 +132,17 @@ func proofFailure(path string, err error, other func(error) error) error {
 		if remedy == "" {
 			remedy = attest.NewReason(refused.Code, "", "", "").Remedy
 		}
+		why := refused.Message
+		switch refused.Code {
+		case attest.CodeStale, audit.CodeUnpublished, audit.CodeCheckpointInvalid: // about no entry
+		default:
+			why = fmt.Sprintf("entry %d: %s", refused.Index, why)
+		}
 		// A log whose checkpoint too few have cosigned as yet will have another.
 		if refused.Code == attest.CodeStale || refused.Code == audit.CodeUnpublished && other != nil {
-			return unavailableError(string(refused.Code), remedy, "%s: %v", path, err)
+			return unavailableError(string(refused.Code), remedy, "%s: %s", path, why)
 		}
-		return refusedError(string(refused.Code), remedy, "%s: %v", path, err)
+		return refusedError(string(refused.Code), remedy, "%s: %s", path, why)
 	case errors.Is(err, proof.ErrBare):
 		return unavailableError(string(attest.CodeNotLinked), attest.NewReason(attest.CodeNotLinked, "", "", "").Remedy, "%s is %v", path, err)
 	case errors.As(err, &malformed):
@@ -145,14 +153,27 @@ func proofFailure(path string, err error, other func(error) error) error {
 	return err
 }
 
+// notVerified says what came of a file that was not found to hold, as its exit code has it.
+func notVerified(exit int, path, code, message, remedy string) string {
+	verdict := "DOES NOT HOLD"
+	switch exit {
+	case exitUsage:
+		verdict = "cannot be read"
+	case exitUnavailable:
+		verdict = "cannot decide"
+	}
+	out := fmt.Sprintf("verdict    %s: %s: %s\n", verdict, code, strings.TrimPrefix(message, path+": "))
+	if remedy != "" {
+		out += fmt.Sprintf("  try: %s\n", remedy)
+	}
+	return out
+}
+
 func (v *verifiedProof) text() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "proof      %s\n", v.File)
 	if !v.OK {
-		fmt.Fprintf(&b, "verdict    DOES NOT HOLD: %s: %s\n", v.Code, v.Message)
-		if v.Remedy != "" {
-			fmt.Fprintf(&b, "  try: %s\n", v.Remedy)
-		}
+		b.WriteString(notVerified(v.exit, v.File, v.Code, v.Message, v.Remedy))
 		return b.String()
 	}
 	r := v.Report
