@@ -134,8 +134,14 @@ func (m *trial) disclosure(t *testing.T) {
 	m.run(2, "log", "erase", "--node", m.path("alpha"))
 	m.run(2, "log", "erase", "--node", m.path("alpha"), "--before", "2999-01-01T00:00:00Z", "--yes")
 	m.run(2, "log", "erase", "--node", m.path("alpha"), "--subject", "beta")
+	if out := m.run(2, "log", "erase", "--node", m.path("alpha"), "--subject", "beta/n1"); !strings.Contains(out, "nothing was erased") {
+		t.Errorf("erase without --yes: %s", out)
+	}
 	if out := m.run(0, "log", "erase", "--node", m.path("alpha"), "--subject", "beta/n1", "--yes"); !strings.Contains(out, "files of evidence erased") || strings.HasPrefix(out, "0 ") {
 		t.Errorf("erase: %s", out)
+	}
+	if out := m.run(0, "log", "erase", "--node", m.path("alpha"), "--subject", "beta/n1", "--yes", "--json"); !strings.Contains(out, `"files":0`) {
+		t.Errorf("erase again: %s", out)
 	}
 	if out := disclose(1, "gone", fmt.Sprint(onBeta[0])); !strings.Contains(out, "erased at") {
 		t.Errorf("after erasure: %s", out)

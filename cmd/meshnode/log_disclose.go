@@ -35,8 +35,11 @@ Exit 1: it was erased, or is older than it is kept. 2: not an entry of this node
 	}
 	socket := nodeFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if all == (len(args) > 0) {
-			return usageError("name entries of the log (meshnode log show), or give --all", "%d entries named, --all %v", len(args), all)
+		if all && len(args) > 0 {
+			return usageError("name entries of the log (meshnode log show), or give --all", "--all, and %d entries by their numbers", len(args))
+		}
+		if !all && len(args) == 0 {
+			return usageError("name entries of the log (meshnode log show), or give --all", "neither an entry nor --all")
 		}
 		if out == "" {
 			return usageError("name a directory with -o DIR", "nowhere to write to")
@@ -118,6 +121,12 @@ func writeDisclosed(cmd *cobra.Command, c *control, paths []string, out string) 
 	return len(list), nil
 }
 
+// erased is the output of log erase --json.
+type erased struct {
+	node.Erasure
+	Files int `json:"files"` // 0 is said too
+}
+
 func logEraseCommand() *cobra.Command {
 	var subject, before string
 	var yes, asJSON bool
@@ -130,7 +139,11 @@ commitments say nothing any more, and log disclose refuses. An advisory or a sus
 then not be followed into that time.
 
 A node that is linked shows new evidence when it connects anew; that is kept again. Evidence
-older than keep_evidence in the configuration is deleted without an order.`,
+older than keep_evidence in the configuration is deleted without an order.
+
+It asks first; where nobody is at a terminal it needs --yes. Exit 0: it is erased, also if there
+was nothing. 1: the answer was not yes. 2: usage, a time to come too. 3: no node answers, or it
+could not write.`,
 		Args: cobra.NoArgs,
 	}
 	socket := nodeFlag(cmd)
@@ -146,7 +159,7 @@ older than keep_evidence in the configuration is deleted without an order.`,
 		if before != "" {
 			at, err := time.Parse(time.RFC3339, before)
 			if err != nil {
-				return usageError("give a time such as 2026-01-31T00:00:00Z", "--before: %v", err)
+				return usageError("give a time such as 2026-01-31T00:00:00Z", "--before %.40q is no time", before)
 			}
 			order.Before = at
 		}
@@ -158,6 +171,9 @@ older than keep_evidence in the configuration is deleted without an order.`,
 			return err
 		}
 		ask := approval{yes: yes}
+		if !yes && !ask.asks(cmd) {
+			return usageError("give --yes", "nobody is at a terminal to be asked, and nothing was erased: what is erased cannot be had again")
+		}
 		if err := ask.confirmed(cmd, "erase evidence for good?", "erase", "nothing was erased"); err != nil {
 			return err
 		}
@@ -169,13 +185,13 @@ older than keep_evidence in the configuration is deleted without an order.`,
 			return err
 		}
 		if asJSON {
-			return printJSON(cmd.OutOrStdout(), order)
+			return printJSON(cmd.OutOrStdout(), erased{order, order.Files})
 		}
 		fmt.Fprintf(cmd.OutOrStdout(), "%d files of evidence erased, of before %s\n", order.Files, order.Before.Format(time.RFC3339))
 		return nil
 	}
-	cmd.Flags().StringVar(&subject, "subject", "", "the node that showed it")
-	cmd.Flags().StringVar(&before, "before", "", "behind results of before this time; now, if it is left out")
+	cmd.Flags().StringVar(&subject, "subject", "", "what the node `ORG/NODE` showed")
+	cmd.Flags().StringVar(&before, "before", "", "behind results of before `TIME` (RFC 3339); with --subject alone, of before now")
 	cmd.Flags().BoolVar(&yes, "yes", false, "erase without asking")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
 	return cmd
