@@ -80,6 +80,8 @@ func plain(s string) string {
 			want = "a whole number"
 		case strings.HasPrefix(t, "float"):
 			want = "a number"
+		case t == "time.Duration":
+			want = "a duration such as 5m"
 		case t == "bool":
 			want = "true or false"
 		case t == "string":

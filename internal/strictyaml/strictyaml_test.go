@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestDecode(t *testing.T) {
@@ -12,9 +13,10 @@ func TestDecode(t *testing.T) {
 		U string `yaml:"u"`
 	}
 	type file struct {
-		A string   `yaml:"a"`
-		L []string `yaml:"l"`
-		E inner    `yaml:"e"`
+		A string        `yaml:"a"`
+		L []string      `yaml:"l"`
+		E inner         `yaml:"e"`
+		D time.Duration `yaml:"d"`
 	}
 	for _, tc := range []struct{ in, want string }{
 		{"a: x\nl: [1, b]\ne: {u: z}\n", ""},
@@ -23,6 +25,8 @@ func TestDecode(t *testing.T) {
 		{"a: x\na: y\n", `mapping key "a" already defined at line 1`},
 		{"l: x\n", "line 1: got `x`, want a list"},
 		{"e: x\n", "line 1: got `x`, want keys with values"},
+		{"d: soon\n", "line 1: got `soon`, want a duration such as 5m"},
+		{"d: 10\n", "line 1: got `10`, want a duration such as 5m"},
 		{"a: x\n---\na: y\n", "more than one document"},
 		{"", "the file is empty"},
 		{"a: [", "f.yaml: "},
