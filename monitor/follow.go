@@ -136,6 +136,9 @@ func New(cfg Config, receipts []Receipt, deps Deps) (*Monitor, error) {
 		return nil, err
 	}
 	m := &Monitor{cfg: cfg, deps: deps, limits: defaultLimits(), level: level, receipts: receipts, store: st, kept: k, metrics: newMetrics(), wake: make(chan struct{}, 1)}
+	for _, r := range rules {
+		m.metrics.alerts.WithLabelValues(CodeMatch, string(r.Severity)) // without it Prometheus does not see the first as an increase
+	}
 	m.judge = &leafJudge{rules: rules, start: cfg.Start, end: cfg.end(), skew: cfg.Skew}
 	for _, l := range cfg.Logs {
 		m.copies = append(m.copies, &logCopy{location: l})

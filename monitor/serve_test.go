@@ -117,7 +117,7 @@ func TestRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.cfg.Hook = []string{script, taken, failed}
-	w.cfg.Rules = []Rule{{Name: "all", Kind: ".*"}}
+	w.cfg.Rules = []Rule{{Name: "all", Kind: ".*"}, {Name: "never", Kind: "none", Severity: Error}}
 	w.cfg.Interval = time.Second
 	if err := w.start(); err != nil {
 		t.Fatal(err)
@@ -142,7 +142,7 @@ func TestRun(t *testing.T) {
 	}
 	waitFor(t, "the metrics", func() bool {
 		text := get(t, "http://"+ln.Addr().String()+"/metrics")
-		for _, want := range []string{"meshnode_monitor_verified_size 8", `meshnode_monitor_alerts_total{code="match",severity="notice"} 8`,
+		for _, want := range []string{"meshnode_monitor_verified_size 8", `meshnode_monitor_alerts_total{code="match",severity="notice"} 8`, `meshnode_monitor_alerts_total{code="match",severity="error"} 0`,
 			"meshnode_monitor_hook_failures_total 1", "meshnode_monitor_hook_queue_bytes 0", "meshnode_monitor_lag_entries 0",
 			"meshnode_monitor_checks_total", "meshnode_monitor_verified_timestamp_seconds 1.7"} {
 			if !strings.Contains(text, want) {

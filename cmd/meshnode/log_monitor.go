@@ -100,6 +100,9 @@ func monitorConfig(cmd *cobra.Command, file string, flags monitor.Config, hook s
 	if err := cfg.Validate(); err != nil {
 		return cfg, monitorFailure(cmd.Context(), err)
 	}
+	if st, err := os.Stat(cfg.State); err == nil && !st.IsDir() {
+		return cfg, usageError("name a directory for this monitor alone", "%s: is no directory", cfg.State)
+	}
 	for _, l := range cfg.Logs {
 		if isURL(l) {
 			continue
