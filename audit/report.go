@@ -145,8 +145,11 @@ func (r *Report) unseen() []string {
 		return []string{"that the results are true: the evidence behind them is not in the log, only commitments to it"}
 	}
 	out := []string{"that disclosed evidence was shown on the connection that its result is about: what it was bound to died with that"}
-	if d.Withheld+d.Undecided > 0 {
-		out = append(out, fmt.Sprintf("that the %d affirming results whose evidence was not disclosed, or the %d that it does not decide, are true", d.Withheld, d.Undecided))
+	if d.Withheld > 0 {
+		out = append(out, fmt.Sprintf("that the %d affirming results whose evidence was not disclosed are true", d.Withheld))
+	}
+	if d.Undecided > 0 {
+		out = append(out, fmt.Sprintf("that the %d results are true that disclosed evidence does not decide", d.Undecided))
 	}
 	return out
 }
