@@ -356,6 +356,20 @@ class CommandLine(unittest.TestCase):
         self.assertEqual(code, 1)
         self.assertIn("FINDING    entry 0: genesis_mismatch", out)
         self.assertEqual(self.run_main("--genesis", log / "log/checkpoint", log)[0], 2)
+        code, out = self.run_main("--max-age", "5m", log)
+        self.assertEqual(code, 3)
+        self.assertIn("FINDING    checkpoint: stale", out)
+
+    def test_says_what_it_cannot_use(self):
+        log = ROOT / "audit/testdata/published"
+        for args, want in ((["nowhere"], "nowhere: no such directory"), ([log / "genesis.json"], "genesis.json: no such directory"),
+                           (["https://example.org/log"], "meshnode log export https://example.org/log DIR"),
+                           (["--genesis", log / "log/checkpoint", log], "checkpoint: want a genesis"),
+                           (["--genesis", "nowhere", log], "nowhere: No such file")):
+            err = io.StringIO()
+            with contextlib.redirect_stderr(err):
+                self.assertEqual(cli.main([str(a) for a in args]), 2)
+            self.assertIn(want, err.getvalue())
 
 
 class Notes(unittest.TestCase):

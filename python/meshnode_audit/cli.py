@@ -30,17 +30,22 @@ def main(argv=None):
     try:
         genesis = read_genesis(args.genesis) if args.genesis else None
         report = audit(open_log(args.directory), genesis, max_age=args.max_age)
-    except (OSError, Malformed, Refused) as e:
-        print(f"meshnode_audit: {e}", file=sys.stderr)
-        return 2
+    except OSError as e:
+        return unusable(f"{e.filename}: {e.strerror}")
+    except (Malformed, Refused) as e:
+        return unusable(e)
     if report is None:
-        print(f"meshnode_audit: {args.directory}: no published log there", file=sys.stderr)
-        return 2
+        return unusable(f"{args.directory}: no published log there; want a directory with \"checkpoint\" and \"tile/\"")
     if args.json:
         print(json.dumps(report.json(), ensure_ascii=True, separators=(",", ":")))
     else:
         print(text(args.directory, report))
     return report.exit_code
+
+
+def unusable(why):
+    print(f"meshnode_audit: {why}", file=sys.stderr)
+    return 2
 
 
 def duration(text):
@@ -56,11 +61,16 @@ def duration(text):
 def read_genesis(path):
     with open(path, "rb") as f:
         raw = f.read(MAX_GENESIS + 1)
-    return parse_genesis(raw[:-1] if raw.endswith(b"\n") else raw)
+    try:
+        return parse_genesis(raw[:-1] if raw.endswith(b"\n") else raw)
+    except (Malformed, Refused) as e:
+        raise Malformed(f"{path}: want a genesis that all organisations have signed: {e}") from None
 
 
 def open_log(path):
     """The log in a directory, or the one that a kept directory holds under "log"."""
+    if path.startswith(("http://", "https://")):
+        raise Malformed(f"{path}: only directories are read; make a copy with meshnode log export {path} DIR")
     log = Directory(path)
     try:
         log.read("checkpoint", 1 << 16)
@@ -76,6 +86,6 @@ def open_log(path):
 def text(location, report):
     lines = [f"log        {location}", f"entries    {report.entries}", f"root       {report.root}",
              f"cosigners  {', '.join(report.cosigners) or 'nobody'} ({report.level})"]
-    lines += [f"FINDING    entry {index}: {code}: {message}" for index, code, message in report.findings]
+    lines += [f"FINDING    {f'entry {index}' if index < report.entries else 'checkpoint'}: {code}: {message}" for index, code, message in report.findings]
     lines.append("verdict    " + {0: "everything holds", 1: "NOT as it should be", 3: "cannot decide"}[report.exit_code])
     return "\n".join(line.encode("ascii", "backslashreplace").decode() for line in lines)

@@ -52,7 +52,7 @@ class Directory:
     def __init__(self, path):
         self.path = path
         if not os.path.isdir(path):
-            raise NotADirectoryError(path)
+            raise NotADirectoryError(errno.ENOTDIR, "no such directory", path)
 
     def _resolve(self, name):
         """Follows symbolic links within the directory; absolute ones lead out of it."""
