@@ -9,8 +9,7 @@
 //	tamper list                lists the cases, one a line: name, what is done
 //	tamper CASE SRC DST        writes DST/log, and DST/expected.json, from the log in SRC
 //
-// The numbers of the cases are those of the note on the log's design, §5a; docs/ATTACKS.md has
-// them with their tests.
+// The numbers of the cases are those of docs/ATTACKS.md, X1 to X20.
 //
 // expected.json is {"case","what","before":[[…],…],"run":[…],"verdict":{"ok":false,"index","code","exit"}}:
 // the arguments of meshnode, whose exit code it is and which must find that first, and those of

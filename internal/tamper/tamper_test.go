@@ -120,7 +120,7 @@ func (s said) first(code int) verdict {
 
 var all = flag.Bool("all", false, "try every form of every case, and not one in five")
 
-// Every case of the note's §5a, each in several forms: meshnode names entry and cause, exits as it
+// Every case X1 to X20 of docs/ATTACKS.md, each in several forms: meshnode names entry and cause, exits as it
 // should, and ends. With the flag -all (make tamper) it is every form, else the first of each case
 // and one in five of the others.
 func TestTamperCases(t *testing.T) {
