@@ -221,6 +221,9 @@ func (v *verification) checkpoint(signed []byte, head transparency.Checkpoint, o
 	}
 	if c.Level < transparency.Published {
 		why := ""
+		for _, x := range c.Problems {
+			not = append(not, x.Name+": "+x.Message)
+		}
 		if len(not) > 0 {
 			why = "; these do not count: " + strings.Join(not, ", ")
 		}

@@ -223,7 +223,7 @@ func auditText(location string, r *audit.Report) string {
 		fmt.Fprintf(&b, "cosigned   %s by a quorum\n", r.Fresh.Format(time.RFC3339))
 	}
 	for _, f := range r.Findings {
-		fmt.Fprintf(&b, "FINDING    %s: %s: %s\n", place(f, r.Entries), f.Code, f.Message)
+		fmt.Fprintf(&b, "FINDING    %s\n", findingText(f, r))
 	}
 	if r.Disclosed != nil {
 		b.WriteString(disclosedText(r.Disclosed))
@@ -245,12 +245,14 @@ func auditText(location string, r *audit.Report) string {
 	return b.String()
 }
 
-// place names what a finding is about in a log of so many entries: one of them, or what is at its end.
-func place(f transparency.Finding, entries uint64) string {
-	if f.Index >= entries {
-		return "checkpoint"
+// findingText is a finding with what it is about: an entry, or, at the size of the log, the checkpoint.
+func findingText(f transparency.Finding, r *audit.Report) string {
+	place := "checkpoint"
+	if f.Index < r.Size {
+		place = fmt.Sprintf("entry %d", f.Index)
 	}
-	return fmt.Sprintf("entry %d", f.Index)
+	message := strings.TrimPrefix(strings.TrimPrefix(f.Message, "log: "), f.Code+": ") // as an error says it
+	return fmt.Sprintf("%s: %s: %s", place, f.Code, message)
 }
 
 func orNobody(orgs []identity.OrgID) string {

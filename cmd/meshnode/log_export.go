@@ -16,7 +16,10 @@ func logExportCommand() *cobra.Command {
 		Long: `Copy a published log into a directory: entries and tiles, and last the checkpoint. The
 copy's tree is checked against the checkpoint; its signatures are what log audit checks.
 
-TARGET is new, empty, or an earlier export of the same log, which is then brought up to date.`,
+TARGET is new, empty, or an earlier export of the same log, which is then brought up to date.
+
+Exit 0: the copy is whole. 1: the log contradicts itself; no new checkpoint was written. 2: no log, or
+TARGET holds something else. 3: it could not be read.`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()

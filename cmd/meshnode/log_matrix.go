@@ -125,7 +125,7 @@ func matrixText(location string, r *audit.Report, m *audit.Matrix) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "log        %s\n", location)
 	for _, f := range r.Findings {
-		fmt.Fprintf(&b, "FINDING    %s: %s: %s\n", place(f, r.Entries), f.Code, f.Message)
+		fmt.Fprintf(&b, "FINDING    %s\n", findingText(f, r))
 	}
 	verdict := "NOT as it should be"
 	if r.Undecided() {

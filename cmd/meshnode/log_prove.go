@@ -174,7 +174,7 @@ func notAudited(location, genesis string, r *audit.Report) error {
 		again += " --genesis " + genesis
 	}
 	if r.Undecided() {
-		return unavailableError(x.Code, again, "the log could not be audited: %s: %s: %s", place(x, r.Entries), x.Code, x.Message)
+		return unavailableError(x.Code, again, "the log could not be audited: %s", findingText(x, r))
 	}
-	return refusedError(x.Code, again, "the log is not as it should be: %s: %s: %s", place(x, r.Entries), x.Code, x.Message)
+	return refusedError(x.Code, again, "the log is not as it should be: %s", findingText(x, r))
 }

@@ -24,7 +24,11 @@ func logShowCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show DIR|URL",
 		Short: "List the entries of a log, one line each (and audit nothing but the tree)",
-		Args:  cobra.ExactArgs(1),
+		Long: `List the entries of a log: number, kind, signatures, and the name of what it is about. Only the
+tree is checked, and that at the end: what an entry says of itself, nobody has verified (log audit).
+
+Exit 0: the entries make up the tree. 1: they do not. 2: no log. 3: it could not be read.`,
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
 			reader, head, _, err := openHead(ctx, args[0])
