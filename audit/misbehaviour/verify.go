@@ -22,6 +22,9 @@ const (
 	VerdictLogKeyLeaked Verdict = "log_key_leaked"
 )
 
+// ErrOtherMesh is wrapped where a file is well formed and about another mesh than genesis.
+var ErrOtherMesh = errors.New("another mesh")
+
 // ErrNothing is wrapped where a file is well formed and proves nothing.
 var ErrNothing = errors.New("the file proves no misbehaviour")
 
@@ -81,7 +84,7 @@ func Verify(data []byte, g *consensus.Genesis) (Report, error) {
 		return Report{}, err
 	}
 	if f.MeshID != g.MeshID() {
-		return Report{}, fmt.Errorf("the file is about mesh %s, the genesis of %s", f.MeshID, g.MeshID())
+		return Report{}, fmt.Errorf("%w: the file is about mesh %s, the genesis of %s", ErrOtherMesh, f.MeshID, g.MeshID())
 	}
 	chain := [][]byte{g.Raw()}
 	for _, step := range f.Chain {

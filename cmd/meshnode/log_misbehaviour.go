@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/attestmesh/meshnode/attest"
+	"github.com/attestmesh/meshnode/audit"
 	"github.com/attestmesh/meshnode/audit/misbehaviour"
 	"github.com/attestmesh/meshnode/audit/proof"
 	"github.com/attestmesh/meshnode/consensus"
@@ -52,10 +53,12 @@ func verifyMisbehaviour(path string, data []byte, g *consensus.Genesis) (verifie
 		out.Code, out.Remedy = string(attest.CodeMalformed), "give the file that a node wrote to DATA/misbehaviour"
 		out.exit = exitUsage
 		return out, out.exit
+	case errors.Is(err, misbehaviour.ErrOtherMesh):
+		out.Code, out.Remedy = audit.CodeGenesisMismatch, "give the genesis of the mesh that the file is about"
 	case errors.Is(err, misbehaviour.ErrNothing):
 		out.Code, out.Remedy = "proves_nothing", "believe nobody who shows this file: it convicts no one"
 	default:
-		out.Code, out.Remedy = string(consensus.ReasonOf(err).Code), "give the genesis of the mesh that the file is about; if that is the one, it is forged"
+		out.Code, out.Remedy = string(consensus.ReasonOf(err).Code), "believe nobody who shows this file: it is forged, or damaged"
 	}
 	out.exit = exitRefused
 	return out, out.exit
