@@ -112,7 +112,7 @@ func MatrixOf(ctx context.Context, r *transparency.Reader, place Place, opts Opt
 		m.out = m.make(report.State, m.last, m.policy, at)
 	}
 	if m.out == nil && report.OK {
-		return report, nil, fmt.Errorf("%w: it has %d entries, of which results and Credentials name times up to %s", ErrNoPlace, report.Entries, m.newest.Format(time.RFC3339))
+		return report, nil, fmt.Errorf("%w: it has %d entries, a state from entry 1 on, and results and Credentials that name times up to %s", ErrNoPlace, report.Entries, m.newest.Format(time.RFC3339))
 	}
 	return report, m.out, nil
 }

@@ -93,7 +93,7 @@ func runLogMatrix(cmd *cobra.Command, location string, place audit.Place, opts a
 	report, m, err := audit.MatrixOf(ctx, reader, place, opts)
 	done()
 	if errors.Is(err, audit.ErrNoPlace) {
-		return usageError("leave --at out for the end of the log; meshnode log show lists the entries", "%s: %v", location, err)
+		return usageError("leave --at out for the end of the log; meshnode log show lists the entries", "%s: --at %s: %v", location, cmd.Flag("at").Value, err)
 	}
 	if err != nil {
 		return logFailure(ctx, location, err)
