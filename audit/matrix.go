@@ -165,12 +165,15 @@ func (m *matrixMaker) before(s Seen) {
 }
 
 func (m *matrixMaker) after(s Seen) {
-	if m.out != nil || s.State == nil {
+	if m.out != nil {
 		return
 	}
 	at, r := made(s)
 	if len(s.Findings) == 0 && at.After(m.newest) {
 		m.newest = at
+	}
+	if s.State == nil {
+		return
 	}
 	if r != nil && len(s.Findings) == 0 {
 		m.edges[pair{r.Verifier.Peer, r.Subject.Peer}] = s.Index
