@@ -140,7 +140,11 @@ func matrixText(location string, r *audit.Report, m *audit.Matrix) string {
 	}
 	fmt.Fprintf(&b, "state      after entry %d of %d, judged at %s\n", m.Index, r.Entries, m.At.Format(time.RFC3339))
 	fmt.Fprintf(&b, "policy     epoch %d, from entry %d\n", m.Epoch, m.PolicyLeaf)
-	fmt.Fprintf(&b, "eligible   if the nodes of %d other organisations affirm it\n\n", m.Needed)
+	others := "organisations"
+	if m.Needed == 1 {
+		others = "organisation"
+	}
+	fmt.Fprintf(&b, "eligible   if nodes of %d other %s affirm it\n\n", m.Needed, others)
 	width := cellWidth(m)
 	if firstColumn+width*len(m.Nodes) > tableWidth {
 		matrixList(&b, m)
@@ -151,18 +155,37 @@ func matrixText(location string, r *audit.Report, m *audit.Matrix) string {
 	for i, n := range m.Nodes {
 		fmt.Fprintf(&b, "%d  %s: %s\n", i+1, n.Node, standing(n, m.Needed))
 	}
-	legend := false
+	matrixLegend(&b, "In brackets, because it does not count", m, func(e audit.MatrixEdge) string { return string(e.Code) })
+	matrixLegend(&b, "Does not affirm", m, func(e audit.MatrixEdge) string {
+		if e.Verdict == attest.VerdictAffirming {
+			return ""
+		}
+		return strings.TrimSuffix(fmt.Sprintf("%s, %s", e.Verdict, codesText(e.Codes)), ", ")
+	})
+	return b.String()
+}
+
+// matrixLegend lists the edges of which what has something to say.
+func matrixLegend(b *strings.Builder, title string, m *audit.Matrix, what func(audit.MatrixEdge) string) {
 	for _, e := range m.Edges {
-		if e.Counts || e.Code == "" {
+		why := what(e)
+		if e.Counts || why == "" {
 			continue
 		}
-		if !legend {
-			b.WriteString("\nIn brackets, because it does not count:\n")
-			legend = true
+		if title != "" {
+			fmt.Fprintf(b, "\n%s:\n", title)
+			title = ""
 		}
-		fmt.Fprintf(&b, "  %s on %s (entry %d): %s\n", e.Verifier, e.Subject, e.Leaf, e.Code)
+		fmt.Fprintf(b, "  %s on %s (entry %d): %s\n", e.Verifier, e.Subject, e.Leaf, why)
 	}
-	return b.String()
+}
+
+func codesText(codes []attest.Code) string {
+	words := make([]string, len(codes))
+	for i, c := range codes {
+		words[i] = string(c)
+	}
+	return strings.Join(words, " ")
 }
 
 // cell is what a table says of an edge, in two lines.
@@ -234,7 +257,7 @@ func matrixList(b *strings.Builder, m *audit.Matrix) {
 			}
 			codes := ""
 			if len(e.Codes) > 0 {
-				codes = fmt.Sprintf(" %v", e.Codes)
+				codes = " (" + codesText(e.Codes) + ")"
 			}
 			fmt.Fprintf(b, "  %s: %s%s, %s old, epoch %d (entry %d), entry %d, %s\n", e.Verifier, e.Verdict, codes, shortAge(m.Age(e)), e.Epoch, e.PolicyLeaf, e.Leaf, counts)
 		}

@@ -54,3 +54,22 @@ func TestMatrixWidth(t *testing.T) {
 		}
 	}
 }
+
+// Below a table stands why a result does not count, and what those say that do not affirm.
+func TestMatrixLegend(t *testing.T) {
+	a, b := identity.NodeRef{Org: "alpha", Name: "n1"}, identity.NodeRef{Org: "beta", Name: "n1"}
+	m := &audit.Matrix{Needed: 1, Nodes: []audit.MatrixNode{{Node: a}, {Node: b}}, Edges: []audit.MatrixEdge{
+		{Verifier: a, Subject: b, Verdict: attest.VerdictContraindicated, Codes: []attest.Code{attest.CodeRevoked, attest.CodeDebug}, Leaf: 4},
+		{Verifier: b, Subject: a, Verdict: attest.VerdictAffirming, Code: attest.CodeStale, Leaf: 3}}}
+	text := matrixText("log", &audit.Report{OK: true}, m)
+	for _, want := range []string{"if nodes of 1 other organisation affirm it\n", "\nIn brackets, because it does not count:\n  beta/n1 on alpha/n1 (entry 3): stale\n",
+		"\nDoes not affirm:\n  alpha/n1 on beta/n1 (entry 4): contraindicated, revoked debug\n"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in %s", want, text)
+		}
+	}
+	m.Edges = m.Edges[:1]
+	if text = matrixText("log", &audit.Report{OK: true}, m); strings.Contains(text, "In brackets") {
+		t.Error(text)
+	}
+}
