@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -254,7 +255,7 @@ func Held(path string) error {
 func flock(f *os.File, dir string) error {
 	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		holder, _ := io.ReadAll(io.LimitReader(f, 32))
+		holder, _ := io.ReadAll(io.NewSectionReader(f, 0, 32))
 		return fmt.Errorf("%s: %w (pid %s)", dir, ErrInUse, strings.TrimSpace(string(holder)))
 	}
 	if err != nil {
@@ -266,15 +267,23 @@ func flock(f *os.File, dir string) error {
 // lockName is the file that a lock is taken on; it holds the pid of the last holder.
 const lockName = ".lock"
 
+// lockPatience is how long Lock waits for another process. One that is killed as it starts a child
+// leaves the lock to the child, whose copy of the descriptor is closed only when its program begins.
+const lockPatience = time.Second
+
 // Lock takes the directory for this process until release is called or the process ends.
-// Where another process holds it the error wraps ErrInUse and names its pid.
+// Where another process holds it for a second the error wraps ErrInUse and names its pid.
 func (d *Dir) Lock() (release func(), err error) {
 	path := d.Path(lockName)
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	if err := flock(f, d.path); err != nil {
+	err = flock(f, d.path)
+	for end := time.Now().Add(lockPatience); errors.Is(err, ErrInUse) && time.Now().Before(end); err = flock(f, d.path) {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if err != nil {
 		f.Close()
 		return nil, err
 	}

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 var errInjected = errors.New("injected")
@@ -105,6 +107,38 @@ func TestHeldChangesNothing(t *testing.T) {
 	release()
 }
 
+// A lock that somebody lets go within a second is waited for, as that of the child of a killed process.
+func TestLockWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, err := Open(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		release, err := d.Lock()
+		if err != nil {
+			t.Fatal(err)
+		}
+		locked := make(chan error, 1)
+		go func() {
+			again, err := d.Lock()
+			if err == nil {
+				again()
+			}
+			locked <- err
+		}()
+		time.Sleep(lockPatience / 2)
+		select {
+		case err := <-locked:
+			t.Fatalf("did not wait: %v", err)
+		default:
+		}
+		release()
+		if err := <-locked; err != nil {
+			t.Errorf("after it was let go: %v", err)
+		}
+	})
+}
+
 func TestLockNamesHolder(t *testing.T) {
 	d, err := Open(t.TempDir())
 	if err != nil {
@@ -114,7 +148,7 @@ func TestLockNamesHolder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := d.Lock(); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "pid") {
+	if _, err := d.Lock(); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "pid "+strconv.Itoa(os.Getpid())) {
 		t.Errorf("got %v", err)
 	}
 	release()
