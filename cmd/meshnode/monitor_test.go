@@ -120,7 +120,8 @@ func TestMonitorKilled(t *testing.T) {
 				<-ended
 				grows = false
 			case err := <-ended:
-				t.Fatalf("it ended by itself: %v", err)
+				raw, _ := os.ReadFile(out)
+				t.Fatalf("it ended by itself: %v; it printed last %s", err, raw[max(0, len(raw)-1024):])
 			}
 		}
 		tick.Stop()
