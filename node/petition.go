@@ -16,9 +16,9 @@ import (
 
 // A leader orders what it likes: it can leave out what one organisation submits and look
 // healthy. So whoever waits petitions every seat. Each of them passes the command on to the leader
-// itself, so that it cannot say that it never saw it, and watches what is ordered. A seat that has
-// waited censorAfter under one leader, which ordered other commands meanwhile, complains to
-// the other seats. The leader loses its office once seats of ⌊n/2⌋+1 organisations that all hold the
+// itself, and to the next one if that changes, so that none can say that it never saw it, and watches
+// what is ordered. A seat that has waited censorAfter since then, while that leader ordered other
+// commands, complains to the other seats. The leader loses its office once seats of ⌊n/2⌋+1 organisations that all hold the
 // command complain: each of them follows and elects it no longer for a while.
 //
 // Nobody is deposed by one organisation: only what ⌊n/2⌋+1 saw and waited for counts, and a petition
@@ -52,6 +52,7 @@ type petition struct {
 	first  time.Time
 	since  time.Time       // waiting under leader
 	leader identity.PeerID // as this seat knew it
+	handed identity.PeerID // the leader that this seat has passed it on to
 	seq    uint64          // what had been ordered then
 	heard  map[identity.OrgID]complaint
 	passed bool // on, for another organisation
@@ -74,8 +75,8 @@ func newPetitions() *petitions {
 	return &petitions{open: map[commandID]*petition{}, recent: map[commandID]uint64{}}
 }
 
-// add begins to watch a command, unless it was ordered or there are too many. It reports whether the
-// command is new here.
+// add begins to watch a command that is passed on to leader, "" if there is none, unless it was ordered
+// or there are too many. It reports whether the command is new here.
 func (p *petitions) add(raw []byte, org identity.OrgID, leader identity.PeerID, seq uint64, now time.Time) bool {
 	id := commandID(sha256.Sum256(raw))
 	p.mu.Lock()
@@ -92,7 +93,7 @@ func (p *petitions) add(raw []byte, org identity.OrgID, leader identity.PeerID, 
 	if of >= maxPetitionsOf {
 		return false
 	}
-	p.open[id] = &petition{raw: raw, org: org, first: now, since: now, leader: leader, seq: seq, heard: map[identity.OrgID]complaint{}}
+	p.open[id] = &petition{raw: raw, org: org, first: now, since: now, leader: leader, handed: leader, seq: seq, heard: map[identity.OrgID]complaint{}}
 	return true
 }
 
@@ -115,6 +116,20 @@ func (p *petitions) ordered(commands [][]byte) {
 	}
 }
 
+// hand returns the commands that are still to be passed on to leader, and takes them for passed on.
+func (p *petitions) hand(leader identity.PeerID, seq uint64, now time.Time) [][]byte {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var out [][]byte
+	for _, x := range p.open {
+		if x.handed != leader {
+			x.leader, x.handed, x.since, x.seq = leader, leader, now, seq
+			out = append(out, x.raw)
+		}
+	}
+	return out
+}
+
 // overdue returns the commands that leader has left out for censorAfter while it ordered others, and
 // while nothing excused that: quotas oblige a leader to leave commands out.
 func (p *petitions) overdue(leader identity.PeerID, seq uint64, now time.Time, excused func(raw []byte) bool) []commandID {
@@ -125,7 +140,7 @@ func (p *petitions) overdue(leader identity.PeerID, seq uint64, now time.Time, e
 		switch {
 		case now.Sub(x.first) > petitionFor:
 			delete(p.open, id)
-		case leader == "" || x.leader != leader || excused(x.raw):
+		case leader == "" || x.leader != leader || x.handed != leader || excused(x.raw):
 			x.leader, x.since, x.seq = leader, now, seq // it has its time, too
 		case now.Sub(x.since) >= censorAfter && seq > x.seq+1:
 			out = append(out, id)
@@ -209,9 +224,19 @@ func (n *Node) takePetition(raw []byte, org identity.OrgID, refused func()) bool
 		return false // those are the leader's own
 	}
 	n.lookAtOrdered()
-	if !n.petitions.add(raw, org, r.Leader(), n.machine.Seq(), n.now()) {
+	leader := r.Leader()
+	if _, linked := n.linkTo(leader); !linked {
+		leader = ""
+	}
+	if !n.petitions.add(raw, org, leader, n.machine.Seq(), n.now()) {
 		return false
 	}
+	n.passToLeader(raw, refused)
+	return true
+}
+
+// passToLeader gives a command to the leader, if there is one at present.
+func (n *Node) passToLeader(raw []byte, refused func()) {
 	n.tasks.Go(func() {
 		ctx, cancel := context.WithTimeout(n.ctx, forwardWithin)
 		defer cancel()
@@ -219,7 +244,6 @@ func (n *Node) takePetition(raw []byte, org identity.OrgID, refused func()) bool
 			refused()
 		}
 	})
-	return true
 }
 
 // passOn reports whether a petition may go on to the other seats in the name of the organisation self.
@@ -297,6 +321,11 @@ func (n *Node) runPetitions(ctx context.Context) {
 		leader := n.raft().Leader()
 		if leader == n.self {
 			continue
+		}
+		if _, linked := n.linkTo(leader); linked { // or it would not get them
+			for _, raw := range n.petitions.hand(leader, n.machine.Seq(), n.now()) {
+				n.passToLeader(raw, func() {})
+			}
 		}
 		for _, id := range n.petitions.overdue(leader, n.machine.Seq(), n.now(), n.overQuota) {
 			n.tellComplaint(ctx, id, leader)
