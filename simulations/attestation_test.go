@@ -13,6 +13,7 @@ import (
 // Whole nodes over two windows and an outage: every link is attested again in time, status
 // says when, and who finds each other again inside the window needs no evidence.
 func TestLinksAreAttestedAgain(t *testing.T) {
+	long(t)
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		memtransport.Epoch()

@@ -122,6 +122,7 @@ func TestClockJumpsWhileRunning(t *testing.T) {
 // T3: the clocks of all seats strobe by five seconds, once a second. Nobody is elected, and
 // nobody stops serving.
 func TestStrobingClocksElectNobody(t *testing.T) {
+	long(t)
 	seats := []string{"alpha/n1", "beta/n1", "gamma/n1", "delta/n1", "epsilon/n1"}
 	c := newClocks(seats...)
 	stage(t, five+"propose add r0 signed alpha beta delta gamma at alpha/n1\nexpect linked rest\n", c.prepare, func(a *actor) {
@@ -142,6 +143,7 @@ func TestStrobingClocksElectNobody(t *testing.T) {
 // T4: a seat that lies about time changes nothing, nor do two of five while all answer. When
 // most lie, time goes with them, and whose clock is right is told that it is not the mesh's.
 func TestLyingClocks(t *testing.T) {
+	long(t)
 	c := newClocks("beta/n1", "gamma/n1", "delta/n1")
 	stage(t, five+"expect linked rest\n", c.prepare, func(a *actor) {
 		for _, off := range []time.Duration{24 * time.Hour, -24 * time.Hour, 10 * year, -10 * year} {

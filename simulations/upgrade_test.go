@@ -17,6 +17,7 @@ import (
 // four that are there, and nobody is evicted. (Who has just come back may be named in a round
 // that begins before it has proved that it is fresh; that goes on without it.)
 func TestRollingUpgrade(t *testing.T) {
+	long(t)
 	orgs := []string{"alpha", "beta", "gamma", "delta", "epsilon"}
 	text := "mesh alpha beta gamma delta epsilon\nallow v1\n"
 	for _, o := range orgs {

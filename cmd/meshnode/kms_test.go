@@ -113,6 +113,9 @@ func (s trialSigner) VerifySignature(sig, message io.Reader, opts ...signature.V
 // A plug-in that misbehaves signs nothing, says why in words, and never keeps a person waiting
 // for longer than it may.
 func TestKMSMisbehaves(t *testing.T) {
+	if underRace {
+		t.Skip("waits for a plug-in that is slow by itself")
+	}
 	sign := func(uri string, within time.Duration) error {
 		k, err := openKMS(t.Context(), uri, within)
 		if err != nil {

@@ -16,6 +16,9 @@ import (
 // A mesh whose genesis names a witness that we did not write is founded and works while that knows
 // nothing of it, is cosigned once it does, goes on while it is down, and is cosigned again.
 func TestOutsideWitness(t *testing.T) {
+	if underRace {
+		t.Skip("starts a dozen processes; TestOperations does, too")
+	}
 	w := witnesstest.Start(t)
 	m := startTrialOf(t, admitted{witness: w.Key, config: fmt.Sprintf("witnesses: [{name: %s, url: %q}]\n", witnesstest.Name, w.URL)})
 	raw, err := os.ReadFile(m.path("genesis.json"))
