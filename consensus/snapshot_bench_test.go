@@ -3,6 +3,7 @@ package consensus
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/attestmesh/meshnode/internal/ratio"
 )
@@ -24,6 +25,9 @@ func crowded(t testing.TB, nodes int) *mesh {
 	}
 	orgs := m.orgs()
 	for i := range nodes {
+		if i%len(orgs) == 0 { // no organisation has more ordered than its quota of a tick
+			m.tick(time.Millisecond)
+		}
 		org := orgs[i%len(orgs)]
 		name := string(org) + "/n1"
 		if i >= len(orgs) {

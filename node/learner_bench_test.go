@@ -139,6 +139,9 @@ func BenchmarkRatioLearner(b *testing.B) {
 		b.Fatal(err)
 	}
 	m.published(m.tree.Size(), c.checkpointAt(m.tree.Size(), len(crowdOrgs)))
+	m.mu.Lock()
+	m.ordered = m.seq() // as if Raft had delivered them
+	m.mu.Unlock()
 
 	network := &tcpPeers{listeners: map[identity.PeerID]net.Listener{}}
 	defer network.serving.Wait()
