@@ -72,7 +72,7 @@ flood:
 
 # A long log, audited by a process that is killed in the middle and by one that goes on from what it
 # has saved, each in less than 300 MiB. A million entries take 1.8 GB below TMPDIR, which are removed,
-# and two minutes on two idle cores: .ci/run tries a fifth of them, the whole is for hands.
+# and one minute on two idle cores: .ci/run tries a fifth of them, the whole is for hands.
 ENTRIES ?= 1000000
 million: bin/meshnode
 	$(GO) run ./internal/loggen -entries $(ENTRIES) -audit bin/meshnode
